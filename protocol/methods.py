@@ -95,13 +95,17 @@ def method(
             "has_content": content,
             "layout": layout,
         }
-        base = namedtuple(fields.__name__, tuple(types), defaults=defaults)  # noqa: PYI024
+        base = _namedtuple(fields.__name__, tuple(types), defaults=defaults)
         built = cast(type[M], type(fields.__name__, (Method, base), attributes))
         BY_ID[class_id, method_id] = built
         _reply_ids[built] = replies
         return built
 
     return build
+
+
+# mypy takes a call of `namedtuple` itself for a declaration, and wants literals
+_namedtuple: Callable[..., type] = namedtuple
 
 
 def _annotations(fields: type) -> dict[str, object]:

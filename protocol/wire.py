@@ -38,8 +38,7 @@ class Wire(Enum):
 
 
 Value: TypeAlias = (
-    None
-    | bool
+    bool
     | int
     | float
     | str
@@ -48,6 +47,7 @@ Value: TypeAlias = (
     | datetime
     | Sequence["Value"]
     | Mapping[str, "Value"]
+    | None
 )
 """What a field table may hold."""
 

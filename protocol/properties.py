@@ -1,0 +1,157 @@
+"""Properties: the fourteen properties of a content, in its header frame.
+
+Law: a header payload is decoded only when somebody asks, and encoded again only when something
+changed; `with_headers` exchanges the table and leaves every other octet as it came.
+
+    class id (2)  weight (2)  body size (8)  flags (2, or more words)  values in the order of flags
+
+Called by: content (on demand), core and plugins (to change headers), clients.
+"""
+
+from collections.abc import Callable, Mapping
+from struct import Struct, error
+from typing import NamedTuple
+
+from leveret.protocol.constants import BASIC_CLASS_ID, HAS_HEADERS, HAS_MORE_FLAGS
+from leveret.protocol.errors import FieldError, FrameError
+from leveret.protocol.table import decode_table, encode_table
+from leveret.protocol.wire import LONGLONG, SHORT, Value, decode_shortstr, encode_shortstr
+
+HEADER = Struct(">HHQH")  # class id, weight, body size, the first flag word
+FLAGS_OFFSET = 12
+VALUES_OFFSET = 14
+FIRST_FLAG = 1 << 15
+
+
+class Properties(NamedTuple):
+    """What a content says of itself; `None` is a property that is not there.
+
+    The order is that of the flags, high bit first.
+    """
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: Mapping[str, Value] | None = None
+    delivery_mode: int | None = None
+    priority: int | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: str | None = None
+    message_id: str | None = None
+    timestamp: int | None = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None
+    cluster_id: str | None = None
+
+
+def decode(header: bytes) -> Properties:
+    """Return the properties in the payload of a header frame.
+
+    Raises:
+      FrameError: It is cut short, holds a malformed value, or anything behind the last one.
+    """
+    try:
+        flags, offset = _flags(header)
+        values: dict[str, object] = {}
+        for name, flag, decode_value, _ in _FIELDS:
+            if flags & flag:
+                values[name], offset = decode_value(header, offset)
+    except (IndexError, error):
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
+    if offset != len(header):
+        raise FrameError("cannot decode properties: octets left over", BASIC_CLASS_ID)
+    return Properties(**values)  # type: ignore[arg-type]
+
+
+def encode(properties: Properties, body_size: int) -> bytes:
+    """Return the payload of a header frame.
+
+    Raises:
+      FieldError: A value does not fit into its field.
+    """
+    flags = 0
+    parts = [b""]
+    try:
+        for (_, flag, _, encode_value), value in zip(_FIELDS, properties, strict=True):
+            if value is not None:
+                flags |= flag
+                parts.append(encode_value(value))
+        parts[0] = HEADER.pack(BASIC_CLASS_ID, 0, body_size, flags)
+    except (error, TypeError, ValueError, AttributeError) as problem:
+        raise FieldError(f"cannot encode properties: {problem}") from None
+    return b"".join(parts)
+
+
+def with_body_size(header: bytes, body_size: int) -> bytes:
+    """Return the same header payload for a body of another size."""
+    return header[:4] + LONGLONG.pack(body_size) + header[FLAGS_OFFSET:]
+
+
+def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
+    """Return the header payload with another table of headers; `None` takes it away.
+
+    All other octets stay, whatever they are: also the values of properties unknown here.
+    """
+    try:
+        flags, start = _flags(header)
+        for _, flag, decode_value, _ in _FIELDS[:2]:  # what stands before the headers
+            if flags & flag:
+                _, start = decode_value(header, start)
+        end = start
+        if flags & HAS_HEADERS:
+            _, end = decode_table(header, start)
+    except (IndexError, error):
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
+    (word,) = SHORT.unpack_from(header, FLAGS_OFFSET)
+    if headers is None:
+        word, table = word & ~HAS_HEADERS, b""
+    else:
+        word, table = word | HAS_HEADERS, encode_table(headers)
+    between = header[VALUES_OFFSET:start]
+    return header[:FLAGS_OFFSET] + SHORT.pack(word) + between + table + header[end:]
+
+
+def _flags(header: bytes) -> tuple[int, int]:
+    """Return the first flag word, and the offset of the values.
+
+    Further words may follow as long as bit 0 says so; nothing defines their flags, so a set one
+    announces a value of unknown size.
+    """
+    (flags,) = SHORT.unpack_from(header, FLAGS_OFFSET)
+    word, offset = flags, VALUES_OFFSET
+    while word & HAS_MORE_FLAGS:
+        (word,) = SHORT.unpack_from(header, offset)
+        offset += 2
+        if word & ~HAS_MORE_FLAGS:
+            raise FrameError("cannot decode properties: unknown flags", BASIC_CLASS_ID)
+    if flags & 0b10:
+        raise FrameError("cannot decode properties: unknown flags", BASIC_CLASS_ID)
+    return flags, offset
+
+
+def _decode_octet(data: bytes, offset: int) -> tuple[int, int]:
+    return data[offset], offset + 1
+
+
+def _decode_timestamp(data: bytes, offset: int) -> tuple[int, int]:
+    return LONGLONG.unpack_from(data, offset)[0], offset + 8
+
+
+def _encode_octet(value: int) -> bytes:
+    return bytes((value,))
+
+
+_SHORTSTR = (decode_shortstr, encode_shortstr)
+_OCTET = (_decode_octet, _encode_octet)
+_CODERS: Mapping[str, tuple[Callable[[bytes, int], tuple[object, int]], Callable[..., bytes]]] = {
+    "headers": (decode_table, encode_table),
+    "delivery_mode": _OCTET,
+    "priority": _OCTET,
+    "timestamp": (_decode_timestamp, LONGLONG.pack),
+}
+# Name, flag, decoder and encoder of each property, in wire order.
+_FIELDS = tuple(
+    (name, FIRST_FLAG >> index, *_CODERS.get(name, _SHORTSTR))
+    for index, name in enumerate(Properties._fields)
+)
