@@ -8,7 +8,8 @@ changed; `with_headers` exchanges the table and leaves every other octet as it c
 Called by: content (on demand), core and plugins (to change headers), clients.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from struct import Struct, error
 from typing import NamedTuple
 
@@ -51,16 +52,14 @@ def decode(header: bytes) -> Properties:
     Raises:
       FrameError: It is cut short, holds a malformed value, or anything behind the last one.
     """
-    try:
+    with _locating_errors():
         flags, offset = _flags(header)
         values: dict[str, object] = {}
         for name, flag, decode_value, _ in _FIELDS:
             if flags & flag:
                 values[name], offset = decode_value(header, offset)
-    except (IndexError, error):
-        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
-    if offset != len(header):
-        raise FrameError("cannot decode properties: octets left over", BASIC_CLASS_ID)
+        if offset != len(header):
+            raise FrameError("cannot decode properties: octets left over")
     return Properties(**values)  # type: ignore[arg-type]
 
 
@@ -93,7 +92,7 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
 
     All other octets stay, whatever they are: also the values of properties unknown here.
     """
-    try:
+    with _locating_errors():
         flags, start = _flags(header)
         for _, flag, decode_value, _ in _FIELDS[:2]:  # what stands before the headers
             if flags & flag:
@@ -101,8 +100,6 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
         end = start
         if flags & HAS_HEADERS:
             _, end = decode_table(header, start)
-    except (IndexError, error):
-        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
     (word,) = SHORT.unpack_from(header, FLAGS_OFFSET)
     if headers is None:
         word, table = word & ~HAS_HEADERS, b""
@@ -110,6 +107,18 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
         word, table = word | HAS_HEADERS, encode_table(headers)
     between = header[VALUES_OFFSET:start]
     return header[:FLAGS_OFFSET] + SHORT.pack(word) + between + table + header[end:]
+
+
+@contextmanager
+def _locating_errors() -> Iterator[None]:
+    """Make every failure to decode a `FrameError` with the class of the content."""
+    try:
+        yield
+    except FrameError as problem:
+        problem.class_id = BASIC_CLASS_ID
+        raise
+    except (IndexError, error):
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
 
 
 def _flags(header: bytes) -> tuple[int, int]:
@@ -124,9 +133,9 @@ def _flags(header: bytes) -> tuple[int, int]:
         (word,) = SHORT.unpack_from(header, offset)
         offset += 2
         if word & ~HAS_MORE_FLAGS:
-            raise FrameError("cannot decode properties: unknown flags", BASIC_CLASS_ID)
+            raise FrameError("cannot decode properties: unknown flags")
     if flags & 0b10:
-        raise FrameError("cannot decode properties: unknown flags", BASIC_CLASS_ID)
+        raise FrameError("cannot decode properties: unknown flags")
     return flags, offset
 
 
