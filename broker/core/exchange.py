@@ -1,0 +1,151 @@
+"""Exchanges: where messages come in, and the walk that finds their queues.
+
+Law: routing is a pure function of the topology, the routing keys and the headers. It changes
+nothing, so it may be asked "what if" at any time, and its result holds until the topology's
+epoch changes (unless it depends on headers).
+
+Called by: core.vhost (bindings), amqp.basic_methods (publish), dead-lettering, `explain`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from leveret.broker.core.arguments import ALTERNATE_EXCHANGE
+from leveret.protocol.wire import EMPTY_TABLE
+
+if TYPE_CHECKING:
+    from leveret.broker.core.binding import Binding, Identity
+    from leveret.broker.core.exchange_types import ExchangeType
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.vhost import VirtualHost
+
+    Destination: TypeAlias = Queue | "Exchange"
+    Recorder: TypeAlias = Callable[["Exchange", Sequence[Destination], "Exchange | None"], None]
+
+Table: TypeAlias = Mapping[str, object]
+
+
+class Exchange:
+    """One exchange of a virtual host.
+
+    Attributes:
+      bindings: Its bindings as source, by identity, in the order they were made.
+      policy: What policies say about it; `apply_policy` sets it.
+      alternate: Name of the exchange that gets what this one cannot route.
+    """
+
+    __slots__ = (
+        "alternate",
+        "arguments",
+        "auto_delete",
+        "bindings",
+        "deleted",
+        "durable",
+        "internal",
+        "name",
+        "policy",
+        "type",
+        "type_name",
+        "vhost",
+    )
+
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        name: str,
+        exchange_type: ExchangeType,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: Table = EMPTY_TABLE,
+    ) -> None:
+        self.vhost = vhost
+        self.name = name
+        self.type = exchange_type
+        self.type_name = exchange_type.name
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.internal = internal
+        self.arguments = arguments
+        self.bindings: dict[Identity, Binding] = {}
+        self.deleted = False
+        self.apply_policy(EMPTY_TABLE)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.name!r} [{self.type_name}] in {self.vhost.name!r}>"
+
+    def __str__(self) -> str:
+        return f"exchange '{self.name}' in vhost '{self.vhost.name}'"
+
+    def apply_policy(self, policy: Table) -> None:
+        """Take over what policies say; the exchange's own argument wins."""
+        self.policy = policy
+        alternate = self.arguments.get(ALTERNATE_EXCHANGE, policy.get(ALTERNATE_EXCHANGE))
+        self.alternate = alternate if isinstance(alternate, str) else None
+
+    def match(self, routing_keys: Sequence[str], headers: Table | None) -> Iterable[Destination]:
+        """Return the destinations of its own bindings, each once."""
+        if len(routing_keys) == 1 or not self.type.uses_key:
+            return self.type.match(routing_keys[0], headers)
+        found: dict[Destination, None] = {}
+        for routing_key in routing_keys:
+            found.update(dict.fromkeys(self.type.match(routing_key, headers)))
+        return found
+
+
+class Routing(NamedTuple):
+    """Where a message goes.
+
+    Attributes:
+      queues: Each once, in the order they were found.
+      depends_on_headers: Whether other headers might have led elsewhere.
+    """
+
+    queues: tuple[Queue, ...]
+    depends_on_headers: bool
+
+
+def route(
+    exchange: Exchange,
+    routing_keys: Sequence[str],
+    headers: Table | None = None,
+    record: Recorder | None = None,
+) -> Routing:
+    """Find the queues of a message.
+
+    Exchanges bound to exchanges are visited breadth first and once each, so cycles end. The
+    alternate exchange is visited where an exchange's own bindings yield nothing.
+
+    Args:
+      exchange: Where it was published.
+      routing_keys: Its routing key, then those of CC and BCC. Never empty.
+      headers: Its headers; only looked at if `depends_on_headers` comes out true.
+      record: Told of each visited exchange, its own destinations and the alternate, if used.
+    """
+    queues: dict[Queue, None] = {}
+    seen = {exchange}
+    waiting = deque(seen)
+    depends_on_headers = False
+    while waiting:
+        visited = waiting.popleft()
+        depends_on_headers = depends_on_headers or visited.type.uses_headers
+        destinations = tuple(visited.match(routing_keys, headers))
+        alternate = None if destinations else _alternate(visited)
+        if record is not None:
+            record(visited, destinations, alternate)
+        for destination in destinations if alternate is None else (alternate,):
+            if not isinstance(destination, Exchange):
+                queues[destination] = None
+            elif destination not in seen:
+                seen.add(destination)
+                waiting.append(destination)
+    return Routing(tuple(queues), depends_on_headers)
+
+
+def _alternate(exchange: Exchange) -> Exchange | None:
+    # as RabbitMQ has it, the default exchange is nobody's alternate: it has no bindings
+    return exchange.vhost.exchanges.get(exchange.alternate) if exchange.alternate else None

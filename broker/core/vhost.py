@@ -1,0 +1,446 @@
+"""Virtual hosts: namespaces of exchanges, queues and bindings.
+
+Law: the topology changes here and nowhere else; each change bumps `epoch` (what was remembered
+of routes is void) and is told as an event. Names are trusted here: who takes them from a client
+calls `check_new_name`, `check_not_default` and `check_deletable` first, in RabbitMQ's order.
+
+Called by: amqp.exchange_methods, amqp.queue_methods, amqp.session (exclusive queues), core.queue
+(auto-delete), definitions.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from leveret.broker.core.arguments import (
+    ALTERNATE_EXCHANGE,
+    check_equivalence,
+    check_exchange_name,
+    check_field,
+    check_queue_arguments,
+    check_queue_equivalence,
+    ineffective,
+    is_quorum,
+)
+from leveret.broker.core.binding import Binding
+from leveret.broker.core.exchange import Exchange
+from leveret.broker.core.exchange_types import EXCHANGE_TYPES, Default, ExchangeType
+from leveret.broker.core.policy import Policies
+from leveret.broker.core.queue import Queue
+from leveret.protocol.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from leveret.protocol.wire import EMPTY_TABLE
+
+if TYPE_CHECKING:
+    from leveret.broker.core.binding import Identity
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.exchange import Destination
+    from leveret.broker.core.policy import Kind
+
+Table: TypeAlias = Mapping[str, object]
+
+RESERVED = "amq."
+GENERATED = "amq.gen-"
+PREDECLARED = (
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.topic", "topic"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+)
+TRACE = "amq.rabbitmq.trace"
+MAX_WARNED = 1 << 16  # remembered warnings
+
+
+def check_new_name(kind: Literal["queue", "exchange"], name: str) -> None:
+    """Raise `AccessRefused` for a name that only the broker gives."""
+    if name.startswith(RESERVED):
+        raise AccessRefused(f"{kind} name '{name}' contains reserved prefix 'amq.*'")
+
+
+def check_not_default(exchange: str) -> None:
+    """Raise `AccessRefused` for the default exchange, which nobody changes."""
+    if not exchange:
+        raise AccessRefused("operation not permitted on the default exchange")
+
+
+def generated_name() -> str:
+    """Return a name that nobody can guess: 128 random bits in 22 characters."""
+    return GENERATED + urlsafe_b64encode(token_bytes(16)).rstrip(b"=").decode()
+
+
+def check_exclusive(queue: Queue, session: object) -> None:
+    """Raise `ResourceLocked` if the queue belongs to another session."""
+    if queue.owner is not None and queue.owner is not session:
+        raise locked(queue)
+
+
+def locked(queue: Queue) -> ResourceLocked:
+    """Return the error of a session that may not touch an exclusive queue."""
+    return ResourceLocked(
+        f"cannot obtain exclusive access to locked queue '{queue.name}' in vhost "
+        f"'{queue.vhost.name}'. It could be originally declared on another connection or the "
+        "exclusive property value does not match that of the original declaration."
+    )
+
+
+class VirtualHost:
+    """One namespace.
+
+    Attributes:
+      broker: The root object.
+      exchanges: By name; the default exchange has the empty one.
+      queues: By name.
+      epoch: Grows with every change of the topology.
+      policies: What policies say, by kind and name.
+      max_queues: How many queues may be declared, None for any number.
+    """
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.broker = broker
+        self.name = name
+        self.exchanges: dict[str, Exchange] = {}
+        self.queues: dict[str, Queue] = {}
+        self.epoch = 0
+        self.policies = Policies()
+        self.max_queues: int | None = None
+        self._bindings_to: dict[Destination, dict[Identity, Binding]] = {}
+        self._owned: dict[object, dict[Queue, None]] = {}
+        self._warned: set[tuple[str, str]] = set()
+        self.exchanges[""] = Exchange(self, "", Default(self.queues), durable=True)
+        for exchange, type_name in PREDECLARED:
+            self.declare_exchange(exchange, type_name, durable=True)
+        self.declare_exchange(TRACE, "topic", durable=True, internal=True)
+
+    def __repr__(self) -> str:
+        return f"<VirtualHost {self.name!r}>"
+
+    # Look-up
+
+    def exchange(self, name: str) -> Exchange:
+        """Return an exchange, or raise `NotFound`."""
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            raise NotFound(f"no {self.described('exchange', name)}")
+        return exchange
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue, or raise `NotFound`."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise NotFound(f"no {self.described('queue', name)}")
+        return queue
+
+    def exchange_type(self, name: str) -> type[ExchangeType]:
+        """Return the class of an exchange type, or raise `PreconditionFailed`.
+
+        RabbitMQ 3.10 closes the connection with 503; this is 3.13's answer.
+        """
+        found = EXCHANGE_TYPES.get(name)
+        if found is None:
+            raise PreconditionFailed(f"unknown exchange type '{name}'")
+        return found
+
+    def bindings(self) -> Iterator[Binding]:
+        """Return all bindings but those of the default exchange, which are implied."""
+        for exchange in self.exchanges.values():
+            yield from exchange.bindings.values()
+
+    def bindings_to(self, destination: Destination) -> tuple[Binding, ...]:
+        """Return the bindings that lead to a queue or exchange."""
+        return tuple(self._bindings_to.get(destination, {}).values())
+
+    def described(self, kind: str, name: str) -> str:
+        """Return how RabbitMQ's texts name a queue or exchange."""
+        return f"{kind} '{name}' in vhost '{self.name}'"
+
+    # Exchanges
+
+    def declare_exchange(
+        self,
+        name: str,
+        type_name: str,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: Table | None = None,
+    ) -> Exchange:
+        """Return the exchange, made now or before; raise if it was made differently."""
+        exchange_type = self.exchange_type(type_name)
+        arguments = EMPTY_TABLE if arguments is None else arguments
+        subject = self.described("exchange", name)
+        known = self.exchanges.get(name)
+        if known is not None:
+            check_field("type", type_name, known.type_name, subject)
+            check_field("durable", durable, known.durable, subject)
+            check_field("auto_delete", auto_delete, known.auto_delete, subject)
+            check_field("internal", internal, known.internal, subject)
+            compared = (ALTERNATE_EXCHANGE, *known.type.compared_arguments)
+            check_equivalence(compared, arguments, known.arguments, subject)
+            return known
+        check_exchange_name(arguments, ALTERNATE_EXCHANGE, subject)
+        exchange = Exchange(
+            self,
+            name,
+            exchange_type(arguments),
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=arguments,
+        )
+        exchange.apply_policy(self.policies.effective("exchange", name))
+        self.exchanges[name] = exchange
+        self.epoch += 1
+        self.broker.events.emit("exchange.created", vhost=self, exchange=exchange)
+        return exchange
+
+    def check_deletable(self, name: str) -> None:
+        """Raise `AccessRefused` for an exchange that was there from the start."""
+        check_not_default(name)
+        if name.startswith(RESERVED):
+            raise AccessRefused(
+                f"deletion of system {self.described('exchange', name)} not allowed"
+            )
+
+    def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Delete an exchange with its bindings; one that does not exist is gone already."""
+        self.check_deletable(name)
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            return
+        if if_unused and exchange.bindings:
+            raise PreconditionFailed(f"{self.described('exchange', name)} in use")
+        self._delete_exchanges([exchange])
+
+    def _delete_exchanges(self, doomed: list[Exchange]) -> None:
+        """Delete exchanges, and the auto-delete ones that lose their last binding by it."""
+        while doomed:
+            exchange = doomed.pop()
+            if exchange.deleted:
+                continue
+            exchange.deleted = True
+            for binding in tuple(exchange.bindings.values()):
+                self._remove(exchange, self._destination(binding), binding)
+            doomed += self._unbind_all(exchange)
+            del self.exchanges[exchange.name]
+            self.epoch += 1
+            self.broker.events.emit("exchange.deleted", vhost=self, exchange=exchange)
+
+    # Queues
+
+    def declare_queue(
+        self,
+        name: str,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        owner: object | None = None,
+        arguments: Table | None = None,
+    ) -> Queue:
+        """Return the queue, made now or before; raise if it was made differently.
+
+        Args:
+          name: Its name; an empty one is replaced by `generated_name`.
+          durable: Whether it survives a restart; exclusive queues never do.
+          auto_delete: Whether it goes with its last consumer.
+          owner: The session that alone may use it, None if all may.
+          arguments: Its x-arguments.
+        """
+        arguments = EMPTY_TABLE if arguments is None else arguments
+        durable = durable and owner is None
+        known = self.queues.get(name)
+        if known is not None:
+            subject = self.described("queue", name)
+            if known.owner is not owner:
+                raise locked(known)
+            check_field("durable", durable, known.durable, subject)
+            check_field("auto_delete", auto_delete, known.auto_delete, subject)
+            check_queue_equivalence(arguments, known.arguments, subject)
+            return known
+        if not name:
+            check_may_be_unnamed(arguments)
+        self.check_queue_limit(name)
+        check_queue_arguments(
+            arguments,
+            self.described("queue", name),
+            durable=durable,
+            auto_delete=auto_delete,
+            exclusive=owner is not None,
+        )
+        queue = Queue(
+            self,
+            name or generated_name(),
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=owner,
+            arguments=arguments,
+        )
+        self._add_queue(queue)
+        return queue
+
+    def _add_queue(self, queue: Queue) -> None:
+        queue.policy = self.policies.effective(_policy_kind(queue), queue.name)
+        self.queues[queue.name] = queue
+        if queue.owner is not None:
+            self._owned.setdefault(queue.owner, {})[queue] = None
+        self.epoch += 1
+        self.broker.events.emit("queue.created", vhost=self, queue=queue)
+        # one warning a name and argument; generated names share theirs
+        shared = "" if queue.name.startswith(GENERATED) else queue.name
+        for argument in ineffective(queue.arguments):
+            if (shared, argument) not in self._warned:
+                if len(self._warned) >= MAX_WARNED:
+                    self._warned.clear()
+                self._warned.add((shared, argument))
+                self.broker.events.emit(
+                    "argument.ineffective", vhost=self, queue=queue, argument=argument
+                )
+
+    def check_queue_limit(self, name: str) -> None:
+        """Raise `PreconditionFailed` if one more queue would be too many."""
+        if self.max_queues is not None and len(self.queues) >= self.max_queues:
+            raise PreconditionFailed(
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' "
+                f"({self.max_queues}) is reached"
+            )
+
+    def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete a queue with its bindings and messages; return how many were ready."""
+        if self.queues.get(queue.name) is not queue:
+            return 0
+        subject = self.described("queue", queue.name)
+        ready = queue.ready_count
+        if if_empty and ready:
+            raise PreconditionFailed(f"{subject} not empty")
+        if if_unused and queue.consumer_count:
+            raise PreconditionFailed(f"{subject} in use")
+        del self.queues[queue.name]
+        if queue.owner is not None:
+            owned = self._owned[queue.owner]
+            del owned[queue]
+            if not owned:
+                del self._owned[queue.owner]
+        self.epoch += 1
+        unused = self._unbind_all(queue)
+        queue.delete()
+        self.broker.events.emit("queue.deleted", vhost=self, queue=queue)
+        self._delete_exchanges(unused)
+        return ready
+
+    def owned_by(self, owner: object) -> tuple[Queue, ...]:
+        """Return the exclusive queues of a session."""
+        return tuple(self._owned.get(owner, ()))
+
+    # Bindings
+
+    def bind(
+        self,
+        source: str,
+        destination: Destination,
+        routing_key: str,
+        arguments: Table | None = None,
+    ) -> Binding:
+        """Return the binding, made now or before."""
+        check_not_default(source)
+        exchange = self.exchange(source)
+        binding = _binding(exchange, destination, routing_key, arguments)
+        exchange.type.check_binding(routing_key, binding.arguments)
+        identity = binding.identity
+        known = exchange.bindings.get(identity)
+        if known is not None:
+            return known
+        exchange.type.bind(routing_key, binding.arguments, destination)
+        exchange.bindings[identity] = binding
+        self._bindings_to.setdefault(destination, {})[identity] = binding
+        self.epoch += 1
+        self.broker.events.emit("binding.created", vhost=self, binding=binding)
+        return binding
+
+    def find_binding(
+        self,
+        source: str,
+        destination: Destination,
+        routing_key: str,
+        arguments: Table | None = None,
+    ) -> Binding | None:
+        """Return a binding if it exists."""
+        exchange = self.exchanges.get(source)
+        if exchange is None:
+            return None
+        binding = _binding(exchange, destination, routing_key, arguments)
+        return exchange.bindings.get(binding.identity)
+
+    def unbind(
+        self,
+        source: str,
+        destination: Destination,
+        routing_key: str,
+        arguments: Table | None = None,
+    ) -> None:
+        """Remove a binding; one that does not exist is gone already."""
+        check_not_default(source)
+        binding = self.find_binding(source, destination, routing_key, arguments)
+        if binding is not None:
+            exchange = self.exchanges[source]
+            self._remove(exchange, destination, binding)
+            if exchange.auto_delete and not exchange.bindings:
+                self._delete_exchanges([exchange])
+
+    def _unbind_all(self, destination: Destination) -> list[Exchange]:
+        """Remove what leads to a destination; return auto-delete exchanges that end with it."""
+        unused: list[Exchange] = []
+        for binding in tuple(self._bindings_to.get(destination, {}).values()):
+            exchange = self.exchanges[binding.source]
+            self._remove(exchange, destination, binding)
+            if exchange.auto_delete and not exchange.bindings:
+                unused.append(exchange)
+        return unused
+
+    def _remove(self, exchange: Exchange, destination: Destination, binding: Binding) -> None:
+        identity = binding.identity
+        del exchange.bindings[identity]
+        exchange.type.unbind(binding.routing_key, binding.arguments, destination)
+        leading = self._bindings_to[destination]
+        del leading[identity]
+        if not leading:
+            del self._bindings_to[destination]
+        self.epoch += 1
+        self.broker.events.emit("binding.deleted", vhost=self, binding=binding)
+
+    def _destination(self, binding: Binding) -> Destination:
+        if binding.destination_kind == "queue":
+            return self.queues[binding.destination]
+        return self.exchanges[binding.destination]
+
+    # Policies
+
+    def apply_policies(self) -> None:
+        """Take over changed policies in every exchange and queue."""
+        for exchange in self.exchanges.values():
+            if exchange.name:
+                exchange.apply_policy(self.policies.effective("exchange", exchange.name))
+        for queue in self.queues.values():
+            queue.policy = self.policies.effective(_policy_kind(queue), queue.name)
+        self.epoch += 1
+
+
+def _policy_kind(queue: Queue) -> Kind:
+    return "quorum_queue" if is_quorum(queue.arguments) else "classic_queue"
+
+
+def check_may_be_unnamed(arguments: Table) -> None:
+    """Raise `PreconditionFailed` for a queue that must have a name of its own."""
+    if is_quorum(arguments):
+        raise PreconditionFailed("Cannot declare a server-named queue for type rabbit_quorum_queue")
+
+
+def _binding(
+    source: Exchange, destination: Destination, routing_key: str, arguments: Table | None
+) -> Binding:
+    kind: Literal["queue", "exchange"] = (
+        "exchange" if isinstance(destination, Exchange) else "queue"
+    )
+    return Binding(source.name, destination.name, kind, routing_key, arguments or EMPTY_TABLE)
