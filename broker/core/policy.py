@@ -1,0 +1,199 @@
+"""Policies: settings for the queues and exchanges whose names match a pattern.
+
+Law: at most one policy and one operator policy apply to an object: the highest priority wins,
+between equals the first name. An operator's numbers can only lower what a policy asks for, and
+a policy's numbers can only lower what x-arguments ask for.
+
+Called by: core.vhost (effective, when an object is declared or ``epoch`` has grown), plugins
+(effective_arguments), definitions and management (put, delete).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from leveret.broker.core.patterns import PatternError, compile_pattern
+
+Kind = Literal["exchange", "classic_queue", "quorum_queue"]
+
+APPLY_TO: Mapping[str, tuple[Kind, ...]] = {
+    "all": ("exchange", "classic_queue", "quorum_queue"),
+    "exchanges": ("exchange",),
+    "queues": ("classic_queue", "quorum_queue"),
+    "classic_queues": ("classic_queue",),
+    "quorum_queues": ("quorum_queue",),
+    "streams": (),  # valid in an export; there are no streams for it to match
+}
+
+TEN_YEARS_MS = 315_360_000_000
+EMPTY: Mapping[str, object] = MappingProxyType({})
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be set as asked."""
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[object], str | None]:
+    wanted = f"an integer from {low}" + (f" to {high}" if high is not None else "")
+
+    def check(value: object) -> str | None:
+        good = type(value) is int and value >= low and (high is None or value <= high)
+        return None if good else wanted
+
+    return check
+
+
+def _one_of(*words: str) -> Callable[[object], str | None]:
+    return lambda value: None if value in words else "one of " + ", ".join(words)
+
+
+def _text(value: object) -> str | None:
+    return None if isinstance(value, str) else "a text"
+
+
+def _anything(value: object) -> str | None:
+    return None
+
+
+# What a definition may hold. A check returns what would have been right, or None. The last
+# group is known from exports and has no meaning on one node.
+KEYS: dict[str, Callable[[object], str | None]] = {
+    "message-ttl": _integer(0, TEN_YEARS_MS),
+    "expires": _integer(1, TEN_YEARS_MS),
+    "max-length": _integer(0),
+    "max-length-bytes": _integer(0),
+    "overflow": _one_of("drop-head", "reject-publish", "reject-publish-dlx"),
+    "dead-letter-exchange": _text,
+    "dead-letter-routing-key": _text,
+    "dead-letter-strategy": _one_of("at-most-once", "at-least-once"),
+    "delivery-limit": _integer(-1),
+    "consumer-timeout": _integer(0),
+    "alternate-exchange": _text,
+    "queue-mode": _one_of("default", "lazy"),
+    "queue-version": _integer(1, 2),
+    "max-in-memory-length": _integer(0),
+    "max-in-memory-bytes": _integer(0),
+    "queue-leader-locator": _text,
+    "queue-master-locator": _text,
+    "target-group-size": _integer(1),
+    "max-age": _text,
+    "stream-max-segment-size-bytes": _integer(0),
+    "federation-upstream": _text,
+    "federation-upstream-set": _text,
+    "federation-upstream-pattern": _text,
+    "ha-mode": _text,
+    "ha-params": _anything,
+    "ha-sync-mode": _text,
+    "ha-sync-batch-size": _integer(0),
+    "ha-promote-on-shutdown": _text,
+    "ha-promote-on-failure": _text,
+}
+
+SMALLER_WINS = frozenset(
+    {
+        "message-ttl",
+        "expires",
+        "max-length",
+        "max-length-bytes",
+        "max-in-memory-length",
+        "max-in-memory-bytes",
+        "delivery-limit",
+        "target-group-size",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One rule: these settings for objects of this kind whose name the pattern finds."""
+
+    name: str
+    pattern: str
+    definition: Mapping[str, object] = field(hash=False)
+    apply_to: str = "all"
+    priority: int = 0
+
+    def matches(self, kind: Kind, name: str) -> bool:
+        """Tell whether the policy is about this object."""
+        return kind in APPLY_TO[self.apply_to] and bool(compile_pattern(self.pattern).search(name))
+
+
+def check_policy(policy: Policy) -> None:
+    """Raise a PolicyError for a policy that means nothing or would take too long to match."""
+    place = f"policy '{policy.name}'"
+    if policy.apply_to not in APPLY_TO:
+        known = ", ".join(APPLY_TO)
+        raise PolicyError(f"{place}: apply-to '{policy.apply_to}' is not one of {known}")
+    try:
+        compile_pattern(policy.pattern)
+    except PatternError as error:
+        raise PolicyError(f"{place}: {error}") from None
+    if not policy.definition:
+        raise PolicyError(f"{place}: the definition is empty")
+    for key, value in policy.definition.items():
+        if key not in KEYS:
+            raise PolicyError(f"{place}: unknown key '{key}' in its definition")
+        if wanted := KEYS[key](value):
+            raise PolicyError(f"{place}: '{key}' is {value!r}, it must be {wanted}")
+
+
+class Policies:
+    """The policies and operator policies of one virtual host."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._policies: dict[str, Policy] = {}
+        self._operator_policies: dict[str, Policy] = {}
+
+    def __iter__(self) -> Iterator[Policy]:
+        return iter(self._policies.values())
+
+    @property
+    def operator_policies(self) -> Iterator[Policy]:
+        """The rules set by whoever runs the broker, which bound everybody else's."""
+        return iter(self._operator_policies.values())
+
+    def put(self, policy: Policy, *, operator: bool = False) -> None:
+        """Add a policy or replace the one of that name."""
+        check_policy(policy)
+        self._table(operator)[policy.name] = policy
+        self.epoch += 1
+
+    def delete(self, name: str, *, operator: bool = False) -> None:
+        """Remove a policy; KeyError if there is none of that name."""
+        del self._table(operator)[name]
+        self.epoch += 1
+
+    def match(self, kind: Kind, name: str, *, operator: bool = False) -> Policy | None:
+        """Return the one policy that applies to an object."""
+        found = [p for p in self._table(operator).values() if p.matches(kind, name)]
+        return min(found, key=lambda policy: (-policy.priority, policy.name), default=None)
+
+    def effective(self, kind: Kind, name: str) -> Mapping[str, object]:
+        """Return the settings that policies give an object; often the shared empty mapping."""
+        policy = self.match(kind, name) if self._policies else None
+        operator = self.match(kind, name, operator=True) if self._operator_policies else None
+        if operator is None:
+            return policy.definition if policy is not None else EMPTY
+        return _merge(policy.definition if policy else EMPTY, operator.definition)
+
+    def _table(self, operator: bool) -> dict[str, Policy]:
+        return self._operator_policies if operator else self._policies
+
+
+def effective_arguments(
+    arguments: Mapping[str, object], policy: Mapping[str, object]
+) -> dict[str, object]:
+    """Merge x-arguments and a policy, under the policy's key names (without ``x-``)."""
+    own = {key[2:]: value for key, value in arguments.items() if key.startswith("x-")}
+    return _merge(policy, own)
+
+
+def _merge(weak: Mapping[str, object], strong: Mapping[str, object]) -> dict[str, object]:
+    merged = {**weak, **strong}
+    for key in SMALLER_WINS & weak.keys() & strong.keys():
+        ours, theirs = weak[key], strong[key]
+        if isinstance(ours, int) and isinstance(theirs, int):
+            merged[key] = min(ours, theirs)
+    return merged
