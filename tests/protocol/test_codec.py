@@ -113,7 +113,7 @@ def test_a_method_is_encoded_and_decoded(method, payload):
 @pytest.mark.parametrize(("method", "payload"), PAYLOADS)
 def test_a_payload_cut_or_followed_by_anything_is_a_501_with_its_ids(method, payload):
     for malformed in [payload[:end] for end in range(4, len(payload))] + [payload + b"\x00"]:
-        with pytest.raises(FrameError, match="cannot decode|Malformed") as caught:
+        with pytest.raises(FrameError, match=r"cannot decode|Malformed") as caught:
             decode_method(malformed)
 
         assert (method.class_id, method.method_id) == (
