@@ -1,0 +1,241 @@
+"""Connection: the wire state of one AMQP connection, for either role.
+
+Law: bytes in, commands out; methods in, bytes out. The caller owns the socket and the clock.
+Before the connection runs, what comes in is checked against the table in `handshake`; once it
+runs, the reader's commands pass untouched, and the owner hands methods on channel 0 it has no
+answer for to `unexpected`. A violation is the last value that `receive_data` returns.
+
+Called by: amqp.session (server), clients, proxies, tests.
+"""
+
+from typing import NamedTuple
+
+from leveret.protocol.constants import (
+    DEFAULT_CHANNEL_MAX,
+    DEFAULT_FRAME_MAX,
+    DEFAULT_HEARTBEAT,
+    DEFAULT_MAX_MESSAGE_SIZE,
+    FRAME_END,
+    FRAME_HEARTBEAT,
+    PROTOCOL_HEADER,
+    PROTOCOL_HEADER_0_9,
+)
+from leveret.protocol.errors import AMQPError, ChannelNotOpen, FrameError, UnexpectedFrame
+from leveret.protocol.handshake import By, Role, State, advance, check_limits, unexpected
+from leveret.protocol.methods import (
+    ConnectionClose,
+    ConnectionCloseOk,
+    ConnectionTune,
+    ConnectionTuneOk,
+    Method,
+)
+from leveret.protocol.reader import Command, Reader
+from leveret.protocol.writer import method_frame
+
+DEFAULT_OFFER = ConnectionTune(DEFAULT_CHANNEL_MAX, DEFAULT_FRAME_MAX, DEFAULT_HEARTBEAT)
+HEARTBEAT_FRAME = bytes((FRAME_HEARTBEAT, 0, 0, 0, 0, 0, 0, FRAME_END))
+
+# What strangers say first, and what to tell the operator about them.
+HINTS: tuple[tuple[bytes, str], ...] = (
+    (b"AMQP\x00\x01\x00\x00", "an AMQP 1.0 client"),
+    (b"AMQP\x03\x01\x00\x00", "an AMQP 1.0 client (SASL)"),
+    (b"AMQP", "a client of another version of AMQP"),
+    (b"\x16\x03", "a TLS client on a port without TLS"),
+    (b"GET ", "an HTTP client: the management API has a port of its own"),
+    (b"HEAD", "an HTTP client: the management API has a port of its own"),
+    (b"POST", "an HTTP client: the management API has a port of its own"),
+    (b"PUT ", "an HTTP client: the management API has a port of its own"),
+    (b"\x10", "an MQTT client"),
+)
+
+
+ENDINGS = (ConnectionClose, ConnectionCloseOk)
+
+
+class Beat(NamedTuple):
+    """What a heartbeat deadline asks for: bytes to send, and whether the peer is dead."""
+
+    data: bytes
+    dead: bool
+
+
+class Connection:
+    """One end of a connection.
+
+    Attributes:
+      role: Which end.
+      state: How far the handshake is.
+      offer: The limits a server proposes; on a client those it was offered.
+      channel_max: Negotiated; 0 is no limit. Likewise frame_max and heartbeat (seconds).
+      reply: On a server: the header to send to a stranger before closing. Empty otherwise.
+      hint: What the stranger seems to be, for the log.
+      has_sent: Set by whoever writes to the peer, also past `send`; cleared by `beat`.
+      has_received: Set by `receive_data`; cleared by `beat`.
+      is_reading: False while the owner does not read: silence is not held against the peer.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        offer: ConnectionTune = DEFAULT_OFFER,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        reader: Reader | None = None,
+    ) -> None:
+        self.role = role
+        self.state = State.PRE_INIT
+        self.offer = offer
+        self.channel_max = offer.channel_max
+        self.frame_max = DEFAULT_FRAME_MAX
+        self.heartbeat = 0
+        self.reply = b""
+        self.hint = ""
+        self.has_sent = False
+        self.has_received = False
+        self.is_reading = True
+        self.reader = Reader() if reader is None else reader
+        self.reader.max_message_size = max_message_size
+        self.reader.frame_max = self.frame_max
+        self._greeting = bytearray()
+        self._is_greeted = False
+        self._is_deaf = False
+        self._silent_checks = 0
+        self._send_at: float | None = None
+        self._check_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.role.value}, {self.state.value}>"
+
+    # Bytes in
+
+    def receive_data(self, chunk: bytes) -> list[tuple[int, Command]]:
+        """Return the commands a chunk completes, each with its channel.
+
+        An `AMQPError` is always the last one. Afterwards, and after either side sent close,
+        only the methods that end the connection are returned.
+        """
+        self.has_received = True
+        if self.state is State.RUNNING and not self._is_deaf:
+            return self.reader.feed(chunk)
+        if self.state is State.CLOSED:
+            return []
+        if not self._is_greeted:
+            return self._greet(chunk)
+        return self._check(self.reader.feed(chunk))
+
+    def _greet(self, chunk: bytes) -> list[tuple[int, Command]]:
+        """Wait for the eight octets a peer starts with; a server's are a frame already."""
+        self._greeting += chunk
+        if len(self._greeting) < len(PROTOCOL_HEADER):
+            return []
+        greeting = bytes(self._greeting)
+        self._greeting.clear()
+        self._is_greeted = True
+        first, rest = greeting[:8], greeting[8:]
+        if self.role is Role.CLIENT:
+            if first.startswith(b"AMQP"):
+                self.state = State.CLOSED
+                version = ".".join(map(str, first[4:]))
+                return [(0, FrameError(f"the server asks for the protocol version {version}"))]
+            return self._check(self.reader.feed(greeting))
+        if first not in (PROTOCOL_HEADER, PROTOCOL_HEADER_0_9):
+            self.state = State.CLOSED
+            self.reply = PROTOCOL_HEADER
+            self.hint = next((hint for start, hint in HINTS if first.startswith(start)), "")
+            return []
+        return self._check(self.reader.feed(rest)) if rest else []
+
+    def _check(self, commands: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
+        """Return the commands that are legal in the states they find, up to the first error."""
+        checked: list[tuple[int, Command]] = []
+        for index, (channel, command) in enumerate(commands):
+            if self.state is State.RUNNING and not self._is_deaf:
+                return checked + commands[index:]
+            if self._is_ending() and (channel or not isinstance(command, ENDINGS)):
+                continue
+            try:
+                self._accept(channel, command)
+            except AMQPError as problem:
+                self._is_deaf = True
+                checked.append((channel, problem))
+                break
+            checked.append((channel, command))
+        return checked
+
+    def _is_ending(self) -> bool:
+        return self._is_deaf or self.state in (State.CLOSING, State.LEAVING, State.CLOSED)
+
+    def _accept(self, channel: int, command: Command) -> None:
+        if isinstance(command, AMQPError):
+            raise command
+        if channel or not isinstance(command, Method):
+            raise UnexpectedFrame(
+                f"frame on channel {channel} in connection state {self.state.value}"
+            )
+        following = advance(self.role, self.state, By.PEER, type(command))
+        if isinstance(command, ConnectionTuneOk):
+            check_limits(self.offer, command)
+            self._settle(command)
+        elif isinstance(command, ConnectionTune):
+            self.offer = command
+        self.state = following
+
+    def unexpected(self, method: Method) -> ChannelNotOpen:
+        """Return the error for a method on channel 0 that the owner has no answer for."""
+        return unexpected(self.state, type(method))
+
+    # Bytes out
+
+    def start(self) -> bytes:
+        """Return what a client sends first."""
+        self.has_sent = True
+        return PROTOCOL_HEADER
+
+    def send(self, channel: int, method: Method) -> bytes:
+        """Return the frame of a method.
+
+        Raises:
+          ChannelNotOpen: It concerns the connection and is illegal in its state.
+          FieldError: A value does not fit into its field.
+        """
+        if method.class_id == ConnectionClose.class_id:
+            self.state = advance(self.role, self.state, By.US, type(method))
+            if isinstance(method, ConnectionTune):
+                self.offer = method
+            elif isinstance(method, ConnectionTuneOk):
+                self._settle(method)
+        self.has_sent = True
+        return method_frame(channel, method)
+
+    def _settle(self, limits: ConnectionTuneOk) -> None:
+        self.channel_max, self.frame_max, self.heartbeat = limits  # type: ignore[assignment]
+        self.reader.frame_max = self.frame_max
+
+    # Heartbeats: at half the interval one is sent if nothing else was; at every interval the
+    # peer is looked at, and two silent ones in a row are its death (RabbitMQ's rule).
+
+    def next_deadline(self) -> float | None:
+        """Return when `beat` is due; 0 (at once) after the negotiation, `None` without one."""
+        if not self.heartbeat or self.state is State.CLOSED:
+            return None
+        if self._send_at is None or self._check_at is None:
+            return 0
+        return min(self._send_at, self._check_at)
+
+    def beat(self, now: float) -> Beat:
+        """Do what is due at a moment, in seconds of any clock that only goes forward."""
+        if not self.heartbeat:
+            return Beat(b"", False)
+        data = b""
+        if self._send_at is None or self._check_at is None:
+            self._send_at, self._check_at = now + self.heartbeat / 2, now + self.heartbeat
+        if now >= self._send_at:
+            data = b"" if self.has_sent else HEARTBEAT_FRAME
+            self.has_sent = False
+            self._send_at = now + self.heartbeat / 2
+        if now >= self._check_at:
+            is_silent = self.is_reading and not self.has_received
+            self._silent_checks = self._silent_checks + 1 if is_silent else 0
+            self.has_received = False
+            self._check_at = now + self.heartbeat
+        return Beat(data, self._silent_checks >= 2)
