@@ -67,6 +67,7 @@ class Connection:
       state: How far the handshake is.
       offer: The limits a server proposes; on a client those it was offered.
       channel_max: Negotiated; 0 is no limit. Likewise frame_max and heartbeat (seconds).
+      is_greeted: Whether the protocol header is behind us; a server sends start next.
       reply: On a server: the header to send to a stranger before closing. Empty otherwise.
       hint: What the stranger seems to be, for the log.
       has_sent: Set by whoever writes to the peer, also past `send`; cleared by `beat`.
@@ -97,7 +98,7 @@ class Connection:
         self.reader.max_message_size = max_message_size
         self.reader.frame_max = self.frame_max
         self._greeting = bytearray()
-        self._is_greeted = False
+        self.is_greeted = False
         self._is_deaf = False
         self._silent_checks = 0
         self._send_at: float | None = None
@@ -119,7 +120,7 @@ class Connection:
             return self.reader.feed(chunk)
         if self.state is State.CLOSED:
             return []
-        if not self._is_greeted:
+        if not self.is_greeted:
             return self._greet(chunk)
         return self._check(self.reader.feed(chunk))
 
@@ -130,7 +131,7 @@ class Connection:
             return []
         greeting = bytes(self._greeting)
         self._greeting.clear()
-        self._is_greeted = True
+        self.is_greeted = True
         first, rest = greeting[:8], greeting[8:]
         if self.role is Role.CLIENT:
             if first.startswith(b"AMQP"):
