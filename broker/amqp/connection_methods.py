@@ -1,0 +1,214 @@
+"""Handlers of connection.* and channel.*: login, limits, virtual host, channels, the end.
+
+Law: `protocol.connection` has checked the order of the handshake and its limits; what is decided
+here is who may come in, and where to. A login that fails says so only to a client that told it
+understands (`authentication_failure_close`), and never why.
+
+Called by: amqp.session, through `CONNECTION_HANDLERS` (session, method) on channel 0 and
+`HANDLERS` (channel, method); `start` after the protocol header, `channel_open` for channels that
+are not there yet.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from leveret.broker import __version__
+from leveret.protocol.constants import VERSION
+from leveret.protocol.errors import (
+    AccessRefused,
+    ChannelNotOpen,
+    CommandInvalid,
+    NotAllowed,
+    Unsupported,
+)
+from leveret.protocol.methods import (
+    ChannelClose,
+    ChannelCloseOk,
+    ChannelFlow,
+    ChannelFlowOk,
+    ChannelOpen,
+    ChannelOpenOk,
+    ConnectionClose,
+    ConnectionCloseOk,
+    ConnectionOpen,
+    ConnectionOpenOk,
+    ConnectionStart,
+    ConnectionStartOk,
+    ConnectionTuneOk,
+    ConnectionUpdateSecret,
+    ConnectionUpdateSecretOk,
+    Method,
+)
+from leveret.protocol.sasl import PARSERS
+
+if TYPE_CHECKING:
+    from leveret.broker.amqp.channel import Channel
+    from leveret.broker.amqp.session import Session
+
+    from leveret.broker.core.broker import Broker
+    from leveret.protocol.wire import Value
+
+# What a client may rely on (the names are RabbitMQ's).
+CAPABILITIES = (
+    "publisher_confirms",
+    "exchange_exchange_bindings",
+    "basic.nack",
+    "consumer_cancel_notify",
+    "connection.blocked",
+    "consumer_priorities",
+    "authentication_failure_close",
+    "per_consumer_qos",
+    "direct_reply_to",
+)
+
+
+def server_properties(broker: Broker) -> dict[str, Value]:
+    """Return what the server says of itself in connection.start."""
+    return {
+        "capabilities": dict.fromkeys(CAPABILITIES, True),
+        "cluster_name": broker.node,
+        "copyright": "The Leveret authors",
+        "implementation": f"Leveret {__version__}",
+        "information": "Licensed under the Apache License 2.0",
+        "platform": f"Python {platform.python_version()}",
+        **broker.announcement(),
+    }
+
+
+# connection
+
+
+def start(session: Session) -> None:
+    """Greet a client that sent the protocol header."""
+    properties = server_properties(session.broker)
+    session.reply(ConnectionStart(*VERSION, properties, " ".join(PARSERS), "en_US"))
+
+
+def connection_start_ok(session: Session, method: ConnectionStartOk) -> None:
+    """Log the client in and propose limits."""
+    session.client_properties = method.client_properties
+    parse = PARSERS.get(method.mechanism)
+    if parse is None:
+        raise CommandInvalid(f"unknown authentication mechanism '{method.mechanism}'")
+    credentials = parse(method.response)
+    users = session.broker.users
+    user = users.authenticate(credentials.user, credentials.password)
+    if user is None or not users.may_connect_from(user.name, loopback=session.is_loopback):
+        _refuse(session, credentials.user, method.mechanism)
+        return
+    session.user = user
+    session.reply(session.connection.offer)
+
+
+def _refuse(session: Session, user: str, mechanism: str) -> None:
+    session.broker.events.emit(
+        "authentication.failed", session=session, user=user, mechanism=mechanism
+    )
+    text = (
+        f"Login was refused using authentication mechanism {mechanism}. "
+        "For details see the broker logfile."
+    )
+    if has_capability(session.client_properties, "authentication_failure_close"):
+        raise AccessRefused(text)
+    session.hang_up(text)
+
+
+def has_capability(client_properties: Mapping[str, object], name: str) -> bool:
+    """Tell whether a client says that it understands something."""
+    capabilities = client_properties.get("capabilities")
+    return isinstance(capabilities, Mapping) and capabilities.get(name) is True
+
+
+def connection_tune_ok(session: Session, method: ConnectionTuneOk) -> None:
+    """Take note of nothing: the limits are checked and set in `protocol.connection`."""
+
+
+def connection_open(session: Session, method: ConnectionOpen) -> None:
+    """Let the client into its virtual host."""
+    name = method.virtual_host
+    if session.user is None:  # a pipelined open behind a login that was refused
+        raise session.connection.unexpected(method)
+    vhost = session.broker.vhosts.get(name)
+    if vhost is None:
+        raise NotAllowed(f"vhost {name} not found")
+    if not session.broker.users.may_access(session.user.name, name):
+        raise NotAllowed(f"access to vhost '{name}' refused for user '{session.user.name}'")
+    session.vhost = vhost
+    session.reply(ConnectionOpenOk())
+
+
+def connection_update_secret(session: Session, method: ConnectionUpdateSecret) -> None:
+    """Accept a new secret: logins here do not expire, so there is nothing to renew."""
+    session.reply(ConnectionUpdateSecretOk())
+
+
+def connection_close(session: Session, method: ConnectionClose) -> None:
+    """End everything of the client, its exclusive queues first, then confirm."""
+    session.close(method.reply_text or "closed by the client")
+    session.reply(ConnectionCloseOk())
+
+
+def connection_close_ok(session: Session, method: ConnectionCloseOk) -> None:
+    """The client has seen our close."""
+    session.close("closed by the server")
+
+
+# channel
+
+
+def channel_open(session: Session, number: int) -> None:
+    """Open a channel; the limit counts open channels, whatever their numbers."""
+    if number in session.channels:
+        raise ChannelNotOpen("second 'channel.open' seen")
+    limit, count = session.connection.channel_max, len(session.channels)
+    if limit and count >= limit:
+        raise NotAllowed(
+            f"number of channels opened ({count}) has reached the negotiated channel_max ({limit})"
+        )
+    session.open_channel(number).reply(ChannelOpenOk())
+
+
+def channel_is_open(channel: Channel, method: ChannelOpen) -> None:
+    """Refuse to open a channel twice."""
+    channel_open(channel.session, channel.number)
+
+
+def channel_not_open(method: Method) -> ChannelNotOpen:
+    """Return the error for any other method on a channel that is not open."""
+    return ChannelNotOpen("expected 'channel.open'", method.class_id, method.method_id)
+
+
+def channel_close(channel: Channel, method: ChannelClose) -> None:
+    """Give back what the channel holds, then confirm."""
+    channel.close()
+    channel.reply(ChannelCloseOk())
+
+
+def channel_flow(channel: Channel, method: ChannelFlow) -> None:
+    """Confirm that contents flow; stopping them is what prefetch is for."""
+    if not method.active:
+        raise Unsupported("active=false")
+    channel.reply(ChannelFlowOk(True))
+
+
+def channel_flow_ok(channel: Channel, method: ChannelFlowOk) -> None:
+    """Take note of nothing: we never ask for a stop."""
+
+
+CONNECTION_HANDLERS: dict[type, Callable[..., None]] = {
+    ConnectionStartOk: connection_start_ok,
+    ConnectionTuneOk: connection_tune_ok,
+    ConnectionOpen: connection_open,
+    ConnectionUpdateSecret: connection_update_secret,
+    ConnectionClose: connection_close,
+    ConnectionCloseOk: connection_close_ok,
+}
+HANDLERS: dict[type, Callable[..., None]] = {
+    ChannelOpen: channel_is_open,
+    ChannelClose: channel_close,
+    ChannelFlow: channel_flow,
+    ChannelFlowOk: channel_flow_ok,
+}
