@@ -8,7 +8,6 @@ Called by: amqp.session, through HANDLERS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.arguments import ALTERNATE_EXCHANGE, check_exchange_name
@@ -25,6 +24,8 @@ from leveret.protocol.methods import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from leveret.broker.amqp.channel import Channel
 
 LINE_ENDS = str.maketrans("", "", "\r\n")

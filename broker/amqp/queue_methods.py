@@ -9,7 +9,6 @@ Called by: amqp.session, through HANDLERS; amqp.basic_methods (`named_queue`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leveret.broker.amqp.exchange_methods import check_source, stripped
@@ -35,7 +34,10 @@ from leveret.protocol.methods import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from leveret.broker.amqp.channel import Channel
+
     from leveret.broker.core.queue import Queue
 
 REPLY_TO = "amq.rabbitmq.reply-to"
