@@ -1,6 +1,7 @@
 """Errors: codes, names, and reply texts that fit a short string."""
 
 import pytest
+
 from leveret.protocol import errors
 from leveret.protocol.errors import (
     BY_CODE,
@@ -38,7 +39,7 @@ def test_reply_texts_begin_with_the_names_of_the_specification(leaf, name):
 def test_an_error_carries_what_the_close_method_says():
     problem = NotFound("no queue 'q' in vhost '/'", 50, 10)
 
-    assert (404, 50, 10) == (problem.code, problem.class_id, problem.method_id)
+    assert (problem.code, problem.class_id, problem.method_id) == (404, 50, 10)
     assert str(problem) == "404 NOT_FOUND - no queue 'q' in vhost '/'"
 
 
@@ -54,7 +55,7 @@ def test_a_received_close_gives_the_error_that_was_sent(leaf):
     received = from_reply(leaf.code, leaf("why").reply_text, 60, 40)
 
     assert type(received) is leaf
-    assert ("why", 60, 40) == (received.text, received.class_id, received.method_id)
+    assert (received.text, received.class_id, received.method_id) == ("why", 60, 40)
 
 
 def test_an_unknown_code_is_kept_in_the_text():
