@@ -47,8 +47,8 @@ from leveret.protocol.sasl import PARSERS
 if TYPE_CHECKING:
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
-
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.users import User
     from leveret.protocol.wire import Value
 
 # What a client may rely on (the names are RabbitMQ's).
@@ -90,6 +90,7 @@ def start(session: Session) -> None:
 def connection_start_ok(session: Session, method: ConnectionStartOk) -> None:
     """Log the client in and propose limits."""
     session.client_properties = method.client_properties
+    session.capabilities = understood(method.client_properties)
     parse = PARSERS.get(method.mechanism)
     if parse is None:
         raise CommandInvalid(f"unknown authentication mechanism '{method.mechanism}'")
@@ -111,15 +112,17 @@ def _refuse(session: Session, user: str, mechanism: str) -> None:
         f"Login was refused using authentication mechanism {mechanism}. "
         "For details see the broker logfile."
     )
-    if has_capability(session.client_properties, "authentication_failure_close"):
+    if "authentication_failure_close" in session.capabilities:
         raise AccessRefused(text)
     session.hang_up(text)
 
 
-def has_capability(client_properties: Mapping[str, object], name: str) -> bool:
-    """Tell whether a client says that it understands something."""
+def understood(client_properties: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of what a client says it understands."""
     capabilities = client_properties.get("capabilities")
-    return isinstance(capabilities, Mapping) and capabilities.get(name) is True
+    if not isinstance(capabilities, Mapping):
+        return frozenset()
+    return frozenset(name for name, value in capabilities.items() if value is True)
 
 
 def connection_tune_ok(session: Session, method: ConnectionTuneOk) -> None:
@@ -135,9 +138,16 @@ def connection_open(session: Session, method: ConnectionOpen) -> None:
     if vhost is None:
         raise NotAllowed(f"vhost {name} not found")
     if not session.broker.users.may_access(session.user.name, name):
-        raise NotAllowed(f"access to vhost '{name}' refused for user '{session.user.name}'")
+        raise NotAllowed(_no_access(session.user, name))
+    limit = session.broker.limits.max_connections
+    if limit is not None and len(session.broker.sessions) > limit:
+        raise NotAllowed(f"{_no_access(session.user, name)}: connection limit ({limit}) is reached")
     session.vhost = vhost
     session.reply(ConnectionOpenOk())
+
+
+def _no_access(user: User, vhost: str) -> str:
+    return f"access to vhost '{vhost}' refused for user '{user.name}'"
 
 
 def connection_update_secret(session: Session, method: ConnectionUpdateSecret) -> None:
@@ -184,6 +194,7 @@ def channel_not_open(method: Method) -> ChannelNotOpen:
 def channel_close(channel: Channel, method: ChannelClose) -> None:
     """Give back what the channel holds, then confirm."""
     channel.close()
+    del channel.session.channels[channel.number]
     channel.reply(ChannelCloseOk())
 
 

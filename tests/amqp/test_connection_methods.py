@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.broker.amqp import connection_methods as handlers
-from leveret.broker.core.broker import Broker
+from leveret.broker.core.broker import Broker, Limits
 from leveret.protocol import methods as m
 from leveret.protocol.connection import Connection
 from leveret.protocol.errors import (
@@ -32,7 +32,7 @@ class FakeChannel:
         self.reply = self.replies.append
 
     def close(self):
-        del self.session.channels[self.number]
+        self.is_open = False
 
 
 class FakeSession:
@@ -46,6 +46,7 @@ class FakeSession:
         self.user = None
         self.vhost = None
         self.client_properties = {}
+        self.capabilities = frozenset()
         self.channels = {}
         self.replies = []
         self.reply = self.replies.append
@@ -173,6 +174,23 @@ def test_a_virtual_host_without_permissions_is_a_530(session):
     assert caught.value.reply_text == text
 
 
+def test_a_full_broker_is_a_530(session):
+    session.broker.limits = Limits(max_connections=0)
+    session.broker.sessions[session] = None
+    log_in(session)
+
+    with pytest.raises(NotAllowed, match=r"connection limit \(0\) is reached"):
+        handlers.connection_open(session, m.ConnectionOpen("/"))
+
+
+def test_a_client_understands_what_it_says_is_true():
+    capabilities = {"basic.nack": True, "connection.blocked": False, "x": 1}
+
+    assert handlers.understood({"capabilities": capabilities}) == {"basic.nack"}
+    assert handlers.understood({"capabilities": "all"}) == set()
+    assert handlers.understood({}) == set()
+
+
 def test_nobody_enters_behind_a_refused_login(session):
     log_in(session, Credentials("guest", "x"), {})
 
@@ -199,6 +217,7 @@ def test_a_channel_is_opened_and_closed(session):
     channel = session.channels[7]
     handlers.channel_close(channel, m.ChannelClose())
 
+    assert not channel.is_open
     assert channel.replies == [m.ChannelOpenOk(), m.ChannelCloseOk()]
     assert session.channels == {}
 
