@@ -89,6 +89,8 @@ def start(session: Session) -> None:
 
 def connection_start_ok(session: Session, method: ConnectionStartOk) -> None:
     """Log the client in and propose limits."""
+    if session.user is not None:
+        raise session.connection.unexpected(method)
     session.client_properties = method.client_properties
     session.capabilities = understood(method.client_properties)
     parse = PARSERS.get(method.mechanism)
@@ -127,12 +129,14 @@ def understood(client_properties: Mapping[str, object]) -> frozenset[str]:
 
 def connection_tune_ok(session: Session, method: ConnectionTuneOk) -> None:
     """Take note of nothing: the limits are checked and set in `protocol.connection`."""
+    if session.vhost is not None:
+        raise session.connection.unexpected(method)
 
 
 def connection_open(session: Session, method: ConnectionOpen) -> None:
     """Let the client into its virtual host."""
     name = method.virtual_host
-    if session.user is None:  # a pipelined open behind a login that was refused
+    if session.user is None or session.vhost is not None:  # behind a refused login; twice
         raise session.connection.unexpected(method)
     vhost = session.broker.vhosts.get(name)
     if vhost is None:
@@ -163,6 +167,8 @@ def connection_close(session: Session, method: ConnectionClose) -> None:
 
 def connection_close_ok(session: Session, method: ConnectionCloseOk) -> None:
     """The client has seen our close."""
+    if session.closing_since is None:
+        raise session.connection.unexpected(method)
     session.close("closed by the server")
 
 
@@ -194,7 +200,6 @@ def channel_not_open(method: Method) -> ChannelNotOpen:
 def channel_close(channel: Channel, method: ChannelClose) -> None:
     """Give back what the channel holds, then confirm."""
     channel.close()
-    del channel.session.channels[channel.number]
     channel.reply(ChannelCloseOk())
 
 

@@ -27,12 +27,11 @@ class FakeChannel:
     def __init__(self, session, number):
         self.session = session
         self.number = number
-        self.is_open = True
         self.replies = []
         self.reply = self.replies.append
 
     def close(self):
-        self.is_open = False
+        del self.session.channels[self.number]
 
 
 class FakeSession:
@@ -51,6 +50,7 @@ class FakeSession:
         self.replies = []
         self.reply = self.replies.append
         self.ended = ""
+        self.closing_since = None
 
     def open_channel(self, number):
         self.channels[number] = FakeChannel(self, number)
@@ -217,7 +217,6 @@ def test_a_channel_is_opened_and_closed(session):
     channel = session.channels[7]
     handlers.channel_close(channel, m.ChannelClose())
 
-    assert not channel.is_open
     assert channel.replies == [m.ChannelOpenOk(), m.ChannelCloseOk()]
     assert session.channels == {}
 
