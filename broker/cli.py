@@ -1,0 +1,177 @@
+"""The ``leveret`` command: serve, check, perf.
+
+Law: what is wrong with a command line or a file is one line on stderr and exit status 2. Only
+the parts a verb needs are imported.
+
+Called by: the console script, ``python -m leveret.broker``.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from leveret.broker import __version__
+from leveret.broker.config import ConfigError, load
+from leveret.broker.document import DocumentError
+from leveret.broker.logs import FORMATS, LEVELS
+
+USAGE_ERROR = 2
+
+DESCRIPTION = """\
+A message broker that speaks RabbitMQ's AMQP 0-9-1.
+
+Each verb has its own help: leveret serve --help"""
+
+SERVE = """\
+Run the broker until SIGTERM or SIGINT.
+
+When every listener accepts, one line goes to stdout:
+
+  leveret ready amqp=HOST:PORT[,...] management=HOST:PORT|off
+
+Logs go to stderr. Every setting can also stand in a YAML file (--config) or in the environment:
+log.level is LEVERET_LOG_LEVEL. Flags win over the environment, the environment over the file.
+deploy/leveret.yaml lists all of them."""
+
+SERVE_EXAMPLES = """\
+examples:
+  leveret serve --in-memory
+      AMQP on port 5672, nothing on disk; user guest, password guest, from this machine only
+  leveret serve --topology topology.yaml
+      declare users, exchanges, queues and bindings before the first client comes
+  leveret serve --listen 127.0.0.1:0 --listen unix:/run/leveret/amqp.sock
+      a free port, and a Unix socket
+  leveret serve --config /etc/leveret.yaml --log-format json
+      as a service"""
+
+CHECK = """\
+Read a topology file (YAML, or RabbitMQ's definitions in a .json file), try it on an empty
+broker in memory, and say what it holds. Nothing is started. Exit status 0: it can be used."""
+
+PERF = "Measure a broker: producers, consumers, rates, latencies. See leveret perf --help."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    shape = argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="leveret", description=DESCRIPTION, formatter_class=shape)
+    top.add_argument("--version", action="version", version=f"leveret {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+    serve = verbs.add_parser(
+        "serve",
+        help="run the broker",
+        description=SERVE,
+        epilog=SERVE_EXAMPLES,
+        formatter_class=shape,
+        allow_abbrev=False,
+    )
+    _add_serve_arguments(serve)
+
+    check = verbs.add_parser(
+        "check",
+        help="validate a topology file",
+        description=CHECK,
+        formatter_class=shape,
+        allow_abbrev=False,
+    )
+    check.add_argument("file", metavar="FILE", help="topology to read")
+
+    verbs.add_parser("perf", help="measure a broker", description=PERF, add_help=False)
+    return top
+
+
+def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--config", metavar="FILE", help="settings (YAML)")
+    serve.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        action="append",
+        help="where AMQP clients connect; may be given several times; [::1]:5672 for IPv6,"
+        " unix:PATH for a Unix socket, port 0 for a free port (default: 0.0.0.0:5672)",
+    )
+    serve.add_argument(
+        "--management",
+        metavar="HOST:PORT|off",
+        help="where the management interface listens (it does not exist yet: off)",
+    )
+    where = serve.add_mutually_exclusive_group()
+    where.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where messages are kept (default: leveret-data; until the journal exists,"
+        " messages do not survive a restart)",
+    )
+    where.add_argument("--in-memory", action="store_true", help="keep nothing on disk")
+    serve.add_argument(
+        "--topology",
+        metavar="FILE",
+        help="declare what this file holds before listening (YAML, or RabbitMQ's definitions"
+        " if its name ends in .json)",
+    )
+    serve.add_argument("--log-format", metavar="|".join(FORMATS), help="log for people or machines")
+    serve.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (default: info)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["perf"]:
+        from leveret.clients import perf
+
+        return perf.main(arguments[1:])
+    options = parser().parse_args(arguments)
+    try:
+        if options.verb == "serve":
+            return _serve(options, os.environ)
+        if options.verb == "check":
+            return _check(options.file)
+    except (ConfigError, DocumentError) as error:
+        print(f"leveret {options.verb}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    parser().print_help()
+    return USAGE_ERROR
+
+
+def flags(options: argparse.Namespace) -> dict[str, tuple[str, object]]:
+    """Return the settings that flags make, by key path, with the flag for errors."""
+    given = {
+        "listeners.amqp": ("--listen", options.listen),
+        "listeners.management": ("--management", options.management),
+        "data_dir": ("--data-dir", options.data_dir),
+        "topology": ("--topology", options.topology),
+        "log.format": ("--log-format", options.log_format),
+        "log.level": ("--log-level", options.log_level),
+    }
+    chosen: dict[str, tuple[str, object]] = {
+        key: (flag, value) for key, (flag, value) in given.items() if value is not None
+    }
+    if options.in_memory or options.data_dir is not None:
+        chosen["in_memory"] = ("--in-memory", options.in_memory)
+    return chosen
+
+
+def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    config = load(options.config, environment, flags(options))
+    from leveret.broker import app  # what `--help` and mistakes need not wait for
+
+    return app.run(config)
+
+
+def _check(file: str) -> int:
+    from leveret.broker.definitions import load as load_definitions
+
+    definitions = load_definitions(file)
+    for note in definitions.notes:
+        print(f"leveret check: {note}", file=sys.stderr)
+    print(f"{file}: good ({definitions.summary()})")
+    return 0

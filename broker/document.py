@@ -1,0 +1,328 @@
+"""Documents: YAML and JSON files read into nodes that know where they stand.
+
+Law: whoever takes a value out of a node says what it must be, and the error for anything else
+names file, line and key path. Only scalars, lists and mappings with text keys exist; a file
+cannot make the reader run for long or build objects.
+
+Called by: config (leveret.yaml), definitions (topology).
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+
+if TYPE_CHECKING:
+    import yaml
+
+Content: TypeAlias = "dict[str, Node] | list[Node] | str | int | float | bool | None"
+T = TypeVar("T")
+
+MAX_DEPTH = 64
+MAX_NODES = 5_000_000  # an alias in YAML can stand for much more than the file holds
+
+
+class DocumentError(ValueError):
+    """What is wrong with a file, on one line that names the place."""
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return a hint for a name that is not known: the one it looks like, or all of them."""
+    from difflib import get_close_matches  # only those who mistyped wait for the import
+
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known are: " + ", ".join(sorted(known))
+
+
+class Node:
+    """One value of a document and its place in it."""
+
+    __slots__ = ("content", "document", "line", "path")
+
+    def __init__(self, document: "Document", path: str, line: int, content: Content) -> None:
+        self.document = document
+        self.path = path
+        self.line = line
+        self.content = content
+
+    @property
+    def place(self) -> str:
+        """File, line and key path, as an error begins."""
+        line = self.document.line_of(self)
+        head = f"{self.document.name}:{line}" if line else self.document.name
+        return f"{head}: {self.path}" if self.path else head
+
+    def error(self, text: str) -> DocumentError:
+        """Return the error that something is wrong here."""
+        return DocumentError(f"{self.place}: {text}")
+
+    def expected(self, what: str) -> DocumentError:
+        """Return the error that something else should stand here."""
+        return self.error(f"expected {what}, found {self._described()}")
+
+    def items(self, what: str = "a mapping") -> "dict[str, Node]":
+        """Return the entries of a mapping whatever their names."""
+        if isinstance(self.content, dict):
+            return self.content
+        raise self.expected(what)
+
+    def mapping(self, known: Collection[str], required: Collection[str] = ()) -> "dict[str, Node]":
+        """Return the entries of a mapping that may hold these names and no others."""
+        entries = self.items("a mapping with " + ", ".join(known))
+        for name, entry in entries.items():
+            if name not in known:
+                raise entry.error(f"unknown key '{name}'; {nearest(name, known)}")
+        for name in required:
+            if name not in entries:
+                raise self.error(f"'{name}' is missing")
+        return entries
+
+    def elements(self, what: str = "a list") -> "list[Node]":
+        """Return the elements of a list."""
+        if isinstance(self.content, list):
+            return self.content
+        raise self.expected(what)
+
+    def text(self, what: str = "a text") -> str:
+        """Return a string; a number or a date in YAML needs quotes to be one."""
+        if isinstance(self.content, str):
+            return self.content
+        raise self.expected(what)
+
+    def short_text(self, what: str = "a name") -> str:
+        """Return a string that fits the protocol's short strings."""
+        text = self.text(what)
+        if len(text.encode()) > 255:
+            raise self.error(f"{what} of at most 255 bytes is allowed")
+        return text
+
+    def boolean(self) -> bool:
+        """Return true or false."""
+        if isinstance(self.content, bool):
+            return self.content
+        raise self.expected("true or false")
+
+    def integer(self) -> int:
+        """Return an integer."""
+        if isinstance(self.content, int) and not isinstance(self.content, bool):
+            return self.content
+        raise self.expected("an integer")
+
+    def converted(self, convert: Callable[[object], T]) -> T:
+        """Return what a function makes of the plain value; its ValueError gets this place."""
+        try:
+            return convert(self.plain())
+        except DocumentError:
+            raise
+        except ValueError as error:
+            raise self.error(str(error)) from None
+
+    def plain(self) -> object:
+        """Return the value without places."""
+        if isinstance(self.content, dict):
+            return {name: entry.plain() for name, entry in self.content.items()}
+        if isinstance(self.content, list):
+            return [element.plain() for element in self.content]
+        return self.content
+
+    def walk(self) -> "Iterator[Node]":
+        """Yield this node and all below it."""
+        yield self
+        if isinstance(self.content, dict | list):
+            below = self.content.values() if isinstance(self.content, dict) else self.content
+            for node in below:
+                yield from node.walk()
+
+    def _described(self) -> str:
+        match self.content:
+            case None:
+                return "nothing"
+            case dict():
+                return "a mapping"
+            case list():
+                return "a list"
+            case bool():
+                return "true" if self.content else "false"
+            case str():
+                return f"'{self.content[:60]}'"
+            case number:
+                return str(number)[:60]
+
+
+class Document:
+    """A file: its name for people, and its root node."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self._source = source
+        self._count = 0
+        self._lines: dict[str, int] | None = None
+        self.is_json = name.endswith(".json")
+        self.root = self._from_json() if self.is_json else self._from_yaml()
+
+    def line_of(self, node: Node) -> int:
+        """Return the line of a node, 0 if it is not known.
+
+        JSON is read without places, for speed: the first question reads it once more, as YAML.
+        """
+        if not self.is_json:
+            return node.line
+        if self._lines is None:
+            try:
+                self._lines = {other.path: other.line for other in self._from_yaml().walk()}
+            except DocumentError:
+                self._lines = {}
+        return self._lines.get(node.path, 0)
+
+    def _from_json(self) -> Node:
+        try:
+            value = json.loads(self._source, object_pairs_hook=_pairs)
+        except json.JSONDecodeError as error:
+            raise DocumentError(f"{self.name}:{error.lineno}: not JSON: {error.msg}") from None
+        except RecursionError:
+            raise DocumentError(f"{self.name}: nested too deeply") from None
+        except ValueError as error:
+            raise DocumentError(f"{self.name}: {error}") from None
+        return self._json_node(value, "", 0)
+
+    def _json_node(self, value: object, path: str, depth: int) -> Node:
+        self._admit(depth, 0)
+        content: Content
+        if isinstance(value, dict):
+            content = {
+                name: self._json_node(entry, _join(path, name), depth + 1)
+                for name, entry in value.items()
+            }
+        elif isinstance(value, list):
+            content = [
+                self._json_node(entry, f"{path}[{index}]", depth + 1)
+                for index, entry in enumerate(value)
+            ]
+        else:
+            content = cast(Content, value)
+        return Node(self, path, 0, content)
+
+    def _from_yaml(self) -> Node:
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            root = yaml.compose(self._source, Loader=loader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 0
+            raise DocumentError(
+                f"{self.name}:{line}: not YAML: {error.problem or error.context}"
+                + (_STAR_HINT if _is_about_a_star(error) else "")
+            ) from None
+        except (yaml.YAMLError, RecursionError) as error:
+            text = " ".join(str(error).split())
+            raise DocumentError(f"{self.name}: not YAML: {text}") from None
+        if root is None:
+            return Node(self, "", 1, None)
+        return self._yaml_node(root, "", 0, yaml.constructor.SafeConstructor())
+
+    def _yaml_node(
+        self, node: "yaml.Node", path: str, depth: int, make: "yaml.constructor.SafeConstructor"
+    ) -> Node:
+        import yaml
+
+        line = node.start_mark.line + 1
+        self._admit(depth, line)
+        content: Content
+        if isinstance(node, yaml.MappingNode):
+            content = {}
+            for key, entry in self._pairs(node):
+                content[key] = self._yaml_node(entry, _join(path, key), depth + 1, make)
+                # the line of the key: a value may begin on the next one
+        elif isinstance(node, yaml.SequenceNode):
+            content = [
+                self._yaml_node(entry, f"{path}[{index}]", depth + 1, make)
+                for index, entry in enumerate(node.value)
+            ]
+        else:
+            content = self._scalar(node, line, make)
+        return Node(self, path, line, content)
+
+    def _pairs(self, node: "yaml.MappingNode") -> "Iterator[tuple[str, yaml.Node]]":
+        """Yield the entries of a mapping: those it takes over by ``<<`` first, its own last."""
+        import yaml
+
+        own: dict[str, yaml.Node] = {}
+        taken: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise DocumentError(f"{self.name}:{line}: a key must be a text")
+            if key.tag == "tag:yaml.org,2002:merge":
+                sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for source in sources:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise DocumentError(f"{self.name}:{line}: '<<' takes over mappings only")
+                    self._admit(0, line)
+                    for name, entry in self._pairs(source):
+                        taken.setdefault(name, entry)
+            elif key.value in own:
+                raise DocumentError(f"{self.name}:{line}: the key '{key.value}' is there twice")
+            else:
+                value.start_mark = key.start_mark if not value.value else value.start_mark
+                own[key.value] = value
+        yield from {**taken, **own}.items()
+
+    def _scalar(
+        self, node: "yaml.Node", line: int, make: "yaml.constructor.SafeConstructor"
+    ) -> Content:
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("str", "timestamp", "value"):
+            return str(node.value)
+        if not node.tag.startswith("tag:yaml.org,2002:") or kind not in _SCALARS:
+            raise DocumentError(f"{self.name}:{line}: the tag '{node.tag}' is not allowed")
+        try:
+            return cast(Content, make.construct_object(node))
+        except ValueError:
+            raise DocumentError(f"{self.name}:{line}: '{node.value}' is not a number") from None
+
+    def _admit(self, depth: int, line: int) -> None:
+        self._count += 1
+        where = f"{self.name}:{line}" if line else self.name
+        if depth > MAX_DEPTH:
+            raise DocumentError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+        if self._count > 2 * MAX_NODES:
+            raise DocumentError(f"{where}: more than {MAX_NODES} values")
+
+
+_SCALARS = ("int", "float", "bool", "null")
+_STAR_HINT = "; a value that begins with '*' needs quotes"
+
+
+def _is_about_a_star(error: "yaml.MarkedYAMLError") -> bool:
+    return "alias" in f"{error.context} {error.problem}"
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is there twice")
+    return entries
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def read(path: str | Path) -> Node:
+    """Read a file; its name decides between JSON (``.json``) and YAML.
+
+    Raises:
+      DocumentError: If it cannot be read, or is not what its name says.
+    """
+    try:
+        source = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise DocumentError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path}: not UTF-8 at byte {error.start}") from None
+    return Document(str(path), source.removeprefix("\ufeff")).root

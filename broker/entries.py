@@ -1,0 +1,234 @@
+"""Entries: what a definitions file asks for, and how a broker is brought to it.
+
+Law: applying adds, and updates what may be updated; it deletes nothing. Whatever could be refused
+is tried before the first change. Every error names the place the entry came from.
+
+Called by: topology (makes the entries), definitions (tries them, hands them out), app (applies).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from leveret.broker.document import DocumentError, Node
+from leveret.protocol.errors import AMQPError
+
+if TYPE_CHECKING:
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.policy import Policy
+    from leveret.broker.core.users import Permissions, TopicPermissions, User
+    from leveret.broker.core.vhost import VirtualHost
+
+
+class VhostEntry(NamedTuple):
+    """A virtual host."""
+
+    node: Node
+    name: str
+    max_queues: int | None
+
+
+class UserEntry(NamedTuple):
+    """A user; a password in the clear is hashed when it is applied."""
+
+    node: Node
+    user: "User"
+    password: str | None
+
+
+class PermissionEntry(NamedTuple):
+    """What a user may do in a virtual host."""
+
+    node: Node
+    user: str
+    vhost: str
+    permissions: "Permissions"
+
+
+class TopicPermissionEntry(NamedTuple):
+    """Which routing keys a user may use on a topic exchange."""
+
+    node: Node
+    user: str
+    vhost: str
+    exchange: str
+    permissions: "TopicPermissions"
+
+
+class PolicyEntry(NamedTuple):
+    """A policy, or an operator policy."""
+
+    node: Node
+    vhost: str
+    policy: "Policy"
+    operator: bool
+
+
+class ExchangeEntry(NamedTuple):
+    """An exchange."""
+
+    node: Node
+    vhost: str
+    name: str
+    type_name: str
+    durable: bool
+    auto_delete: bool
+    internal: bool
+    arguments: dict[str, object]
+
+    def declare(self, vhost: "VirtualHost") -> None:
+        """Declare it, or raise if it is there and differs."""
+        vhost.declare_exchange(
+            self.name,
+            self.type_name,
+            durable=self.durable,
+            auto_delete=self.auto_delete,
+            internal=self.internal,
+            arguments=self.arguments,
+        )
+
+
+class QueueEntry(NamedTuple):
+    """A queue."""
+
+    node: Node
+    vhost: str
+    name: str
+    durable: bool
+    auto_delete: bool
+    arguments: dict[str, object]
+
+    def declare(self, vhost: "VirtualHost") -> None:
+        """Declare it, or raise if it is there and differs."""
+        vhost.declare_queue(
+            self.name,
+            durable=self.durable,
+            auto_delete=self.auto_delete,
+            arguments=self.arguments,
+        )
+
+
+class BindingEntry(NamedTuple):
+    """A binding whose ends are in the file or predeclared."""
+
+    node: Node
+    vhost: str
+    source: str
+    destination: str
+    kind: Literal["queue", "exchange"]
+    routing_key: str
+    arguments: dict[str, object]
+
+
+class Definitions:
+    """What a file asks for, in the order in which it can be applied.
+
+    Attributes:
+      notes: What an export holds and this broker does nothing with, for the log.
+    """
+
+    def __init__(self) -> None:
+        self.vhosts: list[VhostEntry] = []
+        self.users: list[UserEntry] = []
+        self.permissions: list[PermissionEntry] = []
+        self.topic_permissions: list[TopicPermissionEntry] = []
+        self.policies: list[PolicyEntry] = []
+        self.exchanges: list[ExchangeEntry] = []
+        self.queues: list[QueueEntry] = []
+        self.bindings: list[BindingEntry] = []
+        self.notes: list[str] = []
+
+    def summary(self) -> str:
+        """Return what there is, in one line for people."""
+        names = ("vhosts", "users", "permissions", "policies", "exchanges", "queues", "bindings")
+        counts = [(len(getattr(self, name)), name) for name in names]
+        return ", ".join(f"{count} {name}" for count, name in counts if count) or "nothing"
+
+    def apply(self, broker: "Broker") -> None:
+        """Bring a broker to what the file says, or raise and leave it as it was.
+
+        Raises:
+          DocumentError: If an exchange or queue exists and differs in what cannot change.
+        """
+        self._compare(broker)
+        for entry in self.vhosts:
+            broker.add_vhost(entry.name)
+        self._apply_users(broker)
+        for policy in self.policies:
+            with located(policy.node):
+                vhost = broker.vhosts[policy.vhost]
+                vhost.policies.put(policy.policy, operator=policy.operator)
+        self._declare(broker)
+        for vhost in broker.vhosts.values():
+            vhost.apply_policies()
+        for entry in self.vhosts:
+            if entry.max_queues is not None:
+                broker.vhosts[entry.name].max_queues = entry.max_queues
+
+    def _compare(self, broker: "Broker") -> None:
+        """Raise if something is missing, or exists and differs: declaring it again says in what."""
+        known = {entry.user.name for entry in self.users}
+        rows: list[PermissionEntry | TopicPermissionEntry]
+        rows = [*self.permissions, *self.topic_permissions]
+        for row in rows:
+            if row.user not in known and row.user not in broker.users:
+                raise row.node.error(f"no user '{row.user}'")
+        for exchange in self.exchanges:
+            vhost = broker.vhosts.get(exchange.vhost)
+            if vhost is not None and exchange.name in vhost.exchanges:
+                with located(exchange.node, "; it exists already"):
+                    exchange.declare(vhost)
+        for queue in self.queues:
+            vhost = broker.vhosts.get(queue.vhost)
+            if vhost is not None and queue.name in vhost.queues:
+                with located(queue.node, "; it exists already"):
+                    queue.declare(vhost)
+
+    def _apply_users(self, broker: "Broker") -> None:
+        users = broker.users
+        for entry in self.users:
+            with located(entry.node):
+                if entry.password is not None:
+                    users.add(entry.user.name, entry.password, entry.user.tags)
+                else:
+                    users.put(entry.user)
+        for permission in self.permissions:
+            with located(permission.node):
+                users.set_permissions(permission.user, permission.vhost, permission.permissions)
+        for topic in self.topic_permissions:
+            with located(topic.node):
+                users.set_topic_permissions(
+                    topic.user, topic.vhost, topic.exchange, topic.permissions
+                )
+
+    def _declare(self, broker: "Broker") -> None:
+        first: dict[tuple[str, str, str], Node] = {}
+        both: list[ExchangeEntry | QueueEntry] = [*self.exchanges, *self.queues]
+        for entry in both:
+            kind = "exchange" if isinstance(entry, ExchangeEntry) else "queue"
+            earlier = first.setdefault((kind, entry.vhost, entry.name), entry.node)
+            with located(entry.node, "" if earlier is entry.node else f" (see {earlier.place})"):
+                entry.declare(broker.vhosts[entry.vhost])
+        for binding in self.bindings:
+            vhost = broker.vhosts[binding.vhost]
+            known = vhost.queues if binding.kind == "queue" else vhost.exchanges
+            with located(binding.node):
+                vhost.bind(
+                    binding.source,
+                    known[binding.destination],
+                    binding.routing_key,
+                    binding.arguments,
+                )
+
+
+@contextmanager
+def located(node: Node, more: str = "") -> Iterator[None]:
+    """Turn an error of the core into one that names the place."""
+    try:
+        yield
+    except AMQPError as error:
+        raise node.error(error.text + more) from None
+    except DocumentError:
+        raise
+    except ValueError as error:
+        raise node.error(str(error) + more) from None
