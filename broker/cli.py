@@ -162,9 +162,9 @@ def flags(options: argparse.Namespace) -> dict[str, tuple[str, object]]:
 
 def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     config = load(options.config, environment, flags(options))
-    from leveret.broker import app  # what `--help` and mistakes need not wait for
+    from leveret.broker.app import run  # what `--help` and mistakes need not wait for
 
-    return app.run(config)
+    return run(config)
 
 
 def _check(file: str) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.exchange_methods import check_source, stripped
 from leveret.broker.core.arguments import check_exchange_name
 from leveret.broker.core.vhost import (
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.queue import Queue
 
-REPLY_TO = "amq.rabbitmq.reply-to"
-
 
 def last_queue(channel: Channel, name: str) -> str:
     """Return a queue's name as given; an empty one means the queue declared last."""
@@ -55,7 +54,7 @@ def queue_declare(channel: Channel, method: QueueDeclare) -> None:
     """Make a queue, or check that it is there, and say how full it is."""
     session, vhost = channel.session, channel.session.vhost
     name = stripped(method.queue)
-    if name.startswith(REPLY_TO):
+    if name.startswith(reply_to.PSEUDO_QUEUE):
         _declare_reply_to(channel, name)
         if not method.no_wait:
             channel.reply(QueueDeclareOk(name, 0, 1))
@@ -72,7 +71,7 @@ def queue_declare(channel: Channel, method: QueueDeclare) -> None:
 
 def _declare_reply_to(channel: Channel, name: str) -> None:
     """Answer for direct reply-to: there is no such queue, but it may be asked for."""
-    if name != REPLY_TO:
+    if name != reply_to.PSEUDO_QUEUE and reply_to.find(channel.session, name) is None:
         channel.session.vhost.queue(name)
     channel.last_queue = name
 

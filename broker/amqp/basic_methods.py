@@ -1,0 +1,202 @@
+"""Handlers of basic.* except publish: qos, consume, cancel, get, settle, recover.
+
+Law: settlement of one tag or of many is the same path: entries are taken out of `unacked`,
+then discarded, requeued, or held by the transaction. Errors name what RabbitMQ's name.
+
+Called by: amqp.session, through HANDLERS; `acknowledge_row` for single acks in a row.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from secrets import token_bytes
+from typing import TYPE_CHECKING, TypeAlias
+
+from leveret.broker.amqp import reply_to
+from leveret.broker.amqp.queue_methods import last_queue
+from leveret.broker.core.arguments import check_consumer_arguments
+from leveret.broker.core.consumer import UNLIMITED, Consumer
+from leveret.broker.core.vhost import check_exclusive
+from leveret.protocol.errors import NotAllowed, Unsupported
+from leveret.protocol.methods import (
+    AccessRequest,
+    AccessRequestOk,
+    BasicAck,
+    BasicCancel,
+    BasicCancelOk,
+    BasicConsume,
+    BasicConsumeOk,
+    BasicGet,
+    BasicGetEmpty,
+    BasicGetOk,
+    BasicNack,
+    BasicPublish,
+    BasicQos,
+    BasicQosOk,
+    BasicRecover,
+    BasicRecoverAsync,
+    BasicRecoverOk,
+    BasicReject,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from leveret.broker.amqp.channel import Channel
+    from leveret.broker.core.queue import Queue
+
+    Recover: TypeAlias = BasicRecover | BasicRecoverAsync
+
+
+def qos(channel: Channel, method: BasicQos) -> None:
+    """Limit unacknowledged messages: of the channel, or of each consumer started later."""
+    if method.prefetch_size:
+        raise Unsupported(f"prefetch_size!=0 ({method.prefetch_size})")
+    if method.global_:
+        if method.prefetch_count and not channel.window:
+            channel.window_used = sum(1 for entry in channel.unacked.values() if entry[0].tag)
+        channel.window = method.prefetch_count
+        channel.unpark()
+    else:
+        channel.prefetch_count = method.prefetch_count
+    channel.reply(BasicQosOk())
+
+
+def consume(channel: Channel, method: BasicConsume) -> None:
+    """Start a consumer."""
+    tag = method.consumer_tag or f"amq.ctag-{urlsafe_b64encode(token_bytes(16))[:-2].decode()}"
+    if method.consumer_tag in channel.consumers:
+        raise NotAllowed(f"attempt to reuse consumer tag '{tag}'")
+    if method.queue == reply_to.PSEUDO_QUEUE:
+        _consume_replies(channel, method, tag)
+        return
+    queue = _readable_queue(channel, method.queue)
+    subject = channel.session.vhost.described("queue", queue.name)
+    check_consumer_arguments(method.arguments, subject)
+    check_exclusive(queue, channel.session)
+    queue.check_consumer(method.exclusive)
+    priority = method.arguments.get("x-priority", 0)
+    consumer = Consumer(
+        queue,
+        channel,
+        tag,
+        no_ack=method.no_ack,
+        exclusive=method.exclusive,
+        priority=priority if isinstance(priority, int) else 0,
+        prefetch_count=channel.prefetch_count,
+        arguments=method.arguments,
+    )
+    channel.consumers[tag] = consumer
+    if not method.no_wait:
+        channel.reply(BasicConsumeOk(tag))
+    queue.add_consumer(consumer)
+
+
+def _readable_queue(channel: Channel, name: str) -> Queue:
+    session = channel.session
+    name = last_queue(channel, name)
+    session.check_permission("read", "queue", name)
+    return session.vhost.queue(name)
+
+
+def _consume_replies(channel: Channel, method: BasicConsume, tag: str) -> None:
+    reply_to.consume(channel, tag, method.no_ack)
+    if not method.no_wait:
+        channel.reply(BasicConsumeOk(tag))
+
+
+def cancel(channel: Channel, method: BasicCancel) -> None:
+    """End a consumer; what it has not settled stays with the channel."""
+    consumer = channel.consumers.pop(method.consumer_tag, None)
+    if consumer is not None:
+        consumer.queue.remove_consumer(consumer)
+    elif channel.reply_key and channel.reply_tag == method.consumer_tag:
+        reply_to.cancel(channel)
+    if not method.no_wait:
+        channel.reply(BasicCancelOk(method.consumer_tag))
+
+
+def get(channel: Channel, method: BasicGet) -> None:
+    """Hand out the first ready message of a queue."""
+    queue = _readable_queue(channel, method.queue)
+    check_exclusive(queue, channel.session)
+    found = queue.pop()
+    if found is None:
+        channel.reply(BasicGetEmpty())
+        return
+    position, message, redelivered = found
+    tag = channel.next_tag
+    channel.next_tag += 1
+    if method.no_ack:
+        queue.settle(1, message.size)
+    else:
+        getter = Consumer(queue, channel, "", prefetch_count=1)
+        channel.unacked[tag] = (getter, position, message)
+    publish = message.envelope.method
+    assert isinstance(publish, BasicPublish)
+    channel.send_content(
+        BasicGetOk(tag, redelivered, publish.exchange, publish.routing_key, queue.ready_count),
+        message,
+    )
+
+
+def acknowledge_row(channel: Channel, tags: list[int]) -> None:
+    """Settle single acks that came in a row."""
+    if channel.transaction is not None:
+        for tag in tags:
+            _settle(channel, tag, multiple=False, requeue=False)
+    else:
+        channel.discard(channel.take_row(tags))
+
+
+def ack(channel: Channel, method: BasicAck) -> None:
+    """Settle a message, or all up to it."""
+    _settle(channel, method.delivery_tag, method.multiple, requeue=False)
+
+
+def nack(channel: Channel, method: BasicNack) -> None:
+    """Refuse a message, or all up to it."""
+    _settle(channel, method.delivery_tag, method.multiple, method.requeue)
+
+
+def reject(channel: Channel, method: BasicReject) -> None:
+    """Refuse a message."""
+    _settle(channel, method.delivery_tag, multiple=False, requeue=method.requeue)
+
+
+def _settle(channel: Channel, tag: int, multiple: bool, requeue: bool) -> None:
+    taken = channel.take(tag, multiple)
+    if channel.transaction is not None:
+        channel.transaction.hold_settlement(taken, requeue)
+    elif requeue:
+        channel.requeue(list(taken.values()))
+    else:
+        channel.discard(list(taken.values()))
+
+
+def recover(channel: Channel, method: Recover) -> None:
+    """Put everything unacknowledged of the channel back."""
+    if not method.requeue:
+        raise Unsupported("requeue=false")
+    channel.requeue(list(channel.take(0, True).values()))
+    if isinstance(method, BasicRecover):
+        channel.reply(BasicRecoverOk())
+
+
+def access_request(channel: Channel, method: AccessRequest) -> None:
+    """Answer a method of AMQP 0-8 that some clients still send."""
+    channel.reply(AccessRequestOk(1))
+
+
+HANDLERS: dict[type, Callable[..., None]] = {
+    AccessRequest: access_request,
+    BasicQos: qos,
+    BasicConsume: consume,
+    BasicCancel: cancel,
+    BasicGet: get,
+    BasicAck: ack,
+    BasicNack: nack,
+    BasicReject: reject,
+    BasicRecover: recover,
+    BasicRecoverAsync: recover,
+}

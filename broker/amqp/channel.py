@@ -1,0 +1,251 @@
+"""Channels: delivery tags, prefetch, confirms, and what a transaction holds back.
+
+Law: `unacked` is in order of delivery tags. Each entry is (consumer, position, message); its
+queue and the credit it took are the consumer's. Deliveries are written here and nowhere else.
+
+Called by: amqp handlers, core.queue (deliver).
+"""
+
+from __future__ import annotations
+
+from itertools import repeat, takewhile
+from operator import itemgetter
+from struct import Struct
+from typing import TYPE_CHECKING, TypeAlias
+
+from leveret.broker.amqp import reply_to
+from leveret.broker.core.consumer import Consumer
+from leveret.broker.core.message import Message
+from leveret.protocol.errors import PreconditionFailed
+from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicReturn, Method
+from leveret.protocol.writer import deliver_head, framed, method_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from leveret.broker.amqp.session import Session
+    from leveret.broker.amqp.transaction import Transaction
+    from leveret.broker.core.queue import Queue
+
+Entry: TypeAlias = tuple[Consumer, int, Message]
+
+_tag = Struct(">Q").pack
+_consumer_of = itemgetter(0)
+DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
+
+
+class Channel:
+    """One channel of a session.
+
+    Attributes:
+      unacked: Delivered and not settled, by delivery tag.
+      consumers: Its consumers by tag.
+      parked: Those of them that have no room now.
+      prefetch_count: The limit that consumers started from now on get.
+      window: Unacknowledged messages all its consumers together may have, 0 for any number.
+      window_used: How many they have.
+      is_confirming: Whether confirm.select was sent.
+      publish_seqno: Messages published since then.
+      transaction: What tx.select holds back, if it was sent.
+      last_queue: The queue declared last, for methods that leave the name out.
+      reply_key: The opaque part of its direct reply-to address; "" without a consumer for it.
+      reply_tag: The tag of that consumer.
+    """
+
+    def __init__(self, session: Session, number: int) -> None:
+        self.session = session
+        self.number = number
+        self.outbox = session.outbox
+        self.unacked: dict[int, Entry] = {}
+        self.next_tag = 1
+        self.consumers: dict[str, Consumer] = {}
+        self.parked: dict[Consumer, None] = {}
+        self.prefetch_count = 0
+        self.window = 0
+        self.window_used = 0
+        self.is_confirming = False
+        self.publish_seqno = 0
+        self.confirmed_seqno = 0
+        self.transaction: Transaction | None = None
+        self.last_queue = ""
+        self.reply_key = ""
+        self.reply_tag = ""
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.number} of {self.session!r}>"
+
+    # Out
+
+    def reply(self, method: Method) -> None:
+        """Send a method to the client."""
+        self.outbox.append(method_frame(self.number, method))
+        self.session.touch()
+
+    def send_content(self, method: Method, message: Message) -> None:
+        """Send a method with a message behind it."""
+        self.reply(method)
+        for part in framed(message, self.number, self.session.frame_max):
+            self.outbox.append(part)
+
+    def send_return(self, code: int, text: str, message: Message) -> None:
+        """Send a message back to its publisher."""
+        publish = message.envelope.method
+        assert isinstance(publish, BasicPublish)
+        method = BasicReturn(code, text, publish.exchange, publish.routing_key)
+        self.send_content(method, message)
+
+    def send_confirms(self) -> None:
+        """Confirm everything published so far."""
+        count = self.publish_seqno - self.confirmed_seqno
+        if count and self.is_confirming:
+            self.confirmed_seqno = self.publish_seqno
+            self.reply(BasicAck(self.publish_seqno, count > 1))
+
+    # Deliveries
+
+    def room(self, consumer: Consumer) -> int:
+        """Return how many messages a consumer can take now."""
+        if self.outbox.size >= self.session.outbox_high or not self.session.is_running:
+            return 0
+        if self.window and not consumer.no_ack:
+            return min(consumer.credit, self.window - self.window_used)
+        return consumer.credit
+
+    def deliver(
+        self,
+        consumer: Consumer,
+        positions: Iterable[int],
+        messages: Sequence[Message],
+        redelivered: bool,
+    ) -> None:
+        """Send messages to a consumer, which has room for them."""
+        tag = self.next_tag
+        count = len(messages)
+        self.next_tag = tag + count
+        if not consumer.no_ack:
+            entries = zip(repeat(consumer), positions, messages, strict=False)
+            self.unacked.update(zip(range(tag, tag + count), entries, strict=False))
+            consumer.credit -= count
+            consumer.queue.unacked_count += count
+            self.window_used += count
+        outbox, number, heads, frame_max = (
+            self.outbox,
+            self.number,
+            consumer.heads,
+            self.session.frame_max,
+        )
+        parts = outbox.parts
+        size = 0
+        for message in messages:
+            envelope = message.envelope
+            head = heads.get(envelope.address_size)
+            if head is None:
+                head = deliver_head(number, consumer.tag, envelope.address_size)
+                heads[envelope.address_size] = head
+            address = envelope.readdress if redelivered else envelope.address
+            frames = message.frames
+            if (
+                envelope.channel == number
+                and frames.__class__ is bytes
+                and message.size < frame_max
+            ):
+                parts += (head, _tag(tag), address, frames)
+            else:
+                parts += (head, _tag(tag), address, *framed(message, number, frame_max))
+            size += message.size + message.header_size
+            tag += 1
+        outbox.size += size + count * DELIVERY_OVERHEAD
+        self.session.touch()
+
+    def cancelled(self, consumer: Consumer) -> None:
+        """Forget a consumer whose queue is gone; clients that can be told are told."""
+        self.consumers.pop(consumer.tag, None)
+        if "consumer_cancel_notify" in self.session.capabilities:
+            self.reply(BasicCancel(consumer.tag, True))
+
+    def unpark(self) -> None:
+        """Give those consumers their turns back that have room again."""
+        for consumer in tuple(self.parked):
+            if self.room(consumer) > 0:
+                consumer.queue.unpark(consumer)
+
+    # Settling
+
+    def take(self, tag: int, multiple: bool) -> dict[int, Entry]:
+        """Remove and return the entry of a delivery tag, or all up to it, by tag.
+
+        Raises:
+          PreconditionFailed: There is none.
+        """
+        unacked = self.unacked
+        if multiple and tag == 0:
+            self.unacked = {}
+            return unacked
+        if tag not in unacked:
+            raise PreconditionFailed(f"unknown delivery tag {tag}")
+        tags = list(takewhile(tag.__ge__, unacked)) if multiple else [tag]
+        return dict(zip(tags, map(unacked.pop, tags), strict=True))
+
+    def take_row(self, tags: list[int]) -> list[Entry]:
+        """Remove and return the entries of several delivery tags.
+
+        Raises:
+          PreconditionFailed: One is unknown; those before it are settled.
+        """
+        pop = self.unacked.pop
+        entries: list[Entry] = []
+        try:
+            entries.extend(map(pop, tags))
+        except KeyError:
+            # extend keeps what it got: the next one is the unknown one
+            unknown = tags[len(entries)]
+            self.discard(entries)
+            raise PreconditionFailed(f"unknown delivery tag {unknown}") from None
+        return entries
+
+    def discard(self, entries: list[Entry]) -> None:
+        """Forget settled messages and give their credit back."""
+        if not entries:
+            return
+        consumers = set(map(_consumer_of, entries))
+        if len(consumers) == 1:
+            (consumer,) = consumers
+            consumer.queue.settle(len(entries), sum([entry[2].size for entry in entries]))
+            self._give_back(consumer, len(entries))
+        else:
+            for consumer, _, message in entries:
+                consumer.queue.settle(1, message.size)
+                self._give_back(consumer, 1)
+        if self.parked:
+            self.unpark()
+
+    def requeue(self, entries: list[Entry]) -> None:
+        """Put unsettled messages back where they were."""
+        by_queue: dict[Queue, list[tuple[int, Message]]] = {}
+        for consumer, position, message in entries:
+            by_queue.setdefault(consumer.queue, []).append((position, message))
+            self._give_back(consumer, 1)
+        for queue, returned in by_queue.items():
+            queue.requeue(returned)
+        if self.parked:
+            self.unpark()
+
+    def _give_back(self, consumer: Consumer, count: int) -> None:
+        consumer.credit += count
+        if consumer.tag:
+            self.window_used -= count
+
+    def close(self) -> None:
+        """Let go of everything: consumers leave, what is unacked returns to its queue."""
+        self.send_confirms()
+        self.is_confirming = False
+        self.session.channels.pop(self.number, None)
+        self.transaction = None
+        for consumer in tuple(self.consumers.values()):
+            consumer.queue.remove_consumer(consumer)
+        self.consumers.clear()
+        entries = list(self.unacked.values())
+        self.unacked.clear()
+        self.requeue(entries)
+        if self.reply_key:
+            reply_to.cancel(self)

@@ -1,0 +1,202 @@
+"""Publishing: what happens to a message before it is in its queues.
+
+Law: the common message (nothing to check in its properties, a route known already) costs one
+look-up and one append a queue. All others take the careful way, which checks in RabbitMQ's
+order: permission, exchange, internal, reply-to, expiration, CC and BCC, topic permission, user.
+
+Called by: amqp.session (rows of contents), amqp.transaction (on commit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from leveret.broker.amqp import reply_to
+from leveret.broker.core.exchange import route
+from leveret.broker.core.message import Message
+from leveret.protocol.constants import (
+    HAS_EXPIRATION,
+    HAS_HEADERS,
+    HAS_REPLY_TO,
+    HAS_USER_ID,
+    NO_ROUTE,
+)
+from leveret.protocol.errors import AccessRefused, CommandInvalid, PreconditionFailed, Unsupported
+from leveret.protocol.methods import BasicPublish
+
+if TYPE_CHECKING:
+    from leveret.broker.amqp.channel import Channel
+    from leveret.broker.amqp.session import Session
+    from leveret.broker.core.exchange import Exchange
+    from leveret.broker.core.queue import Queue
+    from leveret.protocol.content import Content, Envelope
+    from leveret.protocol.properties import Properties
+
+LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
+# Appends after which the clock is looked at.
+WORK = 2000
+MAX_EXPIRATION_MS = 315_360_000_000  # ten years, as in RabbitMQ
+
+
+def publish(
+    channel: Channel, contents: Sequence[Content], start: int, out_of_time: Callable[[], bool]
+) -> int:
+    """Put a row of messages into their queues; return how far it came within its time."""
+    session = channel.session
+    routes = session.routes.current()
+    touched = session.broker.batch.touched
+    is_plain = channel.transaction is None
+    work = 0
+    index = start
+    try:
+        for index in range(start, len(contents)):
+            message = contents[index]
+            found = routes.get(message.envelope)
+            flags = message.flags & LOOK_AT
+            if (
+                found is not None
+                and is_plain
+                and (not flags or (flags == HAS_HEADERS and not _may_have_copies(message)))
+            ):
+                for queue in found:
+                    if not queue.incoming:
+                        touched[queue] = None
+                    queue.incoming.append(cast(Message, message))
+                    work += 1
+            else:
+                work += 1 + _publish_carefully(channel, cast(Message, message), routes)
+            if work > WORK:
+                work = 0
+                if out_of_time():
+                    break
+        index += 1
+    finally:
+        if channel.is_confirming:
+            channel.publish_seqno += index - start
+            session.broker.batch.confirming[channel] = None
+    return index
+
+
+def _may_have_copies(message: Content) -> bool:
+    """Whether the octets of CC are in the header; BCC contains them."""
+    frames = message.frames
+    if isinstance(frames, tuple):
+        return b"CC" in frames[0]
+    return frames.find(b"CC", 7, 7 + message.header_size) >= 0
+
+
+def _publish_carefully(
+    channel: Channel, message: Message, routes: dict[Envelope, tuple[Queue, ...]]
+) -> int:
+    """Check a message, find its queues, put it into them; return how many they are."""
+    session = channel.session
+    method = message.envelope.method
+    if not isinstance(method, BasicPublish):
+        raise CommandInvalid("unimplemented method")
+    if method.immediate:
+        raise Unsupported("immediate=true")
+    exchange = _check_exchange(session, method.exchange)
+    flags = message.flags & LOOK_AT
+    keys: Sequence[str] = (method.routing_key,)
+    has_copies = bool(flags) and _may_have_copies(message)
+    if flags & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) or has_copies:
+        message, keys = _check_properties(channel, message, keys, has_copies)
+    if exchange.type.checks_topic:
+        for key in keys:
+            session.check_topic_permission("write", exchange.name, key)
+    if flags & HAS_USER_ID:
+        _check_user(session, message.properties)
+    if not exchange.name and keys[0].startswith(reply_to.PREFIX):
+        # at most once and never queued: a requester that is gone is not an error
+        if not reply_to.deliver(session, keys[0], message) and method.mandatory:
+            channel.send_return(NO_ROUTE, "NO_ROUTE", message)
+        return 0
+    found = route(exchange, keys)
+    if found.depends_on_headers:
+        found = route(exchange, keys, message.properties.headers or {})
+    elif len(keys) == 1 and not method.mandatory:
+        routes[message.envelope] = found.queues
+    if channel.transaction is not None:
+        channel.transaction.hold_publish(message, found.queues, method.mandatory)
+    else:
+        place(channel, message, found.queues, method.mandatory)
+    return len(found.queues)
+
+
+def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
+    """Put a message into its queues, or send it back if there are none and it must not be lost."""
+    if mandatory and not queues:
+        channel.send_return(NO_ROUTE, "NO_ROUTE", message)
+    touched = channel.session.broker.batch.touched
+    for queue in queues:
+        if not queue.deleted:
+            queue.incoming.append(message)
+            touched[queue] = None
+
+
+def _check_exchange(session: Session, name: str) -> Exchange:
+    session.check_permission("write", "exchange", name)
+    exchange = session.vhost.exchange(name)
+    if exchange.internal:
+        raise AccessRefused(
+            f"cannot publish to internal exchange '{name}' in vhost '{session.vhost.name}'"
+        )
+    return exchange
+
+
+def _check_properties(
+    channel: Channel, message: Message, keys: Sequence[str], has_copies: bool
+) -> tuple[Message, Sequence[str]]:
+    """Check properties that change where a message goes or whether it is accepted."""
+    properties = message.properties
+    if properties.reply_to == reply_to.PSEUDO_QUEUE:
+        message = reply_to.rewrite(channel, message)
+    if properties.expiration is not None:
+        _check_expiration(properties.expiration)
+    if not has_copies or not properties.headers:
+        return message, keys
+    headers = dict(properties.headers)
+    copies = _copies(headers, "CC")
+    blind_copies = _copies(headers, "BCC")
+    if "BCC" in headers:
+        del headers["BCC"]
+        message = message.with_headers(headers)
+    return message, (*keys, *copies, *blind_copies)
+
+
+def _check_expiration(text: str) -> None:
+    # RabbitMQ reads it as Erlang's string:to_integer/1 does
+    digits = text.removeprefix("+") if text[:1] == "+" else text
+    if not digits.isascii() or not digits.lstrip("-").isdigit():
+        number = digits.lstrip("-")
+        lead = len(number) - len(number.lstrip("0123456789"))
+        reason = "no_integer" if not lead else f'{{leftover_string,"{number[lead:]}"}}'
+        raise PreconditionFailed(f"invalid expiration '{text}': {reason}")
+    value = int(digits)
+    if value < 0:
+        raise PreconditionFailed(f"invalid expiration '{text}': {{value_negative,{value}}}")
+    if value > MAX_EXPIRATION_MS:
+        raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_big,{value}}}")
+
+
+def _copies(headers: Mapping[str, object], name: str) -> list[str]:
+    value = headers.get(name)
+    if value is None and name not in headers:
+        return []
+    if not isinstance(value, list):
+        raise PreconditionFailed(
+            f"invalid message: {{unacceptable_type_in_header,{name},...}}"
+            if value is None
+            else f"invalid message: header '{name}' is not an array"
+        )
+    return [key for key in value if isinstance(key, str)]
+
+
+def _check_user(session: Session, properties: Properties) -> None:
+    claimed, user = properties.user_id, session.user
+    assert user is not None
+    if claimed is not None and claimed != user.name and "impersonator" not in user.tags:
+        raise PreconditionFailed(
+            f"user_id property set to '{claimed}' but authenticated user was '{user.name}'"
+        )

@@ -1,0 +1,448 @@
+"""Sessions: the broker's side of one client connection.
+
+Law: commands come in, handlers run, octets pile up in the outbox; nothing awaits. Errors are
+caught here and nowhere else: a soft one ends its channel, a hard one (or any on channel 0) the
+connection, anything unforeseen the connection with 541.
+
+Called by: server.connection (receive, run, flush, close), server.timers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from leveret.broker.amqp import (
+    basic_methods,
+    confirm_tx_methods,
+    connection_methods,
+    exchange_methods,
+    queue_methods,
+)
+from leveret.broker.amqp.channel import Channel
+from leveret.broker.amqp.outbox import Outbox
+from leveret.broker.amqp.publish import publish
+from leveret.broker.core.message import Message
+from leveret.protocol.connection import Connection
+from leveret.protocol.errors import (
+    AccessRefused,
+    AMQPError,
+    ChannelException,
+    CommandInvalid,
+    InternalError,
+    PreconditionFailed,
+)
+from leveret.protocol.handshake import Role, State
+from leveret.protocol.methods import (
+    BasicAck,
+    ChannelClose,
+    ChannelCloseOk,
+    ChannelOpen,
+    ConnectionBlocked,
+    ConnectionClose,
+    ConnectionCloseOk,
+    ConnectionTune,
+    ConnectionUnblocked,
+    Method,
+)
+from leveret.protocol.reader import Acks, Command, Contents, Oversized, Reader
+
+if TYPE_CHECKING:
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.routes import Routes
+    from leveret.broker.core.users import Permission, User
+    from leveret.broker.core.vhost import VirtualHost
+
+HANDLERS: dict[type, Callable[..., None]] = {
+    **basic_methods.HANDLERS,
+    **confirm_tx_methods.HANDLERS,
+    **connection_methods.HANDLERS,
+    **exchange_methods.HANDLERS,
+    **queue_methods.HANDLERS,
+}
+
+
+class Writer(Protocol):
+    """What a session asks of its socket."""
+
+    def write_now(self, parts: list[bytes]) -> list[bytes]:
+        """Send what the peer takes without waiting; return the rest."""
+
+    def start_writing(self) -> None:
+        """Have the outbox emptied as the peer reads, calling `written` after each piece."""
+
+    def close(self) -> None:
+        """Close the socket at once."""
+
+    def unblock(self) -> None:
+        """Go on with what waits for the end of an alarm."""
+
+
+class Session:
+    """One client connection.
+
+    Attributes:
+      user: Who logged in.
+      vhost: Where; None until connection.open.
+      routes: The memo of routes of its user in its virtual host.
+      capabilities: What the client told it understands.
+      is_running: Whether deliveries may be sent.
+      is_ended: Whether the socket is to be closed once the outbox is empty.
+      is_hung_up: Whether it is to be closed without a word, after a pause that slows guessing.
+      is_blocked: Whether its publishes wait for an alarm to end.
+      is_writing: Whether a writer empties the outbox because the peer is slow.
+      closing_since: When the connection began to close, in `broker.now`; None before.
+    """
+
+    def __init__(
+        self, broker: Broker, writer: Writer, *, peer: str = "", is_loopback: bool = True
+    ) -> None:
+        limits = broker.limits
+        self.broker = broker
+        self.writer = writer
+        self.peer = peer
+        self.is_loopback = is_loopback
+        self.outbox = Outbox()
+        self.outbox_high = limits.outbox_high
+        self.connection = Connection(
+            Role.SERVER,
+            offer=ConnectionTune(limits.channel_max, limits.frame_max, limits.heartbeat),
+            max_message_size=limits.max_message_size,
+            reader=Reader(Message, broker.envelopes),
+        )
+        self.user: User | None = None
+        self.vhost: VirtualHost = None  # type: ignore[assignment]
+        self.channels: dict[int, Channel] = {}
+        self.client_properties: Mapping[str, object] = {}
+        self.capabilities: frozenset[str] = frozenset()
+        self.opened_at = broker.now
+        self.closing_since: int | None = None
+        self.is_running = False
+        self.is_ended = False
+        self.is_hung_up = False
+        self.is_blocked = False
+        self.is_writing = False
+        self.octets_in = 0
+        self.octets_out = 0
+        self.reason = "the client closed the socket"
+        self._routes: Routes | None = None
+        self._closing: set[int] = set()  # channels that were closed and not confirmed yet
+        self._commands: list[tuple[int, Command]] = []
+        self._index = 0
+        self._start = 0
+        self._is_greeted = False
+        broker.sessions[self] = None
+
+    def __repr__(self) -> str:
+        name = self.user.name if self.user is not None else "?"
+        return f"<Session {name}@{self.peer or '?'}>"
+
+    @property
+    def name(self) -> str:
+        """The name a client gives its connection, for people."""
+        name = self.client_properties.get("connection_name")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def frame_max(self) -> int:
+        """The negotiated limit of frames."""
+        return self.connection.frame_max or 0xFFFFFFFF
+
+    @property
+    def routes(self) -> Routes:
+        """The memo of routes, shared by all sessions of this user in this virtual host."""
+        if self._routes is None:
+            assert self.user is not None
+            self._routes = self.broker.routes(self.vhost, self.user.name)
+        return self._routes
+
+    # In
+
+    def receive(self, chunk: bytes) -> None:
+        """Take in octets; `run` handles what they say."""
+        self.octets_in += len(chunk)
+        commands = self.connection.receive_data(chunk)
+        if not self._is_greeted:
+            self._greet()
+        self._commands = self._commands[self._index :] + commands if self._commands else commands
+        self._index = 0
+
+    def _greet(self) -> None:
+        connection = self.connection
+        if connection.reply:
+            self.outbox.append(connection.reply)
+            self.reason = connection.hint or "wrong protocol header"
+            self.broker.events.emit("handshake.failed", session=self, reason=self.reason)
+            self._end()
+        elif connection.is_greeted:
+            self._is_greeted = True
+            connection_methods.start(self)
+
+    def run(self, out_of_time: Callable[[], bool]) -> bool:
+        """Handle what came in; return False if some of it is left for the next slice.
+
+        What is left may also wait for the end of an alarm: then `is_blocked` is set.
+        """
+        commands = self._commands
+        while self._index < len(commands):
+            number, command = commands[self._index]
+            try:
+                done = self._handle(number, command, out_of_time)
+            except AMQPError as problem:
+                done = True
+                self.fail(number, problem, command)
+            except Exception as problem:  # a fault of ours must not end the process
+                done = True
+                self.broker.events.emit("session.crashed", session=self, error=problem)
+                self.fail(0, InternalError("INTERNAL_ERROR"), command)
+            if not done:
+                return False
+            self._index += 1
+            if out_of_time() and self._index < len(commands):
+                return False
+        self._commands = []
+        self._index = 0
+        return True
+
+    def _handle(self, number: int, command: Command, out_of_time: Callable[[], bool]) -> bool:
+        """Handle a command; return False if it is not done yet."""
+        channel = self.channels.get(number)
+        kind = type(command)
+        if channel is not None:
+            if kind is Contents:
+                return self._publish(channel, command, out_of_time)  # type: ignore[arg-type]
+            if kind is Acks:
+                basic_methods.acknowledge_row(channel, command)  # type: ignore[arg-type]
+                return True
+            handler = HANDLERS.get(kind)
+            if handler is not None:
+                handler(channel, command)
+                return True
+        self._handle_rare(number, command)
+        return True
+
+    def _handle_rare(self, number: int, command: Command) -> None:
+        """Handle what is not for an open channel, or has no handler."""
+        if isinstance(command, AMQPError):
+            raise command
+        if self.is_ended or (
+            self.closing_since is not None
+            and not isinstance(command, ConnectionClose | ConnectionCloseOk)
+        ):
+            return
+        if number == 0:
+            self._handle_connection(command)
+        elif number in self._closing:
+            if isinstance(command, ChannelCloseOk):
+                self._closing.discard(number)
+            elif isinstance(command, ChannelClose):
+                self._send(number, ChannelCloseOk())
+        elif number not in self.channels:
+            if not isinstance(command, ChannelOpen):
+                raise connection_methods.channel_not_open(_method_of(command))
+            connection_methods.channel_open(self, number)
+        elif isinstance(command, Oversized):
+            limit = self.connection.reader.max_message_size
+            raise PreconditionFailed(
+                f"message size {command.size} is larger than configured max size {limit}"
+            )
+        else:
+            raise CommandInvalid("unimplemented method")
+
+    def _handle_connection(self, command: Command) -> None:
+        handler = connection_methods.CONNECTION_HANDLERS.get(type(command))
+        if handler is None:
+            raise self.connection.unexpected(_method_of(command))
+        handler(self, command)
+        if (
+            not self.is_running
+            and self.vhost is not None
+            and self.connection.state is State.RUNNING
+        ):
+            self.is_running = True
+            self.broker.events.emit("connection.opened", session=self)
+
+    def _publish(
+        self, channel: Channel, contents: Contents, out_of_time: Callable[[], bool]
+    ) -> bool:
+        if self.broker.blocked and not self._may_publish():
+            return False
+        self._start = publish(channel, contents, self._start, out_of_time)
+        if self._start < len(contents):
+            return False
+        self._start = 0
+        return True
+
+    # Alarms
+
+    def _may_publish(self) -> bool:
+        """Block at the first publish during an alarm (RabbitMQ's rule)."""
+        if not self.is_blocked:
+            self.is_blocked = True
+            self.connection.is_reading = False
+            if "connection.blocked" in self.capabilities:
+                self.reply(ConnectionBlocked(self.broker.blocked))
+        return False
+
+    def unblock(self) -> None:
+        """Let publishes go on: the alarm is over."""
+        if self.is_blocked:
+            self.is_blocked = False
+            self.connection.is_reading = True
+            self.writer.unblock()
+            if "connection.blocked" in self.capabilities and self.is_running:
+                self.reply(ConnectionUnblocked())
+
+    # Out
+
+    def touch(self) -> None:
+        """Have the outbox flushed at the end of the slice."""
+        self.broker.batch.flushing[self] = None
+
+    def reply(self, method: Method) -> None:
+        """Send a method on channel 0."""
+        self.outbox.append(self.connection.send(0, method))
+        if isinstance(method, ConnectionCloseOk):
+            self._end()
+        self.touch()
+
+    def _send(self, number: int, method: Method) -> None:
+        self.outbox.append(self.connection.send(number, method))
+        self.touch()
+
+    def flush(self) -> None:
+        """Write what waits, as far as the peer takes it now."""
+        if self.is_writing or not self.outbox.parts:
+            return
+        self.octets_out += self.outbox.size
+        self.connection.has_sent = True
+        unsent = self.writer.write_now(self.outbox.take())
+        if unsent:
+            self.outbox.put_back(unsent)
+            self.is_writing = True
+            self.writer.start_writing()
+        else:
+            self.written()
+
+    def written(self) -> None:
+        """Give consumers their turns back if the peer has read enough."""
+        if self.outbox.size <= self.broker.limits.outbox_low:
+            for channel in self.channels.values():
+                if channel.parked:
+                    channel.unpark()
+
+    # Permissions
+
+    def check_permission(self, permission: Permission, kind: str, name: str) -> None:
+        """Raise `AccessRefused` if the user lacks a permission on a queue or exchange."""
+        user, vhost = self.user, self.vhost
+        assert user is not None
+        if not self.broker.users.check(user.name, vhost.name, permission, name):
+            shown = name or "amq.default"
+            raise AccessRefused(
+                f"{permission} access to {kind} '{shown}' in vhost '{vhost.name}' "
+                f"refused for user '{user.name}'"
+            )
+
+    def check_topic_permission(
+        self, permission: Permission, exchange: str, routing_key: str
+    ) -> None:
+        """Raise `AccessRefused` if the user may not use a routing key on a topic exchange."""
+        user, vhost = self.user, self.vhost
+        assert user is not None
+        users = self.broker.users
+        if not users.check_topic(user.name, vhost.name, exchange, permission, routing_key):  # type: ignore[arg-type]
+            raise AccessRefused(
+                f"{permission} access to topic '{routing_key}' in exchange '{exchange}' "
+                f"in vhost '{vhost.name}' refused for user '{user.name}'"
+            )
+
+    # The end
+
+    def open_channel(self, number: int) -> Channel:
+        """Add a channel."""
+        channel = self.channels[number] = Channel(self, number)
+        return channel
+
+    def fail(self, number: int, problem: AMQPError, command: Command | None = None) -> None:
+        """End a channel or the connection because of an error."""
+        if not problem.class_id and command is not None and not isinstance(command, AMQPError):
+            method = _method_of(command)
+            problem.class_id, problem.method_id = method.class_id, method.method_id
+        is_soft = isinstance(problem, ChannelException) and number != 0
+        self.broker.events.emit(
+            "channel.failed" if is_soft else "connection.failed",
+            session=self,
+            channel=number,
+            error=problem,
+        )
+        if self.closing_since is not None or self.is_ended:
+            self._end()
+            return
+        close = (problem.code, problem.reply_text, problem.class_id, problem.method_id)
+        self._start = 0
+        if is_soft:
+            channel = self.channels.get(number)
+            if channel is not None:
+                channel.close()
+            self._closing.add(number)
+            self._send(number, ChannelClose(*close))
+            return
+        self.reason = problem.reply_text
+        self.release()
+        self.closing_since = self.broker.now
+        if self.connection.state is State.PRE_INIT:
+            self._end()
+        else:
+            self.reply(ConnectionClose(*close))
+
+    def hang_up(self, reason: str) -> None:
+        """Close the socket without a word, after a pause."""
+        self.reason = reason
+        self.is_hung_up = True
+        self.closing_since = self.broker.now
+
+    def _end(self) -> None:
+        self.is_ended = True
+        self.touch()
+
+    def release(self) -> None:
+        """Let go of all the client holds: channels, consumers, exclusive queues."""
+        for channel in tuple(self.channels.values()):
+            channel.close()
+        if self.vhost is not None:
+            for queue in self.vhost.owned_by(self):
+                self.vhost.delete_queue(queue)
+        self.is_running = False
+
+    def close(self, reason: str = "") -> None:
+        """End the session; what was written before is still sent."""
+        if reason:
+            self.reason = reason
+        self.release()
+        self._end()
+
+    def abort(self, reason: str) -> None:
+        """Close the socket without a word."""
+        self.reason = reason
+        self.is_ended = True
+        self.writer.close()
+
+    def forget(self) -> None:
+        """Leave the broker: the socket is closed."""
+        self.close()
+        if self.broker.sessions.pop(self, self) is None:
+            self.broker.events.emit("connection.closed", session=self, reason=self.reason)
+        self.broker.batch.flushing.pop(self, None)
+        self.unblock()
+
+
+def _method_of(command: Command) -> Method:
+    """Return the method that a command is or starts with."""
+    if isinstance(command, Method):
+        return command
+    if isinstance(command, Contents):
+        return command[0].envelope.method
+    if isinstance(command, Oversized):
+        return command.method
+    return BasicAck(0)

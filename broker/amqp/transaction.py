@@ -1,0 +1,57 @@
+"""Transactions: what a channel in tx mode holds back until tx.commit.
+
+Law: publishes are checked and routed when they come, placed on commit; acknowledged messages
+stay this channel's until then. A rollback makes them unacknowledged again, it requeues nothing.
+
+Called by: amqp.publish, amqp.basic_methods (settle), amqp.confirm_tx_methods.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leveret.broker.amqp.publish import place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from leveret.broker.amqp.channel import Channel, Entry
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+
+
+class Transaction:
+    """The open transaction of one channel."""
+
+    __slots__ = ("_publishes", "_settlements", "_tags")
+
+    def __init__(self) -> None:
+        self._publishes: list[tuple[Message, Sequence[Queue], bool]] = []
+        self._settlements: list[tuple[list[Entry], bool]] = []
+        self._tags: dict[int, Entry] = {}
+
+    def hold_publish(self, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
+        """Hold a checked and routed message."""
+        self._publishes.append((message, queues, mandatory))
+
+    def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
+        """Hold settled entries, by delivery tag."""
+        self._settlements.append((list(tags.values()), requeue))
+        self._tags.update(tags)
+
+    def commit(self, channel: Channel) -> None:
+        """Carry out what was held, publishes first, and start anew."""
+        publishes, settlements = self._publishes, self._settlements
+        self.__init__()  # type: ignore[misc]
+        for message, queues, mandatory in publishes:
+            place(channel, message, queues, mandatory)
+        for entries, requeue in settlements:
+            if requeue:
+                channel.requeue(entries)
+            else:
+                channel.discard(entries)
+
+    def rollback(self, channel: Channel) -> None:
+        """Drop held publishes, make held settlements unacknowledged again, start anew."""
+        channel.unacked = dict(sorted((channel.unacked | self._tags).items()))
+        self.__init__()  # type: ignore[misc]

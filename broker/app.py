@@ -1,0 +1,220 @@
+"""The application: builds the objects in order, opens the one nursery, stops in reverse order.
+
+Law: whatever cannot work (a bad file, a port in use) fails before the first listener accepts.
+
+Called by: cli (run), tests (serve).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, cast
+
+import structlog
+import trio
+
+from leveret.broker import __version__, logs
+from leveret.broker.config import available_memory
+from leveret.broker.core.broker import Broker, Limits
+from leveret.broker.reports import subscribe
+from leveret.broker.server import alarms, listener, timers
+from leveret.broker.server.turns import Turns
+from leveret.protocol.errors import AMQPError, ConnectionForced
+
+if TYPE_CHECKING:
+    from leveret.broker.amqp.session import Session
+    from leveret.broker.config import Config
+
+# Seconds that peers have at shutdown to take what waits for them and to say close-ok.
+STOP_TIMEOUT = 5
+# Young objects before a collection. Messages hold no cycles, so collecting them is in vain: the
+# default of 700 doubles the cost of a message when many are queued. Older generations never run
+# by themselves.
+GC_THRESHOLD = (50_000, 1_000_000, 1_000_000)
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The broker cannot start; the text is one line for its operator."""
+
+
+def build(config: Config) -> Broker:
+    """Return a broker with its topology.
+
+    Raises:
+      StartError: The topology cannot be used.
+    """
+    broker = Broker(
+        Limits(
+            frame_max=config.limits.frame_max,
+            channel_max=config.limits.channel_max,
+            heartbeat=config.limits.heartbeat,
+            max_message_size=config.limits.max_message_size,
+            outbox_high=config.outbox.high,
+            outbox_low=config.outbox.low,
+            max_connections=config.limits.connections or None,
+        ),
+        loopback_users=config.loopback_users,
+        product=config.announce.product,
+        version=config.announce.version,
+        node=f"leveret@{socket.gethostname()}",
+    )
+    subscribe(broker)
+    broker.add_defaults(config.default_user, config.default_password, config.default_vhost)
+    if config.topology is not None:
+        from leveret.broker import definitions
+        from leveret.broker.document import DocumentError
+
+        try:
+            definitions.load(
+                config.topology,
+                default_vhost=config.default_vhost,
+                default_user=config.default_user,
+            ).apply(broker)
+        except (DocumentError, AMQPError) as problem:
+            raise StartError(str(problem)) from None
+    return broker
+
+
+def listen(config: Config) -> list[socket.socket]:
+    """Bind all listeners.
+
+    Raises:
+      StartError: An address cannot be used.
+    """
+    bound: list[socket.socket] = []
+    for address in config.listeners.amqp:
+        try:
+            if address.path is not None:
+                bound.append(listener.listen_unix(address.path))
+            else:
+                bound += listener.listen_tcp(address.host, address.port)
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            raise StartError(f"cannot listen on {address}: {reason}") from None
+    return bound
+
+
+def _shown(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def _now() -> int:
+    return int(trio.current_time() * 1000)
+
+
+async def serve(
+    broker: Broker,
+    bound: list[socket.socket],
+    config: Config,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve clients until cancelled, then tell them and close.
+
+    `task_status` starts when all listeners accept.
+    """
+    turns = Turns(broker, _now)
+    broker.now = _now()
+    limit = config.memory.limit
+    octets = int(limit if limit > 1 else limit * available_memory())
+    alarm = alarms.MemoryAlarm(broker, octets, config.memory.resume)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.go_on)
+        nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
+        nursery.start_soon(alarms.watch, alarm, turns)
+        for one in bound:
+            nursery.start_soon(listener.accept, one, turns, nursery)
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            _close_listeners(bound)
+            with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT):
+                await _say_goodbye(broker, turns)
+            nursery.cancel_scope.cancel()
+
+
+def _close_listeners(bound: list[socket.socket]) -> None:
+    for one in bound:
+        name = one.getsockname()
+        trio.lowlevel.notify_closing(one)
+        one.close()
+        if isinstance(name, str):
+            os.unlink(name)
+
+
+async def _say_goodbye(broker: Broker, turns: Turns) -> None:
+    """Close every connection with 320 and wait until the peers have taken it."""
+    sessions = cast("dict[Session, None]", broker.sessions)
+    for session in tuple(sessions):
+        session.unblock()
+        session.fail(
+            0,
+            ConnectionForced("broker forced connection closure with reason 'shutdown'"),
+        )
+    turns.finish()
+    while sessions:
+        await trio.sleep(0.01)
+
+
+async def _run(broker: Broker, bound: list[socket.socket], config: Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, broker, bound, config)
+            gc.collect()
+            gc.freeze()
+            print(f"leveret ready amqp={','.join(map(_shown, bound))} management=off", flush=True)
+            _notify("READY=1")
+            async for number in signals:
+                log.info("server.stopping", signal=signal.Signals(number).name)
+                _notify("STOPPING=1")
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                nursery.cancel_scope.cancel()
+                break
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it asked (sd_notify)."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        address = "\0" + path[1:] if path.startswith("@") else path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            try:
+                notifier.sendto(state.encode(), address)
+            except OSError as problem:
+                log.warning("notify.failed", reason=problem.strerror)
+
+
+def run(config: Config) -> int:
+    """Run the broker until it is told to stop; return the exit status."""
+    logs.configure(config.log.format, config.log.level, version=__version__)
+    try:
+        broker = build(config)
+        bound = listen(config)
+    except StartError as problem:
+        print(f"leveret: {problem}", file=sys.stderr)
+        return 2
+    if not config.in_memory:
+        log.warning(
+            "storage.absent",
+            data_dir=str(config.data_dir),
+            reason="messages are kept in memory and do not survive a restart",
+        )
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.set_threshold(*GC_THRESHOLD)
+    sys.setswitchinterval(0.0001)
+    trio.run(_run, broker, bound, config)
+    log.info("server.stopped")
+    return 0

@@ -1,0 +1,123 @@
+"""Broker: the root object that everything receives.
+
+Law: all state hangs here and changes only synchronously. Time is a field.
+
+Called by: app (builds it), amqp.session, server, management, tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from leveret.broker.core.batch import Batch
+from leveret.broker.core.events import Events
+from leveret.broker.core.routes import Routes
+from leveret.broker.core.users import Permissions, Users
+from leveret.broker.core.vhost import VirtualHost
+from leveret.protocol.constants import (
+    DEFAULT_CHANNEL_MAX,
+    DEFAULT_FRAME_MAX,
+    DEFAULT_HEARTBEAT,
+    DEFAULT_MAX_MESSAGE_SIZE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from leveret.broker.core.batch import Peer
+    from leveret.broker.core.consumer import Target
+    from leveret.protocol.content import Envelope
+
+# Announced because clients choose behaviour by it: kombu uses channel-wide prefetch, which
+# Celery's ETA tasks need, for RabbitMQ 3.3 up to 4.0.
+ANNOUNCED_PRODUCT = "RabbitMQ"
+ANNOUNCED_VERSION = "3.13.7"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection may ask for, and what a peer may leave unread.
+
+    Attributes:
+      heartbeat: Seconds, proposed to clients.
+      outbox_high: Unsent octets above which a peer gets no more deliveries.
+      outbox_low: Unsent octets below which it gets them again.
+      max_connections: None for any number.
+    """
+
+    frame_max: int = DEFAULT_FRAME_MAX
+    channel_max: int = DEFAULT_CHANNEL_MAX
+    heartbeat: int = DEFAULT_HEARTBEAT
+    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE
+    outbox_high: int = 1 << 20
+    outbox_low: int = 1 << 18
+    max_connections: int | None = None
+
+
+class Broker:
+    """Virtual hosts, users, and what the current slice has caused.
+
+    Attributes:
+      now: Milliseconds of a clock that never goes back; set at the start of each slice.
+      envelopes: Decoded publish methods, shared by all connections' readers.
+      blocked: Why publishers are blocked ("low on memory"), empty when they are not.
+      sessions: The open client connections.
+      reply_channels: Channels that wait for direct replies, by the key in their address.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        loopback_users: Iterable[str] = ("guest",),
+        product: str = ANNOUNCED_PRODUCT,
+        version: str = ANNOUNCED_VERSION,
+        node: str = "leveret@localhost",
+    ) -> None:
+        self.limits = Limits() if limits is None else limits
+        self.product = product
+        self.version = version
+        self.node = node
+        self.now = 0
+        self.batch = Batch()
+        self.events = Events()
+        self.users = Users(loopback_users)
+        self.vhosts: dict[str, VirtualHost] = {}
+        self.envelopes: dict[bytes, Envelope] = {}
+        self.sessions: dict[Peer, None] = {}
+        self.blocked = ""
+        self.reply_channels: dict[str, Target] = {}
+        self._routes: dict[tuple[str, str], Routes] = {}
+
+    def add_vhost(self, name: str) -> VirtualHost:
+        """Return the virtual host, made now or before."""
+        vhost = self.vhosts.get(name)
+        if vhost is None:
+            vhost = self.vhosts[name] = VirtualHost(self, name)
+            self.events.emit("vhost.created", vhost=vhost)
+        return vhost
+
+    def add_defaults(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> None:
+        """Make what an empty RabbitMQ has: a virtual host, and an administrator in it."""
+        self.add_vhost(vhost)
+        self.users.add(user, password, ("administrator",))
+        self.users.set_permissions(user, vhost, Permissions(".*", ".*", ".*"))
+
+    def routes(self, vhost: VirtualHost, user: str) -> Routes:
+        """Return the memo of routes of a user in a virtual host."""
+        memo = self._routes.get((vhost.name, user))
+        if memo is None:
+            memo = self._routes[vhost.name, user] = Routes(vhost)
+        return memo
+
+    @property
+    def memory(self) -> int:
+        """Octets that all queued messages are accounted for."""
+        return sum(
+            queue.memory for vhost in self.vhosts.values() for queue in vhost.queues.values()
+        )
+
+    def announcement(self) -> Mapping[str, str]:
+        """Return product and version as clients are told."""
+        return {"product": self.product, "version": self.version}

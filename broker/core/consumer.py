@@ -1,0 +1,144 @@
+"""Consumers: who gets the messages of a queue, and whose turn it is.
+
+Law: only consumers that can take a message stand in the ring, one level a priority, in the order
+of their turns. One without room is parked and comes back at the end of its level. Finding the
+next consumer never looks at those who cannot take any.
+
+Called by: core.queue; amqp.basic_methods (consume), amqp.channel (credit).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+
+UNLIMITED = 1 << 62
+
+
+class Target(Protocol):
+    """Where deliveries go: a channel."""
+
+    parked: dict[Consumer, None]
+    window: int  # unacknowledged messages all its consumers together may have, 0 for any number
+
+    def room(self, consumer: Consumer) -> int:
+        """Return how many messages a consumer can take now."""
+
+    def deliver(
+        self,
+        consumer: Consumer,
+        positions: Iterable[int],
+        messages: Sequence[Message],
+        redelivered: bool,
+    ) -> None:
+        """Send messages to a consumer."""
+
+    def cancelled(self, consumer: Consumer) -> None:
+        """Forget a consumer whose queue is gone, and tell the client."""
+
+
+class Consumer:
+    """One subscription.
+
+    Attributes:
+      prefetch_count: The limit of its unacknowledged messages, 0 for none.
+      credit: How many more it may get.
+      heads: Cached starts of its deliveries, by the size of what follows them.
+    """
+
+    __slots__ = (
+        "arguments",
+        "channel",
+        "credit",
+        "exclusive",
+        "heads",
+        "no_ack",
+        "prefetch_count",
+        "priority",
+        "queue",
+        "tag",
+    )
+
+    def __init__(
+        self,
+        queue: Queue,
+        channel: Target,
+        tag: str,
+        *,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        priority: int = 0,
+        prefetch_count: int = 0,
+        arguments: Mapping[str, object] | None = None,
+    ) -> None:
+        self.queue = queue
+        self.channel = channel
+        self.tag = tag
+        self.no_ack = no_ack
+        self.exclusive = exclusive
+        self.priority = priority
+        self.prefetch_count = prefetch_count
+        self.credit = UNLIMITED if no_ack or not prefetch_count else prefetch_count
+        self.arguments = arguments or {}
+        self.heads: dict[int, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.tag!r} of {self.queue.name!r}>"
+
+
+class Ring:
+    """The consumers of one queue."""
+
+    __slots__ = ("_levels", "consumers")
+
+    def __init__(self) -> None:
+        self.consumers: dict[Consumer, None] = {}
+        self._levels: list[tuple[int, deque[Consumer]]] = []  # highest priority first
+
+    def add(self, consumer: Consumer) -> None:
+        """Add a consumer at the end of its level."""
+        self.consumers[consumer] = None
+        self._level(consumer.priority).append(consumer)
+
+    def remove(self, consumer: Consumer) -> None:
+        """Remove a consumer for good."""
+        del self.consumers[consumer]
+        if consumer in consumer.channel.parked:
+            del consumer.channel.parked[consumer]
+        else:
+            self._level(consumer.priority).remove(consumer)
+        if not any(other.priority == consumer.priority for other in self.consumers):
+            self._levels = [level for level in self._levels if level[0] != consumer.priority]
+
+    def park(self, consumer: Consumer) -> None:
+        """Take a consumer without room out of the turns."""
+        self._level(consumer.priority).remove(consumer)
+        consumer.channel.parked[consumer] = None
+
+    def unpark(self, consumer: Consumer) -> None:
+        """Give a consumer its turns back, as the last of its level."""
+        del consumer.channel.parked[consumer]
+        self._level(consumer.priority).append(consumer)
+
+    def front(self) -> deque[Consumer] | None:
+        """Return the highest level in which someone stands."""
+        for _, level in self._levels:
+            if level:
+                return level
+        return None
+
+    def _level(self, priority: int) -> deque[Consumer]:
+        for index, (known, level) in enumerate(self._levels):
+            if known == priority:
+                return level
+            if known < priority:
+                self._levels.insert(index, (priority, deque()))
+                return self._levels[index][1]
+        self._levels.append((priority, deque()))
+        return self._levels[-1][1]

@@ -1,0 +1,327 @@
+"""Queues: messages waiting for consumers.
+
+Law: this file decides; it never performs I/O and never awaits. What is published waits in
+`incoming` until the queue deals: at the end of the slice, or before anything that observes or
+changes what is ready. Positions grow and are never reused, so a requeue restores order.
+
+Order of service: returned messages (by position), then the runs, then what is incoming.
+
+Called by: core.vhost (declare, delete), amqp.basic_methods (publish, consume, get), amqp.channel
+(settle), server.turn (deal).
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from leveret.broker.core.consumer import Consumer, Ring
+from leveret.broker.core.message import OVERHEAD
+from leveret.broker.core.runs import Runs
+from leveret.protocol.errors import AccessRefused
+from leveret.protocol.wire import EMPTY_TABLE
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Mapping, Sequence
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.vhost import VirtualHost
+
+# Messages dealt in one go before others get their turn; the queue goes on in the next slice.
+DEAL_LIMIT = 4096
+# Octets dealt to one consumer in one go: what its connection may have unsent.
+DEAL_BYTES = 1 << 20
+
+
+class Queue:
+    """One queue.
+
+    Attributes:
+      incoming: Messages published in this slice, not dealt yet.
+      next_position: The position of the next message that gets one.
+      unacked_count: Messages delivered and not settled.
+      bytes: Body octets of its messages, ready and unacked.
+      owner: The session that alone may use it, None if all may.
+    """
+
+    __slots__ = (
+        "_returned",
+        "_ring",
+        "_runs",
+        "arguments",
+        "auto_delete",
+        "bytes",
+        "deleted",
+        "durable",
+        "incoming",
+        "name",
+        "next_position",
+        "owner",
+        "policy",
+        "unacked_count",
+        "vhost",
+    )
+
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        name: str,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        owner: object | None = None,
+        arguments: Mapping[str, object] = EMPTY_TABLE,
+    ) -> None:
+        self.vhost = vhost
+        self.name = name
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.owner = owner
+        self.arguments = arguments
+        self.policy: Mapping[str, object] = EMPTY_TABLE
+        self.deleted = False
+        self.incoming: list[Message] = []
+        self.next_position = 0
+        self.unacked_count = 0
+        self.bytes = 0
+        self._runs = Runs()
+        self._returned: list[tuple[int, Message]] = []  # a heap of positions
+        self._ring = Ring()
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} in {self.vhost.name!r}>"
+
+    # What can be seen
+
+    @property
+    def ready_count(self) -> int:
+        """How many messages wait, after dealing what is due."""
+        self.deal()
+        return self._runs.count + len(self._returned) + len(self.incoming)
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Its consumers in the order they came."""
+        return tuple(self._ring.consumers)
+
+    @property
+    def consumer_count(self) -> int:
+        """How many consumers it has."""
+        return len(self._ring.consumers)
+
+    @property
+    def memory(self) -> int:
+        """Octets its messages are accounted for."""
+        count = self._runs.count + len(self._returned) + self.unacked_count
+        return self.bytes + count * OVERHEAD
+
+    def touch(self) -> None:
+        """Have the queue deal at the end of the slice."""
+        self.vhost.broker.batch.touched[self] = None
+
+    # Dealing
+
+    def deal(self) -> None:
+        """Hand ready messages to the consumers that have room, in turns."""
+        incoming, limit = self.incoming, DEAL_LIMIT
+        level = self._ring.front()
+        while level is not None and limit > 0:
+            if self._returned:
+                limit -= self._deal_returned(level)
+            elif self._runs.count:
+                limit -= self._deal_runs(level)
+            elif incoming:
+                limit -= self._deal_incoming(level)
+            else:
+                return
+            level = self._ring.front()
+        if incoming:
+            self._store()
+        if level is not None and (self._runs.count or self._returned):
+            self.touch()
+
+    def _store(self) -> None:
+        messages = self.incoming
+        self._runs.append(self.next_position, messages)
+        self.next_position += len(messages)
+        self.bytes += sum([message.size for message in messages])
+        messages.clear()
+
+    def _rooms(self, level: deque[Consumer]) -> int:
+        """Park who has no room; return the least room of the others."""
+        least = DEAL_LIMIT
+        for consumer in tuple(level):
+            room = consumer.channel.room(consumer)
+            if room <= 0:
+                self._ring.park(consumer)
+            elif room < least:
+                least = room
+        return least
+
+    def _shares_windows(self, level: deque[Consumer]) -> bool:
+        """Whether the room of one consumer may depend on what another one gets."""
+        return len(level) > 1 and any(consumer.channel.window for consumer in level)
+
+    def _deal_returned(self, level: deque[Consumer]) -> int:
+        consumer = level[0]
+        if consumer.channel.room(consumer) <= 0:
+            self._ring.park(consumer)
+            return 0
+        position, message = heappop(self._returned)
+        if consumer.no_ack:
+            self.bytes -= message.size
+        consumer.channel.deliver(consumer, (position,), (message,), True)
+        level.rotate(-1)
+        return 1
+
+    def _deal_runs(self, level: deque[Consumer]) -> int:
+        least = self._rooms(level)
+        if not level:
+            return 0
+        count = self._runs.count
+        if self._shares_windows(level):
+            base, messages = self._runs.take(1)
+            self._hand_over(level[0], range(base, base + 1), messages, is_stored=True)
+            level.rotate(-1)
+            return 1
+        mean = self.bytes // (count + self.unacked_count) + 1
+        wanted = len(level) * min(least, max(DEAL_BYTES // mean, 1))
+        base, messages = self._runs.take(min(wanted, DEAL_LIMIT))
+        self._distribute(level, base, messages, is_stored=True)
+        return len(messages)
+
+    def _deal_incoming(self, level: deque[Consumer]) -> int:
+        least = self._rooms(level)
+        if not level:
+            return 0
+        incoming = self.incoming
+        wanted = 1 if self._shares_windows(level) else len(level) * least
+        if wanted >= len(incoming):
+            messages = incoming.copy()
+            incoming.clear()
+        else:
+            messages = incoming[:wanted]
+            del incoming[:wanted]
+        base = self.next_position
+        self.next_position = base + len(messages)
+        self._distribute(level, base, messages, is_stored=False)
+        return len(messages)
+
+    def _distribute(
+        self, level: deque[Consumer], base: int, messages: list[Message], is_stored: bool
+    ) -> None:
+        """Deal neighbouring messages out in turns; everyone in the level has room for its share."""
+        count, width = len(messages), len(level)
+        if width == 1:
+            self._hand_over(level[0], range(base, base + count), messages, is_stored)
+            return
+        for index, consumer in enumerate(tuple(level)[:count]):
+            positions = range(base + index, base + count, width)
+            self._hand_over(consumer, positions, messages[index::width], is_stored)
+        level.rotate(-(count % width))
+
+    def _hand_over(
+        self, consumer: Consumer, positions: range, messages: list[Message], is_stored: bool
+    ) -> None:
+        if consumer.no_ack is is_stored:
+            # leaves with the delivery, or came and stays until it is settled
+            size = sum([message.size for message in messages])
+            self.bytes += -size if is_stored else size
+        consumer.channel.deliver(consumer, positions, messages, False)
+
+    def pop(self) -> tuple[int, Message, bool] | None:
+        """Take the first ready message for basic.get: position, message, redelivered.
+
+        It counts as unacked until `settle` or `requeue`.
+        """
+        self.deal()
+        if self.incoming:
+            self._store()
+        if self._returned:
+            position, message = heappop(self._returned)
+            redelivered = True
+        elif self._runs.count:
+            position, (message,) = self._runs.take(1)
+            redelivered = False
+        else:
+            return None
+        self.unacked_count += 1
+        return position, message, redelivered
+
+    # Settling
+
+    def settle(self, count: int, size: int) -> None:
+        """Forget delivered messages: how many, and the octets of their bodies."""
+        self.unacked_count -= count
+        self.bytes -= size
+
+    def requeue(self, entries: Sequence[tuple[int, Message]]) -> None:
+        """Put unsettled messages back at their original positions.
+
+        Args:
+          entries: Positions and messages, delivered from this queue and not settled.
+        """
+        self.unacked_count -= len(entries)
+        if self.deleted:
+            return
+        if self.incoming:
+            self._store()
+        if len(entries) > 8:
+            self._returned += entries
+            heapify(self._returned)
+        else:
+            for entry in entries:
+                heappush(self._returned, entry)
+        self.touch()
+
+    def purge(self) -> int:
+        """Drop all ready messages and return how many they were."""
+        count = self.ready_count
+        self._drop_ready()
+        return count
+
+    def _drop_ready(self) -> None:
+        unacked = self.bytes - sum(message.size for _, message in self._returned)
+        self._returned.clear()
+        self.bytes = unacked - self._runs.body_bytes()
+        self._runs.clear()
+        self.incoming.clear()
+
+    # Consumers
+
+    def check_consumer(self, exclusive: bool) -> None:
+        """Raise `AccessRefused` if one more consumer would break an exclusive use."""
+        consumers = self._ring.consumers
+        if (exclusive and consumers) or any(consumer.exclusive for consumer in consumers):
+            raise AccessRefused(
+                f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
+            )
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Let a consumer take part from the end of this slice on."""
+        self.deal()
+        self._ring.add(consumer)
+        self.touch()
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Stop dealing to a consumer; with the last one an auto-delete queue goes."""
+        self.deal()
+        if consumer in self._ring.consumers:
+            self._ring.remove(consumer)
+            if self.auto_delete and not self._ring.consumers:
+                self.vhost.delete_queue(self)
+
+    def unpark(self, consumer: Consumer) -> None:
+        """Give a consumer that has room again its turns back."""
+        self._ring.unpark(consumer)
+        self.touch()
+
+    def delete(self) -> None:
+        """Drop everything and tell the consumers; the virtual host has let go of it already."""
+        self.deleted = True
+        for consumer in self.consumers:
+            self._ring.remove(consumer)
+            consumer.channel.cancelled(consumer)
+        self._drop_ready()
+        self.vhost.broker.batch.touched.pop(self, None)

@@ -1,0 +1,37 @@
+"""Routes: the memo of where messages go, for one user in one virtual host.
+
+Law: it holds what was found for the topology and permissions of `epoch`; when either changes,
+all is found anew. It is bounded, and shared by all sessions of the user in the virtual host.
+
+Called by: amqp.publish.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.vhost import VirtualHost
+    from leveret.protocol.content import Envelope
+
+MEMO_LIMIT = 16384
+
+
+class Routes:
+    """Queues by envelope: the method payload and channel that messages have in common."""
+
+    __slots__ = ("_by_envelope", "_epoch", "_vhost")
+
+    def __init__(self, vhost: VirtualHost) -> None:
+        self._vhost = vhost
+        self._epoch = (-1, -1)
+        self._by_envelope: dict[Envelope, tuple[Queue, ...]] = {}
+
+    def current(self) -> dict[Envelope, tuple[Queue, ...]]:
+        """Return the memo, emptied if it is stale or full."""
+        epoch = (self._vhost.epoch, self._vhost.broker.users.epoch)
+        if epoch != self._epoch or len(self._by_envelope) > MEMO_LIMIT:
+            self._by_envelope.clear()
+            self._epoch = epoch
+        return self._by_envelope

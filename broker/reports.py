@@ -1,0 +1,106 @@
+"""Reports: internal events as log lines.
+
+Law: one line where a connection opens and one where it ends; client mistakes are warnings, ours
+are errors; never bodies, passwords or whole tables.
+
+Called by: app.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from leveret.broker.amqp.session import Session
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.vhost import VirtualHost
+    from leveret.protocol.errors import AMQPError
+
+log = structlog.get_logger()
+
+
+def subscribe(broker: Broker) -> None:
+    """Have the events of a broker logged."""
+    for name, subscriber in (
+        ("connection.opened", _opened),
+        ("connection.closed", _closed),
+        ("connection.failed", _connection_failed),
+        ("channel.failed", _channel_failed),
+        ("session.crashed", _crashed),
+        ("handshake.failed", _handshake_failed),
+        ("authentication.failed", _authentication_failed),
+        ("argument.ineffective", _ineffective),
+    ):
+        broker.events.subscribe(name, subscriber)
+
+
+def _fields(session: Session) -> dict[str, object]:
+    fields: dict[str, object] = {"peer": session.peer}
+    if session.user is not None:
+        fields["user"] = session.user.name
+    if session.vhost is not None:
+        fields["vhost"] = session.vhost.name
+    client = session.name or session.client_properties.get("product")
+    if isinstance(client, str):
+        fields["client"] = client
+    return fields
+
+
+def _opened(session: Session) -> None:
+    log.info("connection.opened", **_fields(session))
+
+
+def _closed(session: Session, reason: str) -> None:
+    log.info(
+        "connection.closed",
+        **_fields(session),
+        duration_ms=session.broker.now - session.opened_at,
+        bytes_in=session.octets_in,
+        bytes_out=session.octets_out,
+        reason=reason,
+    )
+
+
+def _connection_failed(session: Session, channel: int, error: AMQPError) -> None:
+    log.warning(
+        "connection.failed",
+        **_fields(session),
+        channel=channel,
+        reply_code=error.code,
+        reply_text=error.reply_text,
+    )
+
+
+def _channel_failed(session: Session, channel: int, error: AMQPError) -> None:
+    log.warning(
+        "channel.failed",
+        **_fields(session),
+        channel=channel,
+        reply_code=error.code,
+        reply_text=error.reply_text,
+    )
+
+
+def _crashed(session: Session, error: Exception) -> None:
+    log.error("session.crashed", **_fields(session), exc_info=error)
+
+
+def _handshake_failed(session: Session, reason: str) -> None:
+    log.warning("handshake.failed", **_fields(session), reason=reason)
+
+
+def _authentication_failed(session: Session, user: str, mechanism: str) -> None:
+    log.warning("authentication.failed", peer=session.peer, user=user, mechanism=mechanism)
+
+
+def _ineffective(vhost: VirtualHost, queue: Queue, argument: str) -> None:
+    log.warning(
+        "argument.ineffective",
+        vhost=vhost.name,
+        queue=queue.name,
+        argument=argument,
+        reason="this argument has no effect yet",
+    )

@@ -1,0 +1,90 @@
+"""Alarms: when memory runs short, publishers wait and consumers go on.
+
+Law: the alarm rises by the larger of what the process has and what its messages are accounted
+for, and ends by the accounts alone: memory that was freed is not always given back. Between
+both marks nothing changes, so it does not flap.
+
+Called by: app (starts `watch`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, cast
+
+import structlog
+import trio
+
+from leveret.broker.amqp.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.server.turns import Turns
+
+INTERVAL = 0.25  # seconds between looks at the memory
+LOW_ON_MEMORY = "low on memory"
+PAGE = os.sysconf("SC_PAGESIZE")
+
+log = structlog.get_logger()
+
+
+def resident() -> int:
+    """Return the resident memory of this process in octets."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * PAGE
+
+
+class MemoryAlarm:
+    """Blocks publishing above a mark, lets it go on below another.
+
+    Args:
+      limit: Octets from which on publishers are blocked.
+      resume: The share of the limit below which they go on.
+      measure: What the process has, in octets.
+    """
+
+    def __init__(
+        self, broker: Broker, limit: int, resume: float, measure: Callable[[], int] = resident
+    ) -> None:
+        self._broker = broker
+        self._limit = limit
+        self._low = int(limit * resume)
+        self._measure = measure
+        self._base = measure()
+        self._peak = 0
+
+    def look(self) -> None:
+        """Raise or end the alarm."""
+        broker = self._broker
+        accounted = self._base + broker.memory
+        self._peak = max(self._peak, accounted)
+        if not broker.blocked:
+            if max(accounted, self._measure()) >= self._limit:
+                broker.blocked = LOW_ON_MEMORY
+                log.warning("alarm.raised", reason=LOW_ON_MEMORY, bytes=accounted)
+        elif accounted < self._low:
+            broker.blocked = ""
+            log.warning("alarm.cleared", reason=LOW_ON_MEMORY, bytes=accounted)
+            for session in tuple(cast("dict[Session, None]", broker.sessions)):
+                session.unblock()
+        if accounted < self._peak // 2:
+            self._peak = accounted
+            _give_back()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+async def watch(alarm: MemoryAlarm, turns: Turns) -> None:
+    """Look at the memory again and again, for ever."""
+    while True:
+        await trio.sleep(INTERVAL)
+        alarm.look()
+        turns.finish()

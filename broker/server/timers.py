@@ -1,0 +1,57 @@
+"""Timers: heartbeats, and connections that take too long to open or to close.
+
+Law: one task looks at all sessions once a second; nothing is allocated for those with nothing
+due. Time comes from trio's clock, so a virtual clock drives it.
+
+Called by: app (starts it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from leveret.broker.amqp.session import Session
+
+if TYPE_CHECKING:
+    from leveret.broker.server.turns import Turns
+
+TICK = 1.0
+CLOSE_TIMEOUT_MS = 30_000  # for close-ok (RabbitMQ's figure)
+
+
+async def watch(turns: Turns, handshake_timeout: float) -> None:
+    """Look after all sessions, for ever."""
+    while True:
+        await trio.sleep(TICK)
+        now = trio.current_time()
+        turns.broker.now = int(now * 1000)
+        for session in tuple(cast("dict[Session, None]", turns.broker.sessions)):
+            check(session, now, handshake_timeout)
+        turns.finish()
+
+
+def check(session: Session, now: float, handshake_timeout: float) -> None:
+    """Do what is due for a session at a moment, in seconds."""
+    milliseconds = int(now * 1000)
+    if session.closing_since is not None:
+        if milliseconds - session.closing_since > CLOSE_TIMEOUT_MS:
+            session.abort("no close-ok within 30 s")
+        return
+    if not session.is_running:
+        if milliseconds - session.opened_at > handshake_timeout * 1000:
+            session.abort("handshake timeout")
+        return
+    connection = session.connection
+    if not connection.heartbeat:
+        return
+    due = connection.next_deadline()
+    if due is None or due > now:
+        return
+    beat = connection.beat(now)
+    if beat.dead:
+        session.abort("missed heartbeats from client")
+    elif beat.data:
+        session.outbox.append(beat.data)
+        session.flush()

@@ -1,0 +1,152 @@
+"""Wires: octets in and out of one socket, beneath the same session code.
+
+Law: `write_now` never waits. What the peer does not take comes back, and `writable` tells when to
+try again. Foreign errors (OSError, trio's) end here, as `WireClosed`.
+
+Called by: server.connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What the kernel takes in one sendmsg (IOV_MAX on Linux).
+MAX_BUFFERS = 1024
+# Bodies from here on are handed to the kernel as they are; smaller ones are cheaper to join.
+REFERENCE_SIZE = 8192
+
+
+class WireClosed(Exception):
+    """The other side is gone, or we closed."""
+
+
+class Wire(Protocol):
+    """What a connection needs of its transport."""
+
+    async def receive(self, size: int) -> bytes:
+        """Wait for octets; none mean the peer has ended."""
+
+    def write_now(self, parts: list[bytes]) -> list[bytes]:
+        """Send what the peer takes without waiting; return the rest."""
+
+    async def writable(self) -> None:
+        """Wait until it makes sense to write again."""
+
+    def close(self) -> None:
+        """Close; whoever waits gets `WireClosed`."""
+
+
+class SocketWire:
+    """A plain non-blocking socket."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connected
+
+    async def receive(self, size: int) -> bytes:
+        """Wait for octets; none mean the peer has ended."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                return self._socket.recv(size)
+            except BlockingIOError:
+                continue
+            except (OSError, ValueError, trio.ClosedResourceError) as problem:
+                raise WireClosed(str(problem)) from None
+
+    def write_now(self, parts: list[bytes]) -> list[bytes]:
+        """Send what the peer takes without waiting; return the rest."""
+        try:
+            while len(parts) > 1:
+                if max(map(len, parts[:MAX_BUFFERS])) < REFERENCE_SIZE:
+                    parts = [b"".join(parts)]
+                    break
+                sent = self._socket.sendmsg(parts[:MAX_BUFFERS])
+                parts = _after(parts, sent)
+                if sent == 0:
+                    return parts
+            if not parts:
+                return parts
+            data = parts[0]
+            sent = self._socket.send(data)
+            return [] if sent == len(data) else [data[sent:]]
+        except BlockingIOError:
+            return parts
+        except (OSError, ValueError):
+            # the reading side will see it too and end the connection
+            return []
+
+    async def writable(self) -> None:
+        """Wait until it makes sense to write again."""
+        try:
+            await trio.lowlevel.wait_writable(self._socket)
+        except (OSError, ValueError, trio.ClosedResourceError) as problem:
+            raise WireClosed(str(problem)) from None
+
+    def close(self) -> None:
+        """Close; whoever waits gets `WireClosed`."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+class StreamWire:
+    """Any trio stream: TLS, and memory streams in tests. Everything is written by the writer."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._unsent: list[bytes] = []
+
+    async def receive(self, size: int) -> bytes:
+        """Wait for octets; none mean the peer has ended."""
+        try:
+            return bytes(await self._stream.receive_some(size))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
+            raise WireClosed(str(problem)) from None
+
+    def write_now(self, parts: list[bytes]) -> list[bytes]:
+        """Keep everything for `writable`, which alone may wait."""
+        if self._unsent:
+            return parts
+        self._unsent = parts
+        return [b""]
+
+    async def writable(self) -> None:
+        """Send what was kept."""
+        try:
+            await self._stream.send_all(b"".join(self._unsent))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
+            raise WireClosed(str(problem)) from None
+        finally:
+            self._unsent = []
+
+    def close(self) -> None:
+        """Close at once, without the farewells of TLS."""
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            coroutine = self._stream.aclose()
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                pass
+            except BaseException:  # noqa: S110
+                pass
+
+
+def _after(parts: Sequence[bytes], sent: int) -> list[bytes]:
+    """Return what is left of the parts after so many octets."""
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [part[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []

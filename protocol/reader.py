@@ -1,0 +1,358 @@
+"""Reader: octets to commands, in the one loop that every message passes.
+
+Law: a frame is looked at once. Each of its octets is checked, none is copied twice, and a value
+that came before (the method in front of a message) is not decoded again.
+
+The common content (method, header and one body frame, whole in the buffer) is taken at a
+stroke; everything else, and everything that is wrong, goes frame by frame.
+
+    frame:    type (1)  channel (2)  size (4)  payload (size)  0xCE
+    content:  method frame, header frame, body frames until the header's body size is reached
+
+Called by: connection.
+"""
+
+from struct import Struct
+from typing import TypeAlias
+
+from leveret.protocol.codec import decode_method
+from leveret.protocol.constants import (
+    BASIC_CLASS_ID,
+    DEFAULT_FRAME_MAX,
+    DEFAULT_MAX_MESSAGE_SIZE,
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    MAX_BODY_SIZE,
+)
+from leveret.protocol.content import Content, Envelope
+from leveret.protocol.errors import AMQPError, FrameError, ResourceError, UnexpectedFrame
+from leveret.protocol.methods import Method
+
+_frame = Struct(">BHI").unpack_from
+_header = Struct(">BHIHHQH").unpack_from
+_HEADER_MIN = 14  # class, weight, body size, flags
+_ACK = b"\x00\x3c\x00\x50"
+_ACK_PAYLOAD = 13
+_ACK_FRAME = Struct(">QHBQH")  # cut so that the delivery tag is the fourth number
+_ACK_SIZE = _ACK_FRAME.size
+
+# Envelopes kept in a memo; a server shares one between its connections, so that many keys on many
+# connections cost their memory once.
+MEMO_LIMIT = 16384
+# Unfinished contents of one connection may hold this many times the largest message.
+UNFINISHED_FACTOR = 2
+
+
+class Contents(list[Content]):
+    """Neighbouring contents of one channel."""
+
+    __slots__ = ()
+
+
+class Acks(list[int]):
+    """Delivery tags of neighbouring single acks of one channel."""
+
+    __slots__ = ()
+
+
+class Oversized:
+    """A content that is larger than the limit; its body is passed over.
+
+    Attributes:
+      method: The method in front of it.
+      size: What its header announces.
+    """
+
+    __slots__ = ("method", "size")
+
+    def __init__(self, method: Method, size: int) -> None:
+        self.method = method
+        self.size = size
+
+
+Command: TypeAlias = Method | Contents | Acks | Oversized | AMQPError
+Commands: TypeAlias = list[tuple[int, Command]]
+
+
+class _Unfinished:
+    """A content of which frames are still to come."""
+
+    __slots__ = ("chunks", "envelope", "flags", "header_frame", "missing", "size", "skipped")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.header_frame = b""
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.missing = 0
+        self.flags = 0
+        self.skipped = False
+
+
+class Reader:
+    """Turns received octets into commands.
+
+    Attributes:
+      frame_max: Negotiated limit of a frame in octets; 0 for none.
+      max_message_size: Contents above it come out as `Oversized`.
+
+    Args:
+      content_type: The class of contents to make.
+      memo: Envelopes by channel and payload, shared with other readers; its own by default.
+    """
+
+    def __init__(
+        self, content_type: type[Content] = Content, memo: dict[bytes, Envelope] | None = None
+    ) -> None:
+        self.frame_max = DEFAULT_FRAME_MAX
+        self.max_message_size = DEFAULT_MAX_MESSAGE_SIZE
+        self._content_type = content_type
+        self._waiting: list[bytes] = []  # octets of a frame that is not whole yet
+        self._waiting_size = 0
+        self._needed = 0
+        self._unfinished: dict[int, _Unfinished] = {}
+        self._unfinished_size = 0
+        self._memo = {} if memo is None else memo
+        self._is_deaf = False
+
+    def feed(self, chunk: bytes) -> Commands:
+        """Return what a chunk completes: (channel, command) in order.
+
+        Neighbouring contents and single acks of a channel come in one list each. A violation
+        is the last command; the reader is deaf after it.
+        """
+        if self._is_deaf:
+            return []
+        if self._waiting:
+            self._waiting.append(chunk)
+            self._waiting_size += len(chunk)
+            if self._waiting_size < self._needed:
+                return []
+            chunk = b"".join(self._waiting)
+            self._waiting.clear()
+        commands: Commands = []
+        try:
+            position = self._parse(chunk, commands)
+        except AMQPError as problem:
+            self._is_deaf = True
+            commands.append((0, problem))
+            return commands
+        if position < len(chunk):
+            rest = chunk[position:] if position else chunk
+            self._waiting.append(rest)
+            self._waiting_size = len(rest)
+            self._needed = int.from_bytes(rest[3:7]) + 8 if len(rest) >= 7 else 8
+        return commands
+
+    def _parse(self, data: bytes, commands: Commands) -> int:  # noqa: C901 (bench_reader.py)
+        """Append the commands in the data; return the position of the first unfinished frame."""
+        memo, unfinished, content_type = self._memo, self._unfinished, self._content_type
+        limit = self.frame_max or 0xFFFFFFFF
+        largest = min(self.max_message_size, limit)
+        end = len(data)
+        position = 0
+        run: list[Content] = []
+        run_channel = -1
+        while end - position >= 8:
+            kind, channel, size = _frame(data, position)
+            stop = position + 7 + size
+            if size > limit:
+                raise FrameError(
+                    f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit - 8}}}"
+                )
+            if stop >= end:
+                break
+            if data[stop] != FRAME_END:
+                raise FrameError(f"type {kind}, frame end octet {data[stop]} is not {FRAME_END}")
+            if kind != FRAME_METHOD or channel in unfinished:
+                content = self._other_frame(kind, channel, data, position, stop, commands)
+                position = stop + 1
+            elif size == _ACK_PAYLOAD and data.startswith(_ACK, position + 7):
+                position = self._acks(channel, data, position, commands)
+                run_channel = -1
+                continue
+            else:
+                envelope = memo.get(data[position + 1 : stop])
+                if envelope is None:
+                    envelope = self._method(channel, data, position, stop, commands)
+                    if envelope is None:
+                        position = stop + 1
+                        run_channel = -1
+                        continue
+                content = None
+                header = stop + 1
+                position = header
+                if header + 21 <= end:
+                    kind, number, size, class_id, _, body_size, flags = _header(data, header)
+                    stop = header + 7 + size
+                    if (
+                        kind == FRAME_HEADER
+                        and number == channel
+                        and class_id == BASIC_CLASS_ID
+                        and body_size <= largest
+                        and _HEADER_MIN <= size <= limit
+                    ):
+                        if body_size == 0:
+                            if stop < end and data[stop] == FRAME_END:
+                                content = content_type(
+                                    envelope, data[header : stop + 1], size, 0, flags
+                                )
+                                position = stop + 1
+                        elif stop + 8 <= end:
+                            kind, number, body = _frame(data, stop + 1)
+                            last = stop + 8 + body
+                            if (
+                                body == body_size
+                                and last < end
+                                and number == channel
+                                and kind == FRAME_BODY
+                                and data[stop] == FRAME_END
+                                and data[last] == FRAME_END
+                            ):
+                                position = last + 1
+                                content = content_type(
+                                    envelope, data[header:position], size, body, flags
+                                )
+                if content is None:
+                    unfinished[channel] = _Unfinished(envelope)
+                    continue
+            if content is not None:
+                if channel == run_channel:
+                    run.append(content)
+                else:
+                    run = Contents((content,))
+                    run_channel = channel
+                    commands.append((channel, run))
+            elif commands and commands[-1][1] is not run:
+                run_channel = -1
+        return position
+
+    def _acks(self, channel: int, data: bytes, position: int, commands: Commands) -> int:
+        """Take a row of single acks of one channel; return the position after it."""
+        first, second, third, _, last = _ACK_FRAME.unpack_from(data, position)
+        if last != FRAME_END:  # multiple
+            commands.append((channel, decode_method(data[position + 7 : position + 20])))
+            return position + _ACK_SIZE
+        acks = Acks()
+        append = acks.append
+        count = (len(data) - position) // _ACK_SIZE
+        row = memoryview(data)[position : position + count * _ACK_SIZE]
+        for one, two, three, tag, four in _ACK_FRAME.iter_unpack(row):
+            if one != first or four != FRAME_END or three != third or two != second:
+                break
+            append(tag)
+        commands.append((channel, acks))
+        return position + len(acks) * _ACK_SIZE
+
+    def _method(
+        self, channel: int, data: bytes, position: int, stop: int, commands: Commands
+    ) -> Envelope | None:
+        """Take a method frame that is new here; return its envelope if a content follows."""
+        payload = data[position + 7 : stop]
+        method = decode_method(payload)
+        if not method.has_content:
+            commands.append((channel, method))
+            return None
+        if channel == 0:
+            raise UnexpectedFrame("content on channel 0", method.class_id, method.method_id)
+        envelope = Envelope(method, channel, payload)
+        if len(self._memo) >= MEMO_LIMIT:
+            self._memo.clear()
+        self._memo[data[position + 1 : stop]] = envelope
+        return envelope
+
+    def _other_frame(
+        self, kind: int, channel: int, data: bytes, position: int, stop: int, commands: Commands
+    ) -> Content | None:
+        """Take a frame off the common path; return the content that it completes."""
+        if kind == FRAME_HEARTBEAT:
+            if channel:
+                raise UnexpectedFrame(f"heartbeat on channel {channel}")
+            return None
+        if kind not in (FRAME_METHOD, FRAME_HEADER, FRAME_BODY):
+            raise FrameError(f"unknown frame type {kind}")
+        content = self._unfinished.get(channel)
+        if content is None:
+            raise UnexpectedFrame(f"unexpected {_KINDS[kind]} frame on channel {channel}")
+        method = content.envelope.method
+        if kind == FRAME_HEADER and not content.header_frame:
+            self._header_frame(content, channel, data[position : stop + 1], commands)
+        elif kind == FRAME_BODY and content.header_frame:
+            self._body_frame(content, data[position : stop + 1])
+        else:
+            expected = "content body" if content.header_frame else "content header"
+            found = "non content body" if content.header_frame else "non content header"
+            raise UnexpectedFrame(
+                f"expected {expected}, got {found} frame instead"
+                if kind == FRAME_METHOD
+                else f"expected {expected}, got {_KINDS[kind]} frame instead",
+                method.class_id,
+                method.method_id,
+            )
+        return self._finish(content, channel) if not content.missing else None
+
+    def _header_frame(
+        self, content: _Unfinished, channel: int, frame: bytes, commands: Commands
+    ) -> None:
+        method = content.envelope.method
+        if len(frame) < _HEADER_MIN + 8:
+            raise FrameError("cannot decode content header", method.class_id, method.method_id)
+        _, _, _, class_id, _, size, flags = _header(frame)
+        if class_id != method.class_id:
+            raise UnexpectedFrame(
+                f"expected content header for class {method.class_id}, "
+                f"got one for class {class_id} instead",
+                method.class_id,
+                method.method_id,
+            )
+        if size > MAX_BODY_SIZE:
+            raise FrameError(
+                f"body size {size} is larger than {MAX_BODY_SIZE}",
+                method.class_id,
+                method.method_id,
+            )
+        content.header_frame = frame
+        content.size = content.missing = size
+        content.flags = flags
+        if size > self.max_message_size:
+            content.skipped = True
+            commands.append((channel, Oversized(method, size)))
+
+    def _body_frame(self, content: _Unfinished, frame: bytes) -> None:
+        size = len(frame) - 8
+        method = content.envelope.method
+        content.missing -= size
+        if content.missing < 0:
+            raise FrameError(
+                f"body is longer than the announced {content.size} octets",
+                method.class_id,
+                method.method_id,
+            )
+        if content.skipped:
+            return
+        self._unfinished_size += size
+        if self._unfinished_size > UNFINISHED_FACTOR * self.max_message_size:
+            raise ResourceError("too many unfinished contents", method.class_id, method.method_id)
+        # the only body frame stays with the header's, as on the common path
+        content.chunks.append(frame if size == content.size else frame[7:-1])
+
+    def _finish(self, content: _Unfinished, channel: int) -> Content | None:
+        del self._unfinished[channel]
+        if content.skipped:
+            return None
+        self._unfinished_size -= content.size
+        header = content.header_frame
+        frames: bytes | tuple[bytes, ...]
+        if len(content.chunks) > 1:
+            frames = (header[7:-1], *filter(None, content.chunks))
+        else:
+            frames = header + content.chunks[0] if content.chunks else header
+        return self._content_type(
+            content.envelope, frames, len(header) - 8, content.size, content.flags
+        )
+
+
+_KINDS = {FRAME_METHOD: "method", FRAME_HEADER: "content header", FRAME_BODY: "content body"}
