@@ -19,7 +19,7 @@ Content: TypeAlias = "dict[str, Node] | list[Node] | str | int | float | bool | 
 T = TypeVar("T")
 
 MAX_DEPTH = 64
-MAX_NODES = 5_000_000  # an alias in YAML can stand for much more than the file holds
+MAX_ALIASED = 100_000  # values beyond one a character: only aliases of aliases make more
 
 
 class DocumentError(ValueError):
@@ -224,18 +224,25 @@ class Document:
         return self._yaml_node(root, "", 0, yaml.constructor.SafeConstructor())
 
     def _yaml_node(
-        self, node: "yaml.Node", path: str, depth: int, make: "yaml.constructor.SafeConstructor"
+        self,
+        node: "yaml.Node",
+        path: str,
+        depth: int,
+        make: "yaml.constructor.SafeConstructor",
+        line: int = 0,
     ) -> Node:
         import yaml
 
-        line = node.start_mark.line + 1
+        line = line or node.start_mark.line + 1
         self._admit(depth, line)
+        if node.tag.rpartition(":")[0] != "tag:yaml.org,2002" or node.tag.endswith(("omap", "set")):
+            raise DocumentError(f"{self.name}:{line}: the tag '{node.tag}' is not allowed")
         content: Content
         if isinstance(node, yaml.MappingNode):
-            content = {}
-            for key, entry in self._pairs(node):
-                content[key] = self._yaml_node(entry, _join(path, key), depth + 1, make)
-                # the line of the key: a value may begin on the next one
+            content = {
+                key: self._yaml_node(entry, _join(path, key), depth + 1, make, key_line)
+                for key, (entry, key_line) in self._entries(node).items()
+            }
         elif isinstance(node, yaml.SequenceNode):
             content = [
                 self._yaml_node(entry, f"{path}[{index}]", depth + 1, make)
@@ -245,12 +252,15 @@ class Document:
             content = self._scalar(node, line, make)
         return Node(self, path, line, content)
 
-    def _pairs(self, node: "yaml.MappingNode") -> "Iterator[tuple[str, yaml.Node]]":
-        """Yield the entries of a mapping: those it takes over by ``<<`` first, its own last."""
+    def _entries(self, node: "yaml.MappingNode") -> "dict[str, tuple[yaml.Node, int]]":
+        """Return the entries of a mapping with the lines of their keys.
+
+        What it takes over by ``<<`` comes first, and gives way to its own.
+        """
         import yaml
 
-        own: dict[str, yaml.Node] = {}
-        taken: dict[str, yaml.Node] = {}
+        own: dict[str, tuple[yaml.Node, int]] = {}
+        taken: dict[str, tuple[yaml.Node, int]] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
@@ -261,14 +271,12 @@ class Document:
                     if not isinstance(source, yaml.MappingNode):
                         raise DocumentError(f"{self.name}:{line}: '<<' takes over mappings only")
                     self._admit(0, line)
-                    for name, entry in self._pairs(source):
-                        taken.setdefault(name, entry)
+                    taken = {**self._entries(source), **taken}
             elif key.value in own:
                 raise DocumentError(f"{self.name}:{line}: the key '{key.value}' is there twice")
             else:
-                value.start_mark = key.start_mark if not value.value else value.start_mark
-                own[key.value] = value
-        yield from {**taken, **own}.items()
+                own[key.value] = value, line
+        return {**taken, **own}
 
     def _scalar(
         self, node: "yaml.Node", line: int, make: "yaml.constructor.SafeConstructor"
@@ -276,7 +284,7 @@ class Document:
         kind = node.tag.rpartition(":")[2]
         if kind in ("str", "timestamp", "value"):
             return str(node.value)
-        if not node.tag.startswith("tag:yaml.org,2002:") or kind not in _SCALARS:
+        if kind not in _SCALARS:
             raise DocumentError(f"{self.name}:{line}: the tag '{node.tag}' is not allowed")
         try:
             return cast(Content, make.construct_object(node))
@@ -288,8 +296,8 @@ class Document:
         where = f"{self.name}:{line}" if line else self.name
         if depth > MAX_DEPTH:
             raise DocumentError(f"{where}: nested more than {MAX_DEPTH} levels deep")
-        if self._count > 2 * MAX_NODES:
-            raise DocumentError(f"{where}: more than {MAX_NODES} values")
+        if self._count > len(self._source) + MAX_ALIASED:
+            raise DocumentError(f"{where}: aliases stand for more than {MAX_ALIASED} values")
 
 
 _SCALARS = ("int", "float", "bool", "null")
