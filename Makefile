@@ -1,0 +1,57 @@
+# Needs python3 (3.11 or newer) and make. Everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What is installed there; each is done again when pyproject.toml changes.
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+
+.PHONY: run test check test-all bench wheel clean help
+
+help:
+	@echo "make run       start the broker with deploy/topology.yaml (FLAGS='--listen ...' adds flags)"
+	@echo "make test      the tests, without those that are long or need other languages"
+	@echo "make check     format, lint, types, tests"
+	@echo "make test-all  all tests"
+	@echo "make bench     measure beside RabbitMQ and GarageMQ, as far as they are installed"
+	@echo "make wheel     build dist/leveret-*.whl"
+
+run: $(RUN)
+	exec $(BIN)/leveret serve --topology deploy/topology.yaml $(FLAGS)
+
+test: $(DEV)
+	$(BIN)/pytest -m "not long and not foreign" $(TESTS)
+
+check: $(DEV)
+	tests/check
+
+test-all: $(DEV)
+	$(BIN)/pytest $(TESTS)
+
+bench: $(DEV)
+	$(BIN)/python -m tests.bench $(FLAGS)
+
+wheel: $(DEV)
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(RUN): pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients]'
+	@touch $@ $(RUN)
+
+# Debian has venv in a package of its own, and without it leaves half an environment behind.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Leveret needs Python 3.11 or newer (PYTHON=... chooses one)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: this Python cannot create environments; on Debian and Ubuntu, as root:" >&2; \
+	  echo "  apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
