@@ -33,6 +33,11 @@ from leveret.protocol.methods import Method
 
 _frame = Struct(">BHI").unpack_from
 _header = Struct(">BHIHHQH").unpack_from
+# An end octet and the head of the frame behind it, with end, type and channel as one number.
+_next_header = Struct(">IIHHQH").unpack_from
+_next_body = Struct(">II").unpack_from
+_THEN_HEADER = FRAME_END << 24 | FRAME_HEADER << 16
+_THEN_BODY = FRAME_END << 24 | FRAME_BODY << 16
 _HEADER_MIN = 14  # class, weight, body size, flags
 _ACK = b"\x00\x3c\x00\x50"
 _ACK_PAYLOAD = 13
@@ -144,7 +149,9 @@ class Reader:
             rest = chunk[position:] if position else chunk
             self._waiting.append(rest)
             self._waiting_size = len(rest)
-            self._needed = int.from_bytes(rest[3:7]) + 8 if len(rest) >= 7 else 8
+            self._needed = 8
+            if len(rest) >= 7 and (size := int.from_bytes(rest[3:7])) <= (self.frame_max or size):
+                self._needed = size + 8  # of a frame that is too large, no more than this is kept
         return commands
 
     def _parse(self, data: bytes, commands: Commands) -> int:  # noqa: C901 (bench_reader.py)
@@ -183,39 +190,29 @@ class Reader:
                         run_channel = -1
                         continue
                 content = None
-                header = stop + 1
-                position = header
-                if header + 21 <= end:
-                    kind, number, size, class_id, _, body_size, flags = _header(data, header)
-                    stop = header + 7 + size
+                position = stop + 1
+                if stop + 22 <= end:
+                    word, size, class_id, _, body_size, flags = _next_header(data, stop)
+                    tail = stop + 8 + size  # the header's end octet
                     if (
-                        kind == FRAME_HEADER
-                        and number == channel
+                        word == _THEN_HEADER + channel
                         and class_id == BASIC_CLASS_ID
                         and body_size <= largest
                         and _HEADER_MIN <= size <= limit
+                        and tail + 8 <= end
                     ):
-                        if body_size == 0:
-                            if stop < end and data[stop] == FRAME_END:
-                                content = content_type(
-                                    envelope, data[header : stop + 1], size, 0, flags
-                                )
-                                position = stop + 1
-                        elif stop + 8 <= end:
-                            kind, number, body = _frame(data, stop + 1)
-                            last = stop + 8 + body
-                            if (
-                                body == body_size
-                                and last < end
-                                and number == channel
-                                and kind == FRAME_BODY
-                                and data[stop] == FRAME_END
-                                and data[last] == FRAME_END
-                            ):
-                                position = last + 1
-                                content = content_type(
-                                    envelope, data[header:position], size, body, flags
-                                )
+                        word, body = _next_body(data, tail)
+                        last = tail + 8 + body
+                        if (
+                            body == body_size
+                            and word == _THEN_BODY + channel
+                            and last < end
+                            and data[last] == FRAME_END
+                        ):
+                            position = last + 1
+                            content = content_type(
+                                envelope, data[stop + 1 : position], size, body, flags
+                            )
                 if content is None:
                     unfinished[channel] = _Unfinished(envelope)
                     continue

@@ -62,6 +62,9 @@ HANDLERS: dict[type, Callable[..., None]] = {
 }
 
 
+_LEAVING = State.LEAVING
+
+
 class Writer(Protocol):
     """What a session asks of its socket."""
 
@@ -376,7 +379,7 @@ class Session:
             channel=number,
             error=problem,
         )
-        if self.closing_since is not None or self.is_ended:
+        if self.closing_since is not None or self.is_ended or self.connection.state is _LEAVING:
             self._end()
             return
         close = (problem.code, problem.reply_text, problem.class_id, problem.method_id)
