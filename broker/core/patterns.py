@@ -6,8 +6,9 @@ screened when it is set, never when it is used. Two rules, both on the parsed pa
 
 1. Inside a repetition every choice is decided by the next character: ``([a-z]+[.])*`` passes,
    ``(a+)+`` and ``(a|a)*`` do not.
-2. Outside, the choices that the next character does not decide multiply; their product stays
-   below that of three unbounded repetitions.
+2. Outside, the choices that the next character does not decide multiply, among them where to
+   begin if there is no ``^``; their product, times the length of a repetition that must be
+   walked again for each, stays below that of three unbounded repetitions.
 
 Called by: core.users, core.policy, definitions (to name the place of a bad pattern).
 """
@@ -73,7 +74,7 @@ def _choices(text: str) -> int:
     items = list(_parser.parse(text))
     screen.sequence(items, _NONE, in_loop=False)
     anchored = bool(items) and str(items[0]) in ("(AT, AT_BEGINNING)", "(AT, AT_BEGINNING_STRING)")
-    return screen.choices if anchored else screen.choices * MAX_NAME
+    return screen.choices * screen.scan * (1 if anchored else MAX_NAME)
 
 
 class _Screen:
@@ -84,6 +85,7 @@ class _Screen:
 
     def __init__(self) -> None:
         self.choices = 1
+        self.scan = 1  # steps of a repetition without choices, taken anew for each choice before
         self._begins: dict[int, frozenset[int]] = {}  # by id of the parsed items, which live on
 
     def sequence(
@@ -145,10 +147,13 @@ class _Screen:
         looping = high > 1
         after = follow | self.begins(items) if looping else follow
         first, empty = self.sequence(_items(items), after, in_loop=in_loop or looping)
+        ways = min(high, MAX_NAME) - low + 1
         if looping and empty:
             raise _Ambiguous
-        if low != high and first & follow:
-            self.choose(min(high, MAX_NAME) - low + 1, in_loop)
+        if low != high and (empty or first & follow):
+            self.choose(ways, in_loop)
+        elif looping:
+            self.scan = MAX_NAME
         return first, empty or low == 0
 
     def begins(self, items: object) -> frozenset[int]:

@@ -14,6 +14,8 @@ from leveret.broker.core.policy import (
 )
 
 SAFE = [
+    "^orders[.].*",
+    "amq[.].*|celery.*",
     "",
     ".*",
     "^.*$",
@@ -45,6 +47,9 @@ COSTLY = [
     "^([^a]|[^b])*x",
     "^(Ab|[a-z]c)*x",
     r"(.)(.)\1",
+    r"^(?:.(?:\b)??)+x",  # a choice of taking nothing, in each round
+    r"(?:[ab].(?:(?!$))?)+x",
+    "(?:[^a])*[.]*[.]*x",  # few choices, but a walk for each
 ]
 
 
