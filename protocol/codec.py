@@ -51,6 +51,7 @@ def decode_method(payload: bytes) -> Method:
         return decode(payload)
     except UnicodeDecodeError:
         problem = FrameError(MALFORMED_SHORTSTR)
+        problem.blames_method = False
     except FrameError as refused:  # by a table
         problem = refused
     except IndexError:
@@ -119,6 +120,8 @@ _FIXED_SIZES = {Wire.BIT: 1, Wire.OCTET: 1, Wire.SHORT: 2, Wire.LONG: 4, Wire.LO
 def _compile_decoder(payload: bytes) -> Decode:
     class_id, method_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])
     method = BY_ID.get((class_id, method_id)) if len(payload) >= 4 else None
+    if len(payload) < 4:
+        raise _undecodable(payload)
     if method is None:
         raise CommandInvalid(f"unknown method {class_id},{method_id}", class_id, method_id)
     lines: list[str] = []

@@ -21,7 +21,10 @@ class AMQPError(Exception):
       text: The explanation, without the name.
       class_id: Class of the method that failed, 0 when none did.
       method_id: The method that failed, 0 when none did.
+      blames_method: Whether the close method names the method that failed.
     """
+
+    blames_method = True
 
     code: ClassVar[int] = 541
     name: ClassVar[str] = "INTERNAL_ERROR"
@@ -34,9 +37,11 @@ class AMQPError(Exception):
 
     @property
     def reply_text(self) -> str:
-        """The text of the close method: "NAME - explanation", cut to what a short string holds."""
+        """The text of the close method: "NAME - explanation", cut as RabbitMQ does."""
         encoded = f"{self.name} - {self.text}".encode("utf-8", "replace")
-        return encoded[:REPLY_TEXT_LIMIT].decode("utf-8", "ignore")
+        if len(encoded) <= REPLY_TEXT_LIMIT:
+            return encoded.decode()
+        return encoded[: REPLY_TEXT_LIMIT - 3].decode("utf-8", "ignore") + "..."
 
     def __str__(self) -> str:
         return f"{self.code} {self.name} - {self.text}"

@@ -11,7 +11,7 @@ Called by: content (on demand), core and plugins (to change headers), clients.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from struct import Struct, error
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from leveret.protocol.constants import BASIC_CLASS_ID, HAS_HEADERS, HAS_MORE_FLAGS
 from leveret.protocol.errors import FieldError, FrameError
@@ -164,3 +164,44 @@ _FIELDS = tuple(
     (name, FIRST_FLAG >> index, *_CODERS.get(name, _SHORTSTR))
     for index, name in enumerate(Properties._fields)
 )
+
+
+# Whether the values fill a header exactly, for the reader: lengths are followed, nothing is
+# decoded. One function is compiled for each flags word that comes up.
+
+ShapeCheck = Callable[[bytes, int, int], bool]
+SHAPE_CHECKS: dict[int, ShapeCheck] = {}
+_UNDEFINED = 0b10 | HAS_MORE_FLAGS
+_STEPS = {
+    "headers": "p += 4 + number(d[p:p + 4])",
+    "delivery_mode": "p += 1",
+    "priority": "p += 1",
+    "timestamp": "p += 8",
+}
+
+
+def check_of(flags: int) -> ShapeCheck:
+    """Return the function that tells whether values of these flags reach from start to end."""
+    check = SHAPE_CHECKS.get(flags)
+    if check is None:
+        if flags & _UNDEFINED:
+            check = _check_rare
+        else:
+            steps = [
+                _STEPS.get(name, "p += 1 + d[p]") for name, flag, *_ in _FIELDS if flags & flag
+            ]
+            source = "def check(d, p, end):\n try:\n  " + "\n  ".join([*steps, "return p == end"])
+            names: dict[str, object] = {"number": int.from_bytes}
+            exec(source + "\n except IndexError:\n  return False", names)
+            check = cast(ShapeCheck, names["check"])
+        SHAPE_CHECKS[flags] = check
+    return check
+
+
+def _check_rare(data: bytes, start: int, end: int) -> bool:
+    """Decode headers with more flags words, which no client sends."""
+    try:
+        decode(data[start - VALUES_OFFSET : end])
+    except FrameError:
+        return False
+    return True

@@ -29,7 +29,8 @@ from leveret.protocol.constants import (
 )
 from leveret.protocol.content import Content, Envelope
 from leveret.protocol.errors import AMQPError, FrameError, ResourceError, UnexpectedFrame
-from leveret.protocol.methods import Method
+from leveret.protocol.methods import ConnectionCloseOk, Method
+from leveret.protocol.properties import SHAPE_CHECKS, check_of
 
 _frame = Struct(">BHI").unpack_from
 _header = Struct(">BHIHHQH").unpack_from
@@ -39,6 +40,7 @@ _next_body = Struct(">II").unpack_from
 _THEN_HEADER = FRAME_END << 24 | FRAME_HEADER << 16
 _THEN_BODY = FRAME_END << 24 | FRAME_BODY << 16
 _HEADER_MIN = 14  # class, weight, body size, flags
+_CLOSE_OK = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 _ACK = b"\x00\x3c\x00\x50"
 _ACK_PAYLOAD = 13
 _ACK_FRAME = Struct(">QHBQH")  # cut so that the delivery tag is the fourth number
@@ -122,15 +124,16 @@ class Reader:
         self._unfinished_size = 0
         self._memo = {} if memo is None else memo
         self._is_deaf = False
+        self._heard = b""
 
     def feed(self, chunk: bytes) -> Commands:
         """Return what a chunk completes: (channel, command) in order.
 
         Neighbouring contents and single acks of a channel come in one list each. A violation
-        is the last command; the reader is deaf after it.
+        is the last command; the reader is deaf after it to all but connection.close-ok.
         """
         if self._is_deaf:
-            return []
+            return self._listen_for_close_ok(chunk)
         if self._waiting:
             self._waiting.append(chunk)
             self._waiting_size += len(chunk)
@@ -149,21 +152,26 @@ class Reader:
             rest = chunk[position:] if position else chunk
             self._waiting.append(rest)
             self._waiting_size = len(rest)
-            self._needed = 8
-            if len(rest) >= 7 and (size := int.from_bytes(rest[3:7])) <= (self.frame_max or size):
-                self._needed = size + 8  # of a frame that is too large, no more than this is kept
+            self._needed = int.from_bytes(rest[3:7]) + 8 if len(rest) >= 7 else 7
         return commands
+
+    def _listen_for_close_ok(self, chunk: bytes) -> Commands:
+        """Look for the answer to our close where frames cannot be told apart any more."""
+        heard = self._heard + chunk
+        self._heard = heard[1 - len(_CLOSE_OK) :]
+        return [(0, ConnectionCloseOk())] if _CLOSE_OK in heard else []
 
     def _parse(self, data: bytes, commands: Commands) -> int:  # noqa: C901 (bench_reader.py)
         """Append the commands in the data; return the position of the first unfinished frame."""
         memo, unfinished, content_type = self._memo, self._unfinished, self._content_type
         limit = self.frame_max or 0xFFFFFFFF
         largest = min(self.max_message_size, limit)
+        checks = SHAPE_CHECKS
         end = len(data)
         position = 0
         run: list[Content] = []
         run_channel = -1
-        while end - position >= 8:
+        while end - position >= 7:
             kind, channel, size = _frame(data, position)
             stop = position + 7 + size
             if size > limit:
@@ -192,7 +200,7 @@ class Reader:
                 content = None
                 position = stop + 1
                 if stop + 22 <= end:
-                    word, size, class_id, _, body_size, flags = _next_header(data, stop)
+                    word, size, class_id, weight, body_size, flags = _next_header(data, stop)
                     tail = stop + 8 + size  # the header's end octet
                     if (
                         word == _THEN_HEADER + channel
@@ -200,6 +208,12 @@ class Reader:
                         and body_size <= largest
                         and _HEADER_MIN <= size <= limit
                         and tail + 8 <= end
+                        and not weight
+                        and (
+                            (checks.get(flags) or check_of(flags))(data, stop + 22, tail)
+                            if flags
+                            else size == _HEADER_MIN
+                        )
                     ):
                         word, body = _next_body(data, tail)
                         last = tail + 8 + body
@@ -268,24 +282,29 @@ class Reader:
         if kind == FRAME_HEARTBEAT:
             if channel:
                 raise UnexpectedFrame(f"heartbeat on channel {channel}")
+            if stop > position + 7:
+                raise FrameError("heartbeat with a payload")
             return None
         if kind not in (FRAME_METHOD, FRAME_HEADER, FRAME_BODY):
             raise FrameError(f"unknown frame type {kind}")
         content = self._unfinished.get(channel)
         if content is None:
-            raise UnexpectedFrame(f"unexpected {_KINDS[kind]} frame on channel {channel}")
+            if channel == 0:
+                raise UnexpectedFrame("content on channel 0")
+            raise UnexpectedFrame("expected method frame, got non method frame instead")
         method = content.envelope.method
         if kind == FRAME_HEADER and not content.header_frame:
             self._header_frame(content, channel, data[position : stop + 1], commands)
         elif kind == FRAME_BODY and content.header_frame:
             self._body_frame(content, data[position : stop + 1])
         else:
-            expected = "content body" if content.header_frame else "content header"
-            found = "non content body" if content.header_frame else "non content header"
+            expected = (
+                ("content body", "content body")
+                if content.header_frame
+                else (f"content header for class {method.class_id}", "content header")
+            )
             raise UnexpectedFrame(
-                f"expected {expected}, got {found} frame instead"
-                if kind == FRAME_METHOD
-                else f"expected {expected}, got {_KINDS[kind]} frame instead",
+                f"expected {expected[0]}, got non {expected[1]} frame instead",
                 method.class_id,
                 method.method_id,
             )
@@ -297,7 +316,11 @@ class Reader:
         method = content.envelope.method
         if len(frame) < _HEADER_MIN + 8:
             raise FrameError("cannot decode content header", method.class_id, method.method_id)
-        _, _, _, class_id, _, size, flags = _header(frame)
+        _, _, _, class_id, weight, size, flags = _header(frame)
+        if weight:
+            raise UnexpectedFrame("weight of content header is not 0", class_id, method.method_id)
+        if not check_of(flags)(frame, _HEADER_MIN + 7, len(frame) - 1):
+            raise FrameError("cannot decode properties", method.class_id, method.method_id)
         if class_id != method.class_id:
             raise UnexpectedFrame(
                 f"expected content header for class {method.class_id}, "
@@ -350,6 +373,3 @@ class Reader:
         return self._content_type(
             content.envelope, frames, len(header) - 8, content.size, content.flags
         )
-
-
-_KINDS = {FRAME_METHOD: "method", FRAME_HEADER: "content header", FRAME_BODY: "content body"}

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from leveret.protocol.errors import FieldError, FrameError
-from leveret.protocol.table import decode_entries, encode_entries
+from leveret.protocol.table import decode_table, encode_entries
+from leveret.protocol.wire import encode_longstr
 
 
 class Credentials(NamedTuple):
@@ -53,8 +54,8 @@ def parse_amqplain(response: bytes) -> Credentials:
       FieldError: The response is malformed.
     """
     try:
-        table = decode_entries(response, 0, len(response))
-    except (FrameError, ValueError, LookupError):
+        table, _ = decode_table(encode_longstr(response))
+    except FrameError:
         raise FieldError("malformed response of AMQPLAIN") from None
     user, password = table.get("LOGIN"), table.get("PASSWORD")
     if not isinstance(user, str) or not isinstance(password, str):

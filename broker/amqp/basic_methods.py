@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.queue_methods import last_queue
 from leveret.broker.core.arguments import check_consumer_arguments
-from leveret.broker.core.consumer import UNLIMITED, Consumer
+from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.vhost import check_exclusive
 from leveret.protocol.errors import NotAllowed, Unsupported
 from leveret.protocol.methods import (
@@ -58,7 +58,10 @@ def qos(channel: Channel, method: BasicQos) -> None:
         channel.window = method.prefetch_count
         channel.unpark()
     else:
+        # RabbitMQ lifts the channel's limit here (seen on 3.10.8): the one set last counts
+        channel.window = 0
         channel.prefetch_count = method.prefetch_count
+        channel.unpark()
     channel.reply(BasicQosOk())
 
 

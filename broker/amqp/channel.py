@@ -240,7 +240,9 @@ class Channel:
         self.send_confirms()
         self.is_confirming = False
         self.session.channels.pop(self.number, None)
-        self.transaction = None
+        if self.transaction is not None:
+            self.transaction.rollback(self)  # what was acked in it is unacknowledged again
+            self.transaction = None
         for consumer in tuple(self.consumers.values()):
             consumer.queue.remove_consumer(consumer)
         self.consumers.clear()

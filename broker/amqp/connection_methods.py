@@ -115,7 +115,9 @@ def _refuse(session: Session, user: str, mechanism: str) -> None:
         "For details see the broker logfile."
     )
     if "authentication_failure_close" in session.capabilities:
-        raise AccessRefused(text)
+        problem = AccessRefused(text)
+        problem.blames_method = False
+        raise problem
     session.hang_up(text)
 
 
@@ -181,9 +183,11 @@ def channel_open(session: Session, number: int) -> None:
         raise ChannelNotOpen("second 'channel.open' seen")
     limit, count = session.connection.channel_max, len(session.channels)
     if limit and count >= limit:
-        raise NotAllowed(
+        problem = NotAllowed(
             f"number of channels opened ({count}) has reached the negotiated channel_max ({limit})"
         )
+        problem.blames_method = False
+        raise problem
     session.open_channel(number).reply(ChannelOpenOk())
 
 
@@ -210,10 +214,6 @@ def channel_flow(channel: Channel, method: ChannelFlow) -> None:
     channel.reply(ChannelFlowOk(True))
 
 
-def channel_flow_ok(channel: Channel, method: ChannelFlowOk) -> None:
-    """Take note of nothing: we never ask for a stop."""
-
-
 CONNECTION_HANDLERS: dict[type, Callable[..., None]] = {
     ConnectionStartOk: connection_start_ok,
     ConnectionTuneOk: connection_tune_ok,
@@ -226,5 +226,4 @@ HANDLERS: dict[type, Callable[..., None]] = {
     ChannelOpen: channel_is_open,
     ChannelClose: channel_close,
     ChannelFlow: channel_flow,
-    ChannelFlowOk: channel_flow_ok,
 }

@@ -9,10 +9,10 @@ Called by: amqp.session (rows of contents), amqp.transaction (on commit).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from leveret.broker.amqp import reply_to
+from leveret.broker.core.arguments import type_name
 from leveret.broker.core.exchange import route
 from leveret.broker.core.message import Message
 from leveret.protocol.constants import (
@@ -26,6 +26,8 @@ from leveret.protocol.errors import AccessRefused, CommandInvalid, PreconditionF
 from leveret.protocol.methods import BasicPublish
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.exchange import Exchange
@@ -97,36 +99,31 @@ def _publish_carefully(
     if method.immediate:
         raise Unsupported("immediate=true")
     exchange = _check_exchange(session, method.exchange)
-    flags = message.flags & LOOK_AT
-    keys: Sequence[str] = (method.routing_key,)
-    has_copies = bool(flags) and _may_have_copies(message)
-    if flags & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) or has_copies:
-        message, keys = _check_properties(channel, message, keys, has_copies)
+    envelope = message.envelope
+    message, keys = _check_properties(channel, message, method.routing_key)
     if exchange.type.checks_topic:
         for key in keys:
             session.check_topic_permission("write", exchange.name, key)
-    if flags & HAS_USER_ID:
+    if message.flags & HAS_USER_ID:
         _check_user(session, message.properties)
-    if not exchange.name and keys[0].startswith(reply_to.PREFIX):
-        # at most once and never queued: a requester that is gone is not an error
-        if not reply_to.deliver(session, keys[0], message) and method.mandatory:
-            channel.send_return(NO_ROUTE, "NO_ROUTE", message)
-        return 0
+    # at most once and never queued
+    is_reply = not exchange.name and reply_to.deliver(session, keys, message)
     found = route(exchange, keys)
     if found.depends_on_headers:
         found = route(exchange, keys, message.properties.headers or {})
-    elif len(keys) == 1 and not method.mandatory:
-        routes[message.envelope] = found.queues
+    elif len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX):
+        routes[envelope] = found.queues
+    mandatory = method.mandatory and not is_reply
     if channel.transaction is not None:
-        channel.transaction.hold_publish(message, found.queues, method.mandatory)
+        channel.transaction.hold_publish(message, found.queues, mandatory)
     else:
-        place(channel, message, found.queues, method.mandatory)
+        place(channel, message, found.queues, mandatory)
     return len(found.queues)
 
 
 def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
     """Put a message into its queues, or send it back if there are none and it must not be lost."""
-    if mandatory and not queues:
+    if mandatory and all(queue.deleted for queue in queues):
         channel.send_return(NO_ROUTE, "NO_ROUTE", message)
     touched = channel.session.broker.batch.touched
     for queue in queues:
@@ -146,23 +143,30 @@ def _check_exchange(session: Session, name: str) -> Exchange:
 
 
 def _check_properties(
-    channel: Channel, message: Message, keys: Sequence[str], has_copies: bool
+    channel: Channel, message: Message, routing_key: str
 ) -> tuple[Message, Sequence[str]]:
-    """Check properties that change where a message goes or whether it is accepted."""
+    """Check properties that change where a message goes or whether it is accepted.
+
+    Returns:
+      The message, without its blind copies; its routing keys.
+    """
+    flags = message.flags & LOOK_AT
+    has_copies = flags & HAS_HEADERS and _may_have_copies(message)
+    if not has_copies and not flags & (HAS_EXPIRATION | HAS_REPLY_TO):
+        return message, (routing_key,)
     properties = message.properties
     if properties.reply_to == reply_to.PSEUDO_QUEUE:
         message = reply_to.rewrite(channel, message)
     if properties.expiration is not None:
         _check_expiration(properties.expiration)
     if not has_copies or not properties.headers:
-        return message, keys
+        return message, (routing_key,)
     headers = dict(properties.headers)
-    copies = _copies(headers, "CC")
-    blind_copies = _copies(headers, "BCC")
+    keys = (routing_key, *_copies(headers, "CC"), *_copies(headers, "BCC"))
     if "BCC" in headers:
         del headers["BCC"]
         message = message.with_headers(headers)
-    return message, (*keys, *copies, *blind_copies)
+    return message, keys
 
 
 def _check_expiration(text: str) -> None:
@@ -177,7 +181,7 @@ def _check_expiration(text: str) -> None:
     if value < 0:
         raise PreconditionFailed(f"invalid expiration '{text}': {{value_negative,{value}}}")
     if value > MAX_EXPIRATION_MS:
-        raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_big,{value}}}")
+        raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_large,{value}}}")
 
 
 def _copies(headers: Mapping[str, object], name: str) -> list[str]:
@@ -186,9 +190,7 @@ def _copies(headers: Mapping[str, object], name: str) -> list[str]:
         return []
     if not isinstance(value, list):
         raise PreconditionFailed(
-            f"invalid message: {{unacceptable_type_in_header,{name},...}}"
-            if value is None
-            else f"invalid message: header '{name}' is not an array"
+            f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(value)}}}'
         )
     return [key for key in value if isinstance(key, str)]
 

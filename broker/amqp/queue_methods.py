@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from leveret.broker.amqp.channel import Channel
-
     from leveret.broker.core.queue import Queue
 
 

@@ -17,6 +17,8 @@ from leveret.protocol.methods import BasicDeliver, BasicPublish
 from leveret.protocol.properties import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.consumer import Target
@@ -57,15 +59,19 @@ def find(session: Session, address: str) -> Target | None:
     return session.broker.reply_channels.get(address[len(PREFIX) :])
 
 
-def deliver(session: Session, routing_key: str, message: Message) -> bool:
-    """Hand an answer to the channel that asked; tell whether it was still there."""
-    channel = cast("Channel | None", find(session, routing_key))
-    if channel is None:
-        return False
+def deliver(session: Session, routing_keys: Sequence[str], message: Message) -> bool:
+    """Hand an answer to the channels that asked; tell whether one was still there."""
     publish = message.envelope.method
     assert isinstance(publish, BasicPublish)
-    tag = channel.next_tag
-    channel.next_tag += 1
-    method = BasicDeliver(channel.reply_tag, tag, False, publish.exchange, publish.routing_key)
-    channel.send_content(method, message)
-    return True
+    is_delivered = False
+    for key in routing_keys:
+        target = find(session, key) if key.startswith(PREFIX) else None
+        if target is not None:
+            channel = cast("Channel", target)
+            method = BasicDeliver(
+                channel.reply_tag, channel.next_tag, False, publish.exchange, publish.routing_key
+            )
+            channel.next_tag += 1
+            channel.send_content(method, message)
+            is_delivered = True
+    return is_delivered

@@ -9,7 +9,6 @@ Called by: server.connection (receive, run, flush, close), server.timers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from leveret.broker.amqp import (
@@ -28,6 +27,7 @@ from leveret.protocol.errors import (
     AccessRefused,
     AMQPError,
     ChannelException,
+    ChannelNotOpen,
     CommandInvalid,
     InternalError,
     PreconditionFailed,
@@ -48,6 +48,8 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Acks, Command, Contents, Oversized, Reader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
@@ -236,10 +238,7 @@ class Session:
         if number == 0:
             self._handle_connection(command)
         elif number in self._closing:
-            if isinstance(command, ChannelCloseOk):
-                self._closing.discard(number)
-            elif isinstance(command, ChannelClose):
-                self._send(number, ChannelCloseOk())
+            self._handle_closing(number, command)
         elif number not in self.channels:
             if not isinstance(command, ChannelOpen):
                 raise connection_methods.channel_not_open(_method_of(command))
@@ -251,6 +250,15 @@ class Session:
             )
         else:
             raise CommandInvalid("unimplemented method")
+
+    def _handle_closing(self, number: int, command: Command) -> None:
+        """Drop what comes on a channel we closed, until the client confirms."""
+        if isinstance(command, ChannelCloseOk):
+            self._closing.discard(number)
+        elif isinstance(command, ChannelClose):
+            self._send(number, ChannelCloseOk())
+        elif isinstance(command, ChannelOpen):
+            raise ChannelNotOpen("second 'channel.open' seen")
 
     def _handle_connection(self, command: Command) -> None:
         handler = connection_methods.CONNECTION_HANDLERS.get(type(command))
@@ -369,7 +377,9 @@ class Session:
 
     def fail(self, number: int, problem: AMQPError, command: Command | None = None) -> None:
         """End a channel or the connection because of an error."""
-        if not problem.class_id and command is not None and not isinstance(command, AMQPError):
+        if not problem.blames_method:
+            problem.class_id = problem.method_id = 0
+        elif not problem.class_id and command is not None and not isinstance(command, AMQPError):
             method = _method_of(command)
             problem.class_id, problem.method_id = method.class_id, method.method_id
         is_soft = isinstance(problem, ChannelException) and number != 0

@@ -84,6 +84,8 @@ def term(value: object) -> str:
     if isinstance(value, Decimal):
         _, digits, exponent = value.as_tuple()
         return f"{{{-exponent if isinstance(exponent, int) else 0},{''.join(map(str, digits))}}}"
+    if isinstance(value, str | bytes) and not value:
+        return "<<>>"
     if isinstance(value, str | bytes):
         return f'<<"{plain(value)}">>'
     if isinstance(value, Mapping):

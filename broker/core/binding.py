@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias
 
-from leveret.protocol.table import LongString, Timestamp
-
 DestinationKind: TypeAlias = Literal["queue", "exchange"]
 Identity: TypeAlias = tuple[Hashable, ...]
 
-PLAIN = frozenset((str, int, float, bytes, type(None)))  # what stands for itself: almost all
+PLAIN = frozenset((str, int, float, type(None)))  # what stands for itself: almost all
 
 
 class Binding(NamedTuple):
@@ -51,20 +49,21 @@ class Binding(NamedTuple):
 def comparable(value: object) -> Hashable:
     """Return a stand-in that is hashable, and equal when RabbitMQ calls the values equal.
 
-    Numbers compare by value whatever their width; booleans, decimals, timestamps, strings and
-    byte arrays equal only their own kind.
+    Numbers compare by value whatever their width, timestamps among them; long strings and byte
+    arrays by their octets. Booleans, decimals, tables and arrays equal only their own kind.
     """
     if type(value) in PLAIN:
         return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return bytes(value)
     if isinstance(value, bool | Decimal):
         return type(value).__name__, value
-    if isinstance(value, Timestamp):
-        return "timestamp", int(value)
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return "timestamp", int(moment.timestamp())
-    if isinstance(value, LongString):
-        return "string", bytes(value)
+        return int(moment.timestamp())
     if isinstance(value, Mapping):
         return "table", frozenset((name, comparable(entry)) for name, entry in value.items())
     if isinstance(value, list | tuple):

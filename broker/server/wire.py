@@ -139,7 +139,7 @@ class StreamWire:
                 coroutine.send(None)
             except StopIteration:
                 pass
-            except BaseException:  # noqa: S110
+            except BaseException:
                 pass
 
 

@@ -50,6 +50,7 @@ class RecordingSession:
 
     def __init__(self, vhost):
         self.vhost = vhost
+        self.broker = vhost.broker
         self.checks = []
         self.refused = set()
 
