@@ -18,6 +18,7 @@ from leveret.clients.perf.run import Progress, RunFailed, allow_many_files
 from leveret.protocol.errors import AMQPError
 
 PATIENCE = 30.0  # seconds beyond the time asked for
+REFUSALS = 20  # a broker may drop some under pressure, but not more than it serves
 TELL_EVERY = 500  # idle connections
 
 
@@ -36,12 +37,13 @@ def connect_rate(options: Options, progress: Progress) -> Measurement:
         before = _usage(options, [worker.pid or 0 for worker in workers])
         time.sleep(options.time)
         after = _usage(options, [worker.pid or 0 for worker in workers])
-        histogram = Histogram()
+        histogram, refused = Histogram(), 0
         for pipe in pipes:
             answer = pipe.recv() if pipe.poll(PATIENCE) else "a worker did not report"
-            if not isinstance(answer, Histogram):
+            if not isinstance(answer, tuple):
                 raise RunFailed(str(answer))
-            histogram.merge(answer.counts)
+            histogram.merge(answer[0].counts)
+            refused += answer[1]
     finally:
         for worker in workers:
             worker.kill()
@@ -59,7 +61,9 @@ def connect_rate(options: Options, progress: Progress) -> Measurement:
     rows = [("connections", f"{rate:,.0f}/s opened with a channel, and closed")]
     rows += latency_lines("each took", latency) + broker_lines(cost, "connection")
     rows += [("generator", f"{cores:.2f} cores"), ("limited by", limit)]
-    return Measurement(options, {"rate": rate}, rows, latency, cost, limit)
+    if refused:
+        rows.append(("failed", f"{refused:,} connections"))
+    return Measurement(options, {"rate": rate, "failed": refused}, rows, latency, cost, limit)
 
 
 def idle(options: Options, progress: Progress) -> Measurement:
@@ -99,15 +103,19 @@ def _connect_often(options: Options, pipe: Connection) -> None:
     clock = time.monotonic_ns
     start = clock() + int(options.warmup * 1e9)
     end = start + int(options.time * 1e9)
-    now = clock()
+    now, refused = clock(), 0
     try:
         while now < end:
-            Link(parameters, "perf connect").close()
+            try:
+                Link(parameters, "perf connect").close()
+            except (LinkLost, AMQPError, OSError) as problem:
+                refused += 1
+                if refused > REFUSALS and refused > histogram.total:
+                    pipe.send(str(problem))
+                    return
             before, now = now, clock()
             if start <= now < end:
                 histogram.add(now - before)
-        pipe.send(histogram)
-    except (LinkLost, AMQPError, OSError) as problem:
-        pipe.send(str(problem))
+        pipe.send((histogram, refused))
     except KeyboardInterrupt:
         pass

@@ -39,6 +39,14 @@ def cpu_seconds(pid: int) -> float:
     return ticks / TICK
 
 
+def machine_seconds() -> float:
+    """Return the CPU time that all processes and the kernel have used, and what was stolen."""
+    with (PROC / "stat").open() as lines:
+        fields = [int(field) for field in next(lines).split()[1:9]]
+    # proc(5): user nice system idle iowait irq softirq steal
+    return (sum(fields) - fields[3] - fields[4]) / TICK
+
+
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of the process and its descendants."""
     return sum(_status(process, "VmRSS:") for process in tree(pid))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from leveret.clients.perf.options import Options
 from leveret.clients.perf.verify import Verdict
 
+DISTURBED = 0.2  # cores of other processes, from which rates and latencies are not to be trusted
 BUSY = 0.9  # of a core: who has less to spare is the limit
 
 
@@ -44,6 +45,7 @@ class Report:
     broker: Cost | None
     generator_cores: float
     busiest_core: float
+    others_cores: float
     verdict: Verdict
     refused: int = 0
     returned: int = 0
@@ -85,6 +87,7 @@ class Report:
             "confirm_latency_ms": self.confirm_latency,
             "broker": self.broker and self.broker._asdict(),
             "generator": {"cores": self.generator_cores, "busiest_core": self.busiest_core},
+            "others_cores": self.others_cores,
             "limit": self.limit,
             "verification": {
                 "bodies": self.options.verify,
@@ -119,6 +122,8 @@ class Report:
                 f"{self.generator_cores:.2f} cores, busiest process {self.busiest_core:.0%}",
             )
         )
+        if self.others_cores > DISTURBED:
+            rows.append(("disturbed", f"other processes used {self.others_cores:.2f} cores"))
         rows.append(("limited by", self.limit))
         rows.append(("verified", self._verified()))
         return rows

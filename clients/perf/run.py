@@ -53,6 +53,7 @@ class Sample:
     confirmed: int
     delivered: int
     broker_cpu: float
+    machine_cpu: float
     worker_cpu: list[float]
 
 
@@ -209,6 +210,7 @@ class Run:
             board.total(Counter.CONFIRMED),
             board.total(Counter.DELIVERED),
             process.cpu_seconds(pid) if pid else 0.0,
+            process.machine_seconds() - time.process_time(),
             [process.cpu_seconds(worker.pid or 0) for worker in self._workers],
         )
 
@@ -226,6 +228,8 @@ class Run:
             (end - start) / seconds
             for start, end in zip(first.worker_cpu, last.worker_cpu, strict=True)
         ]
+        broker_cpu = last.broker_cpu - first.broker_cpu
+        others = (last.machine_cpu - first.machine_cpu - broker_cpu) / seconds - sum(shares_of_core)
         return Report(
             options=options,
             seconds=seconds,
@@ -234,11 +238,10 @@ class Run:
             delivered_rate=delivered / seconds,
             latency=latency.summary(),
             confirm_latency=confirm_latency.summary(),
-            broker=Cost.of(last.broker_cpu - first.broker_cpu, seconds, messages, peak)
-            if options.broker_pid
-            else None,
+            broker=Cost.of(broker_cpu, seconds, messages, peak) if options.broker_pid else None,
             generator_cores=sum(shares_of_core),
             busiest_core=max(shares_of_core, default=0.0),
+            others_cores=max(0.0, others) if options.broker_pid else 0.0,
             verdict=verdict(options, findings),
             refused=sum(each.refused for each in findings),
             returned=sum(each.returned for each in findings),

@@ -487,7 +487,9 @@ def test_the_limit_is_who_has_no_time_left(monkeypatch, broker, generator, busie
 
 
 def test_a_rate_that_was_reached_is_the_limit():
-    report = Report(Options(rate=100.0), 1.0, 99.5, 0.0, 99.5, {}, {}, None, 1.0, 1.0, Verdict())
+    report = Report(
+        Options(rate=100.0), 1.0, 99.5, 0.0, 99.5, {}, {}, None, 1.0, 1.0, 0.0, Verdict()
+    )
 
     assert "the rate asked for" == report.limit
 
