@@ -33,6 +33,7 @@ ALLOWED = {
     "broker.__main__": {"broker.cli"},
     "broker.testing": {"broker", "clients", "protocol", "trio", "structlog", "pytest"},
     "broker": set(),
+    "clients.examples": {"pika"},  # they show other people's clients
     "clients": {"protocol", "trio", "h11", "broker.__version__"},
 }
 NOBODY_IMPORTS = ("broker.__main__", "broker.testing")

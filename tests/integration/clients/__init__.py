@@ -1,0 +1,1 @@
+"""Real client libraries against a running broker, each in its documented way of use."""
