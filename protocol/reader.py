@@ -51,6 +51,8 @@ _ACK_SIZE = _ACK_FRAME.size
 MEMO_LIMIT = 16384
 # Unfinished contents of one connection may hold this many times the largest message.
 UNFINISHED_FACTOR = 2
+# Pieces of a body that are smaller are joined: an object for each octet would cost forty times it.
+SMALL_PIECE = 4096
 
 
 class Contents(list[Content]):
@@ -315,10 +317,15 @@ class Reader:
     ) -> None:
         method = content.envelope.method
         if len(frame) < _HEADER_MIN + 8:
-            raise FrameError("cannot decode content header", method.class_id, method.method_id)
+            raise FrameError("cannot decode properties", method.class_id, method.method_id)
         _, _, _, class_id, weight, size, flags = _header(frame)
         if weight:
-            raise UnexpectedFrame("weight of content header is not 0", class_id, method.method_id)
+            raise UnexpectedFrame(
+                f"expected content header for class {method.class_id}, "
+                "got non content header frame instead",
+                method.class_id,
+                method.method_id,
+            )
         if not check_of(flags)(frame, _HEADER_MIN + 7, len(frame) - 1):
             raise FrameError("cannot decode properties", method.class_id, method.method_id)
         if class_id != method.class_id:
@@ -351,13 +358,18 @@ class Reader:
                 method.class_id,
                 method.method_id,
             )
-        if content.skipped:
+        if content.skipped or not size:
             return
         self._unfinished_size += size
         if self._unfinished_size > UNFINISHED_FACTOR * self.max_message_size:
             raise ResourceError("too many unfinished contents", method.class_id, method.method_id)
-        # the only body frame stays with the header's, as on the common path
-        content.chunks.append(frame if size == content.size else frame[7:-1])
+        chunks = content.chunks
+        if size == content.size:
+            chunks.append(frame)  # the only body frame stays with the header's
+        elif chunks and len(chunks[-1]) + size <= SMALL_PIECE:
+            chunks[-1] += frame[7:-1]
+        else:
+            chunks.append(frame[7:-1])
 
     def _finish(self, content: _Unfinished, channel: int) -> Content | None:
         del self._unfinished[channel]
@@ -366,10 +378,13 @@ class Reader:
         self._unfinished_size -= content.size
         header = content.header_frame
         frames: bytes | tuple[bytes, ...]
-        if len(content.chunks) > 1:
-            frames = (header[7:-1], *filter(None, content.chunks))
+        chunks = content.chunks
+        if not chunks:
+            frames = header
+        elif len(chunks[0]) > content.size:  # a whole frame, as on the common path
+            frames = header + chunks[0]
         else:
-            frames = header + content.chunks[0] if content.chunks else header
+            frames = (header[7:-1], *chunks)
         return self._content_type(
             content.envelope, frames, len(header) - 8, content.size, content.flags
         )
