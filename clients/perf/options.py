@@ -80,6 +80,7 @@ class Options:
     type: str = "default"
     keys: int = 1
     bindings: int = 0
+    spare_bindings: int = 0
     sizes: Sizes = Sizes((STAMP_SIZE,))
     message_ids: bool = False
     headers: int = 0
@@ -91,6 +92,7 @@ class Options:
     confirm: int = 0
     rate: float = 0.0
     max_backlog: int = 0
+    backlog: int = 0
     time: float = 10.0
     warmup: float = 2.0
     count: int = 0
@@ -165,6 +167,9 @@ def _add_shape(group: argparse._ArgumentGroup) -> None:
         default=0,
         help="bindings of a topic or headers exchange, dealt to the queues; 0: one a queue",
     )
+    group.add_argument(
+        "--spare-bindings", type=_count, default=0, help="more bindings, that match nothing sent"
+    )
     group.add_argument("--durable", action="store_true", help="durable queues")
     group.add_argument("--prefix", default="perf", help="of the names of queues and exchange")
     group.add_argument("--processes", type=_positive, default=2, help="of this generator")
@@ -195,6 +200,9 @@ def _add_flow(group: argparse._ArgumentGroup) -> None:
         type=_count,
         default=0,
         help="pause publishing while so many messages are on their way; 0: never",
+    )
+    group.add_argument(
+        "--backlog", type=_count, default=0, help="messages queued before anything is consumed"
     )
 
 
@@ -252,6 +260,23 @@ def _contradiction(options: Options) -> str:
         (
             options.consumers or not options.max_backlog,
             "--max-backlog needs consumers",
+        ),
+        (
+            not options.spare_bindings or options.type in {"direct", "topic", "headers"},
+            "--spare-bindings needs direct, topic or headers",
+        ),
+        (
+            not options.backlog
+            or (options.processes > 1 and options.producers and options.consumers),
+            "--backlog needs producers and consumers in processes of their own",
+        ),
+        (
+            not options.backlog or not options.max_backlog or options.backlog < options.max_backlog,
+            "--max-backlog must be above --backlog",
+        ),
+        (
+            not options.backlog or not options.count,
+            "--backlog goes with --time, not with --count",
         ),
         (
             sum(map(bool, (options.connect_rate, options.idle, options.fill))) <= 1,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
 PREPARE_PATIENCE = 60.0  # seconds for all to be connected
+BACKLOG_PATIENCE = 300.0
 STALL = 5.0  # seconds without progress after which what is missing counts as lost
 DRAIN_PATIENCE = 120.0
 LINGER = 0.2  # seconds in which a duplicate of the last message would arrive
@@ -123,6 +124,11 @@ class Run:
             self._board.phase = Phase.DRAIN
         else:
             self._board.phase = Phase.WARM
+            self._wait_until(
+                lambda: self._board.total(Counter.PUBLISHED) >= options.backlog,
+                BACKLOG_PATIENCE,
+                f"{options.backlog:,} messages were not published in time",
+            )
             self._pass(options.warmup)
             process.forget_peak(options.broker_pid)
             self._board.phase = Phase.MEASURE

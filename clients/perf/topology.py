@@ -97,9 +97,9 @@ def _binding_list(options: Options) -> list[tuple[str, str, Mapping[str, str]]]:
     if options.type == "fanout":
         return [(options.queue(index), "", {}) for index in range(queues)]
     if options.type == "direct":
-        keys = range(_direct_keys(options))
+        keys = range(_direct_keys(options) + options.spare_bindings)
         return [(options.queue(key % queues), f"key.{key}", {}) for key in keys]
-    bindings = range(_bindings(options))
+    bindings = range(_bindings(options) + options.spare_bindings)
     if options.type == "topic":
         return [(options.queue(each % queues), topic_pattern(each), {}) for each in bindings]
     return [

@@ -162,6 +162,9 @@ class Worker:
         while self._board.phase == Phase.PREPARE:
             select.select([], [], [], 0.001)
         self._start_schedules()
+        if not self._producers:
+            while self._board.total(Counter.PUBLISHED) < self._options.backlog:
+                select.select([], [], [], 0.01)
         while self._follow_phase() != Phase.END:
             self._turn()
         return self._finish()

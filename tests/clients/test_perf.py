@@ -111,6 +111,10 @@ def test_options_name_their_queues_apart_from_other_runs():
         ["--ack", "300", "--prefetch", "250"],
         ["--consumers", "0", "--max-backlog", "5"],
         ["--idle", "5", "--fill", "5"],
+        ["--spare-bindings", "5"],
+        ["--backlog", "5", "--processes", "1"],
+        ["--backlog", "5", "--max-backlog", "5"],
+        ["--backlog", "5", "--count", "5"],
         ["--uri", "http://x"],
     ],
 )
@@ -515,6 +519,94 @@ def test_a_broker_that_is_not_there_is_told_in_one_line():
     assert 1 == done.returncode
     assert 1 == len(done.stderr.splitlines())
     assert str(port) in done.stderr
+
+
+# against a live broker
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[tuple[str, int]]:
+    """A broker of our own: its URI and its pid."""
+    command = [sys.executable, "-m", "leveret.broker", "serve", "--in-memory"]
+    command += ["--listen", "127.0.0.1:0", "--log-level", "error"]
+    with Popen(command, stdout=PIPE, text=True) as child:
+        try:
+            ready = child.stdout.readline().split()
+            address = next(word for word in ready if word.startswith("amqp="))
+            yield f"amqp://{address.removeprefix('amqp=')}", child.pid
+        finally:
+            child.terminate()
+
+
+def perf(broker: tuple[str, int], arguments: str) -> dict:
+    """Run the generator as its users do, and return its report."""
+    uri, pid = broker
+    command = [sys.executable, "-m", "leveret.clients.perf", "--uri", uri, "--json", "-"]
+    command += ["--broker-pid", str(pid), *arguments.split()]
+    done = run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert 0 == done.returncode, done.stderr or done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ("--count 3000 --processes 1", 3000),
+        ("--count 3000 -s 100-4k --message-ids --headers 3 -t direct --keys 20 --confirm 500 "
+         "--ack 1 --prefetch 250", 3000),
+        ("--count 500 -x 2 -t fanout -q 3 -y 3 -s 256", 3000),
+        ("--count 750 -x 4 -y 4 -q 2 -s 64 --ack 50 --prefetch 100 --processes 4", 3000),
+        ("--count 3000 -t topic -q 3 -y 3 --bindings 30 --keys 300 --max-backlog 500", 3000),
+        ("--count 3000 -t headers -q 3 -y 3 --bindings 9 --ack 7", 3000),
+        ("--count 10 -s 300k --confirm 2 --ack 1", 10),
+        ("--count 100 -r 1000 --confirm 1 --persistent --durable --mandatory", 100),
+    ],
+)  # fmt: skip
+def test_a_load_on_a_live_broker_is_faultless(broker, arguments, received):
+    report = perf(broker, arguments)
+
+    assert report["verification"]["faultless"]
+    assert received == report["verification"]["received"]
+
+
+def test_a_load_for_a_time_measures_broker_and_generator(broker):
+    report = perf(broker, "--time 0.5 --warmup 0.1 --confirm 100 --ack 1 -s 64")
+
+    assert report["delivered_per_s"] > 100
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+    assert 0 < report["confirm_latency_ms"]["p50"] <= report["confirm_latency_ms"]["max"]
+    assert report["broker"]["cpu_us"] > 0
+    assert report["generator"]["cores"] > 0
+
+
+def test_a_load_may_begin_with_a_backlog(broker):
+    report = perf(broker, "--time 0.3 --warmup 0.1 --backlog 20000 --max-backlog 30000")
+
+    assert report["verification"]["faultless"]
+    assert report["verification"]["received"] > 20_000
+
+
+def test_connections_are_counted_and_timed(broker):
+    report = perf(broker, "--connect-rate --time 0.3 --warmup 0.1 --processes 2")
+
+    assert report["rate"] > 20
+    assert report["latency_ms"]["p50"] > 0
+
+
+@pytest.mark.long
+def test_idle_connections_and_queued_messages_are_weighed(broker):
+    assert 0 < perf(broker, "--idle 500")["rss_kib_each"] < 100
+    assert 1 < perf(broker, "--fill 50000 -s 1k")["rss_kib_each"] < 3
+
+
+def test_a_refusal_of_the_broker_is_told_in_its_words(broker):
+    uri, _ = broker
+    command = [sys.executable, "-m", "leveret.clients.perf", "--uri", f"{uri}/nowhere"]
+
+    done = run(command, capture_output=True, text=True, check=False, timeout=20)
+
+    assert 1 == done.returncode
+    assert "nowhere" in done.stderr
 
 
 def _damage(message: bytes, place: int) -> bytes:
