@@ -19,7 +19,6 @@ import structlog
 import trio
 
 from leveret.broker import __version__, logs
-from leveret.broker.config import available_memory
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
 from leveret.broker.server import alarms, listener, timers
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 # Seconds that peers have at shutdown to take what waits for them and to say close-ok.
 STOP_TIMEOUT = 5
+STOP_INTERVAL = 0.01
 # Young objects before a collection. Messages hold no cycles, so collecting them is in vain: the
 # default of 700 doubles the cost of a message when many are queued. Older generations never run
 # by themselves.
@@ -96,6 +96,8 @@ def listen(config: Config) -> list[socket.socket]:
             else:
                 bound += listener.listen_tcp(address.host, address.port)
         except OSError as problem:
+            for one in bound:
+                listener.close(one)
             reason = problem.strerror or str(problem)
             raise StartError(f"cannot listen on {address}: {reason}") from None
     return bound
@@ -116,61 +118,60 @@ async def serve(
     broker: Broker,
     bound: list[socket.socket],
     config: Config,
+    stop: trio.Event,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve clients until cancelled, then tell them and close.
+    """Serve clients until told to stop, then close the listeners, tell the clients and drain.
 
-    `task_status` starts when all listeners accept.
+    `task_status` starts when all listeners accept. Cancelling ends everything at once.
     """
     turns = Turns(broker, _now)
     broker.now = _now()
-    limit = config.memory.limit
-    octets = int(limit if limit > 1 else limit * available_memory())
-    alarm = alarms.MemoryAlarm(broker, octets, config.memory.resume)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(turns.go_on)
-        nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
-        nursery.start_soon(alarms.watch, alarm, turns)
-        for one in bound:
-            nursery.start_soon(listener.accept, one, turns, nursery)
-        task_status.started()
-        try:
-            await trio.sleep_forever()
-        finally:
-            _close_listeners(bound)
-            with trio.CancelScope(shield=True), trio.move_on_after(STOP_TIMEOUT):
+    alarm = alarms.MemoryAlarm(broker, config.memory.limit_bytes(), config.memory.resume)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.go_on)
+            nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
+            nursery.start_soon(alarms.watch, alarm, turns)
+            for one in bound:
+                nursery.start_soon(listener.accept, one, turns, nursery)
+            task_status.started()
+            await stop.wait()
+            for one in bound:
+                listener.close(one)
+            with trio.move_on_after(STOP_TIMEOUT):
                 await _say_goodbye(broker, turns)
             nursery.cancel_scope.cancel()
-
-
-def _close_listeners(bound: list[socket.socket]) -> None:
-    for one in bound:
-        name = one.getsockname()
-        trio.lowlevel.notify_closing(one)
-        one.close()
-        if isinstance(name, str):
-            os.unlink(name)
+    finally:
+        for one in bound:
+            listener.close(one)
 
 
 async def _say_goodbye(broker: Broker, turns: Turns) -> None:
     """Close every connection with 320 and wait until the peers have taken it."""
     sessions = cast("dict[Session, None]", broker.sessions)
-    for session in tuple(sessions):
+    shutdown = "broker forced connection closure with reason 'shutdown'"
+    for count, session in enumerate(tuple(sessions)):
+        if session.closing_since is None and not session.is_ended:
+            session.fail(0, ConnectionForced(shutdown))
         session.unblock()
-        session.fail(
-            0,
-            ConnectionForced("broker forced connection closure with reason 'shutdown'"),
-        )
+        if count % timers.AT_ONCE == 0:
+            turns.finish()
+            await trio.lowlevel.checkpoint()
     turns.finish()
     while sessions:
-        await trio.sleep(0.01)
+        for session in tuple(sessions):
+            if session.is_hung_up or (session.is_ended and not session.is_writing):
+                session.writer.close()
+        await trio.sleep(STOP_INTERVAL)
 
 
 async def _run(broker: Broker, bound: list[socket.socket], config: Config) -> None:
+    stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, broker, bound, config)
+            await nursery.start(serve, broker, bound, config, stop)
             gc.collect()
             gc.freeze()
             print(f"leveret ready amqp={','.join(map(_shown, bound))} management=off", flush=True)
@@ -178,9 +179,10 @@ async def _run(broker: Broker, bound: list[socket.socket], config: Config) -> No
             async for number in signals:
                 log.info("server.stopping", signal=signal.Signals(number).name)
                 _notify("STOPPING=1")
+                # from here on the system's way: a second signal ends the process at once
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                nursery.cancel_scope.cancel()
+                stop.set()
                 break
 
 

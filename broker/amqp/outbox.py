@@ -1,7 +1,9 @@
 """Outbox: octets waiting for one peer.
 
 Law: appending is all that handlers and queues do; one write at the end of the slice takes
-everything. The size decides whether the peer gets more deliveries.
+everything. The size decides whether the peer gets more deliveries, the replies whether it is
+read from: a peer that asks without reading the answers has to wait, one that publishes without
+reading its deliveries has not.
 
 Called by: amqp.session, amqp.channel; core.batch (through the session's flush).
 """
@@ -13,26 +15,33 @@ class Outbox:
     Attributes:
       parts: What waits.
       size: About how many octets they are; exact again whenever it is empty.
+      replies: At most how many of them are not deliveries.
     """
 
-    __slots__ = ("parts", "size")
+    __slots__ = ("_replies_taken", "parts", "replies", "size")
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0
+        self.replies = 0
+        self._replies_taken = 0
 
     def append(self, data: bytes) -> None:
         """Add octets at the end."""
         self.parts.append(data)
-        self.size += len(data)
+        size = len(data)
+        self.size += size
+        self.replies += size
 
     def take(self) -> list[bytes]:
         """Remove and return everything."""
         parts, self.parts = self.parts, []
         self.size = 0
+        self._replies_taken, self.replies = self.replies, 0
         return parts
 
     def put_back(self, parts: list[bytes]) -> None:
         """Put what the peer did not take in front again."""
         self.parts[:0] = parts
         self.size += sum(map(len, parts))
+        self.replies = min(self.replies + self._replies_taken, self.size)

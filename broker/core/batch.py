@@ -1,18 +1,25 @@
 """Batch: what the current slice has caused and its end will carry out.
 
 Law: handlers only write down here whom they touched. At the end of the slice each touched queue
-deals once, each channel with new confirms sends them once, each peer gets one write. What must
+deals once, each channel with new confirms sends them once, each peer gets one write. What does
+not fit into the time of the slice waits for the next; who fails takes nobody along. What must
 reach a disk will stand here too; what waits for it is released after the commit.
 
-Called by: core.queue, amqp (fill it), server.turn (empties it).
+Called by: core.queue, amqp (fill it), server.turns (empties it).
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from leveret.broker.core.queue import Queue
+
+# Peers written to in one slice: some milliseconds.
+FLUSH_LIMIT = 1000
 
 
 class Confirming(Protocol):
@@ -29,26 +36,76 @@ class Peer(Protocol):
         """Write what waits, as far as the peer takes it."""
 
 
-class Batch:
-    """Who is touched; dicts serve as ordered sets."""
+def _never() -> bool:
+    return False
 
-    __slots__ = ("confirming", "flushing", "touched")
+
+def _reraise(who: object, problem: Exception) -> None:
+    raise problem
+
+
+class Batch:
+    """Who is touched; dicts serve as ordered sets.
+
+    Attributes:
+      touched: Queues that deal at the end of this slice, some of them not for the first time.
+      waiting: Queues that did not come to deal in theirs.
+      failed: Told whose part of a slice raised what.
+    """
+
+    __slots__ = ("confirming", "failed", "flushing", "touched", "waiting")
 
     def __init__(self) -> None:
         self.touched: dict[Queue, None] = {}
+        self.waiting: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
+        self.failed: Callable[[object, Exception], None] = _reraise
 
-    def finish(self) -> None:
-        """End the slice: deal, confirm, flush. Queues with more to deal stay touched."""
-        if self.touched:
-            touched, self.touched = self.touched, {}
-            for queue in touched:
-                queue.deal()
+    def finish(self, out_of_time: Callable[[], bool] = _never) -> bool:
+        """End the slice: deal, confirm, flush.
+
+        Returns:
+          False if there was no time for all the queues it touched: they wait.
+        """
+        is_done = not self.touched or self._deal(out_of_time)
         if self.confirming:
             confirming, self.confirming = self.confirming, {}
             for channel in confirming:
-                channel.send_confirms()
+                try:
+                    channel.send_confirms()
+                except Exception as problem:
+                    self.failed(channel, problem)
+        if self.flushing:
+            self._flush()
+        return is_done
+
+    def resume(self, out_of_time: Callable[[], bool] = _never) -> None:
+        """Let the queues that wait go on, as a slice of their own."""
+        self.touched, self.waiting = {**self.waiting, **self.touched}, {}
+        self.finish(out_of_time)
+
+    def _deal(self, out_of_time: Callable[[], bool]) -> bool:
+        touched, self.touched = self.touched, {}
+        rest = iter(touched)
+        for queue in rest:
+            try:
+                queue.deal()
+            except Exception as problem:
+                self.failed(queue, problem)
+            if out_of_time():
+                break
+        left = dict.fromkeys(rest)
+        self.waiting.update(left)
+        return not left
+
+    def _flush(self) -> None:
         flushing, self.flushing = self.flushing, {}
-        for peer in flushing:
-            peer.flush()
+        rest = iter(flushing)
+        for peer in islice(rest, FLUSH_LIMIT):
+            try:
+                peer.flush()
+            except Exception as problem:
+                self.failed(peer, problem)
+        if len(flushing) > FLUSH_LIMIT:
+            self.flushing = {**dict.fromkeys(rest), **self.flushing}

@@ -9,32 +9,40 @@ Called by: app (starts `watch`).
 
 from __future__ import annotations
 
-import ctypes
 import os
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 import structlog
 import trio
 
-from leveret.broker.amqp.session import Session
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from leveret.broker.amqp.session import Session
     from leveret.broker.core.broker import Broker
     from leveret.broker.server.turns import Turns
 
 INTERVAL = 0.25  # seconds between looks at the memory
+SHARE = 0.02  # of the time, at most, that looking may take: it adds up all queues
 LOW_ON_MEMORY = "low on memory"
 PAGE = os.sysconf("SC_PAGESIZE")
 
 log = structlog.get_logger()
 
 
-def resident() -> int:
-    """Return the resident memory of this process in octets."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * PAGE
+class Resident:
+    """The resident memory of this process, also when no more files can be opened."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __call__(self) -> int:
+        """Return octets."""
+        return int(os.pread(self._file, 256, 0).split()[1]) * PAGE
+
+    def __del__(self) -> None:
+        os.close(self._file)
 
 
 class MemoryAlarm:
@@ -47,13 +55,13 @@ class MemoryAlarm:
     """
 
     def __init__(
-        self, broker: Broker, limit: int, resume: float, measure: Callable[[], int] = resident
+        self, broker: Broker, limit: int, resume: float, measure: Callable[[], int] | None = None
     ) -> None:
         self._broker = broker
         self._limit = limit
         self._low = int(limit * resume)
-        self._measure = measure
-        self._base = measure()
+        self._measure = Resident() if measure is None else measure
+        self._base = self._measure()
         self._peak = 0
 
     def look(self) -> None:
@@ -77,6 +85,8 @@ class MemoryAlarm:
 
 def _give_back() -> None:
     """Return freed memory to the system, where the C library can."""
+    import ctypes  # takes milliseconds that the start need not wait for
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -84,7 +94,10 @@ def _give_back() -> None:
 
 async def watch(alarm: MemoryAlarm, turns: Turns) -> None:
     """Look at the memory again and again, for ever."""
+    pause = INTERVAL
     while True:
-        await trio.sleep(INTERVAL)
+        await trio.sleep(pause)
+        start = perf_counter()
         alarm.look()
         turns.finish()
+        pause = max(INTERVAL, (perf_counter() - start) / SHARE)

@@ -1,7 +1,7 @@
 """Timers: heartbeats, and connections that take too long to open or to close.
 
-Law: one task looks at all sessions once a second; nothing is allocated for those with nothing
-due. Time comes from trio's clock, so a virtual clock drives it.
+Law: one task looks at all sessions once a second, some at a time; nothing is allocated for those
+with nothing due. Time comes from trio's clock, so a virtual clock drives it.
 
 Called by: app (starts it).
 """
@@ -10,26 +10,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import structlog
 import trio
 
-from leveret.broker.amqp.session import Session
-
 if TYPE_CHECKING:
+    from leveret.broker.amqp.session import Session
     from leveret.broker.server.turns import Turns
 
 TICK = 1.0
+AT_ONCE = 256  # sessions looked at before others get their turn
 CLOSE_TIMEOUT_MS = 30_000  # for close-ok (RabbitMQ's figure)
+
+log = structlog.get_logger()
 
 
 async def watch(turns: Turns, handshake_timeout: float) -> None:
     """Look after all sessions, for ever."""
     while True:
         await trio.sleep(TICK)
-        now = trio.current_time()
-        turns.broker.now = int(now * 1000)
-        for session in tuple(cast("dict[Session, None]", turns.broker.sessions)):
-            check(session, now, handshake_timeout)
-        turns.finish()
+        sessions = tuple(cast("dict[Session, None]", turns.broker.sessions))
+        for start in range(0, len(sessions), AT_ONCE):
+            now = trio.current_time()
+            turns.broker.now = int(now * 1000)
+            for session in sessions[start : start + AT_ONCE]:
+                try:
+                    check(session, now, handshake_timeout)
+                except Exception as problem:
+                    log.error("session.crashed", peer=session.peer, exc_info=problem)
+                    session.abort("internal error")
+            turns.finish()
+            await trio.lowlevel.checkpoint()
 
 
 def check(session: Session, now: float, handshake_timeout: float) -> None:
@@ -40,7 +50,7 @@ def check(session: Session, now: float, handshake_timeout: float) -> None:
             session.abort("no close-ok within 30 s")
         return
     if not session.is_running:
-        if milliseconds - session.opened_at > handshake_timeout * 1000:
+        if not session.is_ended and milliseconds - session.opened_at > handshake_timeout * 1000:
             session.abort("handshake timeout")
         return
     connection = session.connection

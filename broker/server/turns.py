@@ -1,10 +1,11 @@
 """Turns: one slice of work at a time, and time fairly divided.
 
 Law: nothing here awaits within a slice. A slice handles the commands of one connection as far as
-its time goes, then everything it caused is dealt, confirmed and written. What is left over goes
-on after the others had their turn.
+its time goes, then everything it caused is dealt, confirmed and written, as far as as much time
+again goes. What is left over goes on after the others had their turn, and a connection that has
+caused more than fitted is not read from until it is done.
 
-Called by: server.connection, server.timers.
+Called by: server.connection, server.timers, server.alarms, app.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from leveret.broker.amqp.channel import Channel
+from leveret.broker.amqp.outbox import Outbox
+from leveret.broker.amqp.session import Session
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from leveret.broker.amqp.session import Session
     from leveret.broker.core.broker import Broker
 
 # Seconds in which every runnable connection should have had a slice.
@@ -40,35 +44,64 @@ class Turns:
         self.runnable = 0
         self._clock = clock
         self._deadline = 0.0
+        self._outbox = Outbox()
+        self._high = broker.limits.outbox_high
         self._more = trio.Event()
+        self._caught_up = trio.Event()
+        broker.batch.failed = self._failed
 
-    def _out_of_time(self) -> bool:
+    def _is_over(self) -> bool:
         return perf_counter() > self._deadline
 
-    def run(self, session: Session) -> bool:
-        """Give a session a slice; return False if it has work left."""
-        self.broker.now = self._clock()
+    def _must_stop(self) -> bool:
+        # What one chunk asks for (basic.get) may be far more than its peer has room for.
+        return perf_counter() > self._deadline or self._outbox.replies > self._high
+
+    def _start(self) -> None:
         share = ROUND / (self.runnable + 1)
         self._deadline = perf_counter() + min(max(share, SHORTEST), LONGEST)
-        done = session.run(self._out_of_time)
-        self.finish()
-        return done
 
-    def finish(self) -> None:
-        """Carry out what was caused; wake the task that goes on with the rest."""
+    def run(self, session: Session) -> bool:
+        """Give a session a slice; return False if it, or what it caused, has work left."""
+        broker = self.broker
+        broker.now = self._clock()
+        self._outbox = session.outbox
+        self._start()
+        is_done = session.run(self._must_stop)
+        return self.finish() and is_done
+
+    def finish(self) -> bool:
+        """Carry out what was caused; return False if there was no time for all of it."""
         batch = self.broker.batch
-        try:
-            batch.finish()
-        except Exception:  # a fault of ours ends no other connection's traffic
-            log.exception("slice.failed")
-        if batch.touched or batch.flushing:
+        self._start()
+        is_done = batch.finish(self._is_over)
+        if batch.waiting or batch.touched or batch.flushing:
             self._more.set()
+        return is_done
+
+    async def caught_up(self) -> None:
+        """Wait until everything that was caused before has been carried out."""
+        while self.broker.batch.waiting:
+            await self._caught_up.wait()
 
     async def go_on(self) -> None:
-        """Deal what did not fit into a slice, one slice at a time, for ever."""
+        """Carry out what did not fit into a slice, one slice at a time, for ever."""
+        batch = self.broker.batch
         while True:
             await self._more.wait()
-            self._more = trio.Event()
             self.broker.now = self._clock()
-            self.finish()
+            self._start()
+            batch.resume(self._is_over)
+            if not batch.waiting:
+                self._caught_up.set()
+                self._caught_up = trio.Event()
+                if not batch.touched and not batch.flushing:
+                    self._more = trio.Event()
             await trio.lowlevel.checkpoint()
+
+    def _failed(self, who: object, problem: Exception) -> None:
+        """End the connection at fault; a queue's fault ends none."""
+        log.error("slice.failed", where=repr(who), exc_info=problem)
+        session = who.session if isinstance(who, Channel) else who
+        if isinstance(session, Session):
+            session.abort("internal error")

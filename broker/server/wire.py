@@ -1,19 +1,19 @@
 """Wires: octets in and out of one socket, beneath the same session code.
 
-Law: `write_now` never waits. What the peer does not take comes back, and `writable` tells when to
-try again. Foreign errors (OSError, trio's) end here, as `WireClosed`.
+Law: `write_now` never waits; what the peer does not take comes back, and `write` waits until it
+takes more. Foreign errors (OSError, trio's) end here, as `WireClosed`.
 
 Called by: server.connection.
 """
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
 # What the kernel takes in one sendmsg (IOV_MAX on Linux).
@@ -35,22 +35,23 @@ class Wire(Protocol):
     def write_now(self, parts: list[bytes]) -> list[bytes]:
         """Send what the peer takes without waiting; return the rest."""
 
-    async def writable(self) -> None:
-        """Wait until it makes sense to write again."""
+    async def write(self, parts: list[bytes]) -> list[bytes]:
+        """Wait until the peer takes some; return the rest."""
 
-    def close(self) -> None:
-        """Close; whoever waits gets `WireClosed`."""
+    async def aclose(self) -> None:
+        """Close at once; whoever waits gets `WireClosed`."""
 
 
 class SocketWire:
-    """A plain non-blocking socket."""
+    """A plain socket.
+
+    Args:
+      connected: A socket that does not block.
+    """
 
     __slots__ = ("_socket",)
 
     def __init__(self, connected: socket.socket) -> None:
-        connected.setblocking(False)
-        if connected.family != socket.AF_UNIX:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connected
 
     async def receive(self, size: int) -> bytes:
@@ -86,26 +87,28 @@ class SocketWire:
             # the reading side will see it too and end the connection
             return []
 
-    async def writable(self) -> None:
-        """Wait until it makes sense to write again."""
+    async def write(self, parts: list[bytes]) -> list[bytes]:
+        """Wait until the peer takes some; return the rest."""
         try:
             await trio.lowlevel.wait_writable(self._socket)
         except (OSError, ValueError, trio.ClosedResourceError) as problem:
             raise WireClosed(str(problem)) from None
+        return self.write_now(parts)
 
-    def close(self) -> None:
-        """Close; whoever waits gets `WireClosed`."""
+    async def aclose(self) -> None:
+        """Close at once; whoever waits gets `WireClosed`."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
 
 class StreamWire:
-    """Any trio stream: TLS, and memory streams in tests. Everything is written by the writer."""
+    """Any trio stream: TLS, and memory streams in tests. Only `write` sends."""
+
+    __slots__ = ("_stream",)
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self._unsent: list[bytes] = []
 
     async def receive(self, size: int) -> bytes:
         """Wait for octets; none mean the peer has ended."""
@@ -115,32 +118,20 @@ class StreamWire:
             raise WireClosed(str(problem)) from None
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
-        """Keep everything for `writable`, which alone may wait."""
-        if self._unsent:
-            return parts
-        self._unsent = parts
-        return [b""]
+        """Return everything: a stream may always have to wait."""
+        return parts
 
-    async def writable(self) -> None:
-        """Send what was kept."""
+    async def write(self, parts: list[bytes]) -> list[bytes]:
+        """Send everything."""
         try:
-            await self._stream.send_all(b"".join(self._unsent))
+            await self._stream.send_all(b"".join(parts))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             raise WireClosed(str(problem)) from None
-        finally:
-            self._unsent = []
+        return []
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close at once, without the farewells of TLS."""
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            coroutine = self._stream.aclose()
-            try:
-                coroutine.send(None)
-            except StopIteration:
-                pass
-            except BaseException:
-                pass
+        await trio.aclose_forcefully(self._stream)
 
 
 def _after(parts: Sequence[bytes], sent: int) -> list[bytes]:
