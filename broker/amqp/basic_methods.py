@@ -53,8 +53,6 @@ def qos(channel: Channel, method: BasicQos) -> None:
     if method.prefetch_size:
         raise Unsupported(f"prefetch_size!=0 ({method.prefetch_size})")
     if method.global_:
-        if method.prefetch_count and not channel.window:
-            channel.window_used = sum(1 for entry in channel.unacked.values() if entry[0].tag)
         channel.window = method.prefetch_count
         channel.unpark()
     else:

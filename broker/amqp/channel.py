@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import Message
+from leveret.protocol.constants import FRAME_OVERHEAD
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicReturn, Method
 from leveret.protocol.writer import deliver_head, framed, method_frame
@@ -128,12 +129,9 @@ class Channel:
             consumer.credit -= count
             consumer.queue.unacked_count += count
             self.window_used += count
-        outbox, number, heads, frame_max = (
-            self.outbox,
-            self.number,
-            consumer.heads,
-            self.session.frame_max,
-        )
+        outbox, number, heads = self.outbox, self.number, consumer.heads
+        frame_max = self.session.frame_max
+        largest = frame_max - FRAME_OVERHEAD
         parts = outbox.parts
         size = 0
         for message in messages:
@@ -144,11 +142,7 @@ class Channel:
                 heads[envelope.address_size] = head
             address = envelope.readdress if redelivered else envelope.address
             frames = message.frames
-            if (
-                envelope.channel == number
-                and frames.__class__ is bytes
-                and message.size < frame_max
-            ):
+            if envelope.channel == number and frames.__class__ is bytes and message.size <= largest:
                 parts += (head, _tag(tag), address, frames)
             else:
                 parts += (head, _tag(tag), address, *framed(message, number, frame_max))

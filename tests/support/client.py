@@ -216,8 +216,8 @@ class Client:
 def finish(broker: Broker) -> None:
     """End turns until nothing is left to do."""
     batch = broker.batch
-    while batch.touched or batch.confirming or batch.flushing:
-        batch.finish()
+    while batch.touched or batch.waiting or batch.confirming or batch.flushing:
+        batch.resume()
 
 
 def published(
