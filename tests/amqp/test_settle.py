@@ -1,0 +1,275 @@
+"""basic.ack, nack, reject and recover (B9)."""
+
+import pytest
+
+from leveret.protocol.methods import (
+    BasicAck,
+    BasicCancel,
+    BasicGet,
+    BasicNack,
+    BasicRecover,
+    BasicRecoverAsync,
+    BasicRecoverOk,
+    BasicReject,
+    ChannelClose,
+    ChannelCloseOk,
+    ConnectionClose,
+    QueuePurge,
+    QueuePurgeOk,
+)
+
+from ..support.client import Received, closed
+
+
+def numbers(*values):
+    return [b"%d" % value for value in values]
+
+
+def shown(items):
+    """Return bodies of deliveries, each with its redelivered flag."""
+    return [(item.body, item.method.redelivered) for item in items if isinstance(item, Received)]
+
+
+@pytest.fixture
+def holder(client):
+    """A client that holds 1 to 4, under these tags, of a queue that has 5 and 6 left."""
+    client.declare()
+    client.publish_many(numbers(1, 2, 3, 4, 5, 6))
+    client.consume(prefetch=4)
+    client.call(BasicCancel("c"))
+    return client
+
+
+def left(client):
+    """Return what is ready, in order."""
+    client.open_channel(9)
+    items = client.consume("q", "left", no_ack=True, channel=9)
+    client.call(ChannelClose(), 9)
+    return shown(items)
+
+
+# ack
+
+
+def test_an_ack_settles_one_message(holder):
+    assert [] == holder.ack(2)
+
+    holder.send(BasicRecover(True))
+    assert [(b"1", True), (b"3", True), (b"4", True), (b"5", False), (b"6", False)] == left(holder)
+
+
+def test_an_ack_of_many_settles_all_up_to_it(holder):
+    assert [] == holder.ack(3, multiple=True)
+
+    holder.send(BasicRecover(True))
+    assert [(b"4", True), (b"5", False), (b"6", False)] == left(holder)
+
+
+def test_an_ack_of_tag_zero_and_many_settles_everything(holder):
+    assert [] == holder.ack(0, multiple=True)
+    assert [] == holder.ack(0, multiple=True)
+
+    holder.send(BasicRecover(True))
+    assert [(b"5", False), (b"6", False)] == left(holder)
+
+
+def test_an_ack_of_many_includes_what_get_handed_out(holder):
+    holder.call(BasicGet("q"))
+
+    assert [] == holder.ack(5, multiple=True)
+    holder.send(BasicRecover(True))
+    assert [(b"6", False)] == left(holder)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BasicAck(7),
+        BasicAck(0),
+        BasicAck(7, True),
+        BasicNack(7),
+        BasicNack(0),
+        BasicReject(7),
+        BasicReject(0),
+    ],
+)
+def test_an_unknown_tag_closes_the_channel(holder, method):
+    [close] = holder.send(method)
+
+    tag = method.delivery_tag
+    text = f"PRECONDITION_FAILED - unknown delivery tag {tag}"
+    assert ChannelClose(406, text, method.class_id, method.method_id) == close
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_a_tag_is_settled_once(holder, multiple):
+    holder.ack(2)
+
+    answer = closed(holder.ack(2, multiple=multiple))
+
+    assert (406, "PRECONDITION_FAILED - unknown delivery tag 2") == answer
+
+
+def test_a_row_of_acks_settles_up_to_the_unknown_one(holder):
+    [close] = holder.send(BasicAck(1), BasicAck(2), BasicAck(9), BasicAck(3))
+
+    text = "PRECONDITION_FAILED - unknown delivery tag 9"
+    assert ChannelClose(406, text, 60, 80) == close
+    assert [(b"3", True), (b"4", True), (b"5", False), (b"6", False)] == left(holder)
+
+
+def test_a_row_of_acks_of_several_queues_is_settled_in_each(client):
+    for name in "ab":
+        client.declare(name)
+        client.consume(name, name)
+    for name in "abab":
+        client.publish(name.encode(), name)
+    client.take()
+
+    client.send(*(BasicAck(tag) for tag in (1, 2, 3, 4)))
+
+    queues = client.broker.vhosts["/"].queues
+    assert [(0, 0), (0, 0)] == [(queues[name].unacked_count, queues[name].bytes) for name in "ab"]
+
+
+def test_tags_belong_to_their_channel(holder):
+    holder.open_channel(2)
+
+    assert 406 == closed(holder.ack(1, channel=2))[0]
+
+
+# nack, reject
+
+
+@pytest.mark.parametrize("method", [BasicNack(2, False, True), BasicReject(2, True)])
+def test_a_requeue_puts_a_message_back_where_it_was(holder, method):
+    assert [] == holder.send(method)
+
+    assert [(b"2", True), (b"5", False), (b"6", False)] == left(holder)
+
+
+@pytest.mark.parametrize("method", [BasicNack(2, False, False), BasicReject(2, False)])
+def test_what_is_refused_for_good_is_gone(holder, method):
+    holder.send(method)
+
+    assert [(b"5", False), (b"6", False)] == left(holder)
+
+
+def test_a_nack_of_many_requeues_all_up_to_it_in_order(holder):
+    holder.send(BasicNack(3, True, True))
+
+    expected = [(b"1", True), (b"2", True), (b"3", True), (b"5", False), (b"6", False)]
+    assert expected == left(holder)
+
+
+def test_a_nack_of_tag_zero_and_many_requeues_everything(holder):
+    holder.send(BasicNack(0, True, True))
+
+    assert numbers(1, 2, 3, 4, 5, 6) == [body for body, _ in left(holder)]
+
+
+def test_requeues_in_any_order_restore_the_order(holder):
+    for tag in (3, 1, 4, 2):
+        holder.send(BasicReject(tag, True))
+
+    assert numbers(1, 2, 3, 4, 5, 6) == [body for body, _ in left(holder)]
+
+
+def test_a_requeued_message_comes_before_those_published_since(holder):
+    holder.publish(b"7")
+    holder.send(BasicReject(4, True))
+
+    assert numbers(4, 5, 6, 7) == [body for body, _ in left(holder)]
+
+
+def test_a_message_refused_again_is_delivered_again_under_a_new_tag(client):
+    client.declare()
+    client.publish(b"x")
+    _, first = client.consume()
+
+    [second] = client.send(BasicNack(first.tag))
+    [third] = client.send(BasicReject(second.tag))
+
+    assert [1, 2, 3] == [item.tag for item in (first, second, third)]
+    assert [False, True, True] == [item.method.redelivered for item in (first, second, third)]
+
+
+def test_a_message_that_a_full_consumer_refuses_goes_to_another(client, connect):
+    other = connect()
+    client.declare()
+    client.consume("q", "a", prefetch=1)
+    client.publish(b"x")
+    other.consume("q", "b")
+    other.take()
+
+    assert [] == client.send(BasicNack(1))
+    assert [(b"x", True)] == shown(other.take())
+
+
+def test_a_purge_takes_what_was_requeued_and_leaves_what_is_held(holder):
+    holder.send(BasicReject(1))
+
+    assert QueuePurgeOk(3) == holder.call(QueuePurge("q"))
+    holder.send(BasicRecover(True))
+    assert numbers(2, 3, 4) == [body for body, _ in left(holder)]
+
+
+# recover
+
+
+def test_recover_redelivers_to_the_same_consumer(client):
+    client.declare()
+    client.publish_many(numbers(1, 2))
+    client.consume()
+
+    answer, *deliveries = client.send(BasicRecover(True))
+
+    assert BasicRecoverOk() == answer
+    assert [(b"1", True), (b"2", True)] == shown(deliveries)
+    assert [3, 4] == [item.tag for item in deliveries]
+
+
+def test_recover_async_is_not_answered(holder):
+    assert [] == holder.send(BasicRecoverAsync(True))
+
+    assert numbers(1, 2, 3, 4, 5, 6) == [body for body, _ in left(holder)]
+
+
+def test_recover_with_nothing_held_is_answered(client):
+    assert [BasicRecoverOk()] == client.send(BasicRecover(True))
+
+
+@pytest.mark.parametrize("method", [BasicRecover(False), BasicRecoverAsync(False)])
+def test_recover_without_requeue_ends_the_connection(client, method):
+    client.send(method)
+
+    text = "NOT_IMPLEMENTED - requeue=false"
+    assert [ConnectionClose(540, text, 60, method.method_id)] == client.take(0)
+
+
+# the end of a channel
+
+
+def test_a_closed_channel_gives_back_what_it_held(holder):
+    assert [ChannelCloseOk()] == holder.send(ChannelClose())
+
+    assert [(body, body < b"5") for body in numbers(1, 2, 3, 4, 5, 6)] == left(holder)
+
+
+def test_a_failed_channel_gives_back_what_it_held(holder):
+    holder.ack(99)
+
+    assert numbers(1, 2, 3, 4, 5, 6) == [body for body, _ in left(holder)]
+
+
+def test_accounts_return_to_zero(holder):
+    queue = holder.broker.vhosts["/"].queue("q")
+    assert 6 == queue.bytes
+
+    holder.ack(1)
+    holder.send(BasicReject(2, False))
+    holder.send(BasicNack(3, False, True))
+    left(holder)
+    holder.ack(4)
+
+    assert (0, 0, 0, 0) == (queue.bytes, queue.memory, queue.unacked_count, queue.ready_count)

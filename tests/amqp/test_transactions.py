@@ -1,0 +1,287 @@
+"""tx.select, commit and rollback (B8)."""
+
+import pytest
+
+from leveret.protocol.methods import (
+    BasicAck,
+    BasicCancel,
+    BasicGet,
+    BasicNack,
+    BasicPublish,
+    BasicRecover,
+    BasicReject,
+    ChannelClose,
+    ChannelCloseOk,
+    ConfirmSelect,
+    ConfirmSelectOk,
+    QueueDelete,
+    QueuePurge,
+    TxCommit,
+    TxCommitOk,
+    TxRollback,
+    TxRollbackOk,
+    TxSelect,
+    TxSelectOk,
+)
+from leveret.protocol.writer import method_frame
+
+from ..support.client import Received, closed, published
+
+
+def numbers(*values):
+    return [b"%d" % value for value in values]
+
+
+@pytest.fixture
+def tx(client):
+    """A client whose channel 1 is transactional and channel 2 is not; there is a queue q."""
+    client.declare()
+    client.open_channel(2)
+    assert TxSelectOk() == client.call(TxSelect())
+    return client
+
+
+@pytest.fixture
+def holder(tx):
+    """The same client; channel 1 holds 1, 2 and 3 under these tags."""
+    tx.publish_many(numbers(1, 2, 3), channel=2)
+    tx.consume(prefetch=10)
+    tx.call(BasicCancel("c"))
+    return tx
+
+
+def test_publishes_are_held_until_the_commit(tx):
+    tx.publish_many(numbers(1, 2))
+    assert (0, 0) == tx.counts(channel=2)
+
+    assert [TxCommitOk()] == tx.send(TxCommit())
+    assert (2, 0) == tx.counts(channel=2)
+
+
+def test_a_commit_of_nothing_is_answered(tx):
+    assert [TxCommitOk()] == tx.send(TxCommit())
+
+
+def test_committed_publishes_keep_their_order_among_queues(tx):
+    tx.declare("other")
+    for body, key in ((b"1", "q"), (b"2", "other"), (b"3", "q")):
+        tx.publish(body, key)
+    tx.call(TxCommit())
+
+    found = [tx.call(BasicGet(key, True), 2).body for key in ("q", "q", "other")]
+    assert [b"1", b"3", b"2"] == found
+
+
+def test_committed_messages_are_delivered(tx):
+    tx.consume()
+    tx.publish_many(numbers(1, 2))
+
+    answer, *deliveries = tx.send(TxCommit())
+
+    assert TxCommitOk() == answer
+    assert numbers(1, 2) == [item.body for item in deliveries]
+
+
+def test_a_rollback_drops_publishes(tx):
+    tx.publish_many(numbers(1, 2))
+
+    assert [TxRollbackOk()] == tx.send(TxRollback())
+    assert [TxCommitOk()] == tx.send(TxCommit())
+    assert (0, 0) == tx.counts(channel=2)
+
+
+def test_each_commit_starts_anew(tx):
+    tx.publish(b"1")
+    tx.call(TxCommit())
+    tx.publish(b"2")
+    tx.call(TxRollback())
+    tx.publish(b"3")
+    tx.call(TxCommit())
+
+    assert numbers(1, 3) == [tx.call(BasicGet("q", True), 2).body for _ in range(2)]
+
+
+def test_returns_come_with_the_commit(tx):
+    assert [] == tx.publish(b"1", "nowhere", mandatory=True)
+
+    returned, answer = tx.send(TxCommit())
+
+    assert (b"1", TxCommitOk()) == (returned.body, answer)
+
+
+def test_a_rollback_returns_nothing(tx):
+    tx.publish(b"1", "nowhere", mandatory=True)
+
+    assert [TxRollbackOk()] == tx.send(TxRollback())
+
+
+def test_a_message_whose_queue_is_gone_at_the_commit_comes_back(tx):
+    tx.publish(b"1", mandatory=True)
+    tx.send(QueueDelete("q"), channel=2)
+
+    returned, answer = tx.send(TxCommit())
+
+    assert (b"1", TxCommitOk()) == (returned.body, answer)
+
+
+def test_a_message_that_is_refused_closes_the_channel_and_drops_the_rest(tx):
+    tx.publish(b"1")
+
+    assert 404 == closed(tx.publish(b"2", "k", "missing"))[0]
+    assert (0, 0) == tx.counts(channel=2)
+
+
+# settlements
+
+
+@pytest.mark.parametrize(
+    ("method", "ready"),
+    [
+        (BasicAck(2), 0),
+        (BasicAck(3, True), 0),
+        (BasicNack(2, False, True), 1),
+        (BasicNack(3, True, True), 3),
+        (BasicReject(1, True), 1),
+        (BasicReject(1, False), 0),
+    ],
+)
+def test_settlements_are_held_until_the_commit(holder, method, ready):
+    queue = holder.broker.vhosts["/"].queue("q")
+    holder.send(method)
+    assert (0, 3) == (queue.ready_count, queue.unacked_count)
+
+    holder.call(TxCommit())
+    settled = 3 if getattr(method, "multiple", False) else 1
+    assert (ready, 3 - settled) == (queue.ready_count, queue.unacked_count)
+
+
+def test_a_rollback_makes_acks_undone_and_requeues_nothing(holder):
+    holder.send(BasicAck(1), BasicAck(3))
+    holder.call(TxRollback())
+
+    assert (0, 0) == holder.counts(channel=2)
+    assert [] == holder.send(BasicAck(3, True))
+    holder.call(TxCommit())
+    assert 0 == holder.broker.vhosts["/"].queue("q").unacked_count
+
+
+def test_what_is_undone_is_still_in_order_of_its_tags(holder):
+    holder.send(BasicAck(1))
+    holder.call(TxRollback())
+
+    holder.send(BasicAck(2, True))
+    holder.call(TxCommit())
+    holder.send(BasicRecover(True))
+
+    assert b"3" == holder.call(BasicGet("q", True), 2).body
+
+
+def test_a_tag_is_settled_once_in_a_transaction(holder):
+    holder.ack(1)
+
+    answer = closed(holder.ack(1))
+
+    assert (406, "PRECONDITION_FAILED - unknown delivery tag 1") == answer
+
+
+def test_a_tag_that_a_commit_has_settled_is_unknown(holder):
+    holder.ack(1)
+    holder.call(TxCommit())
+
+    assert 406 == closed(holder.ack(1))[0]
+
+
+def test_acks_make_room_when_they_are_committed(tx):
+    tx.publish_many(numbers(1, 2), channel=2)
+    tx.consume(prefetch=1)
+
+    assert [] == tx.ack(1)
+    answer, delivery = tx.send(TxCommit())
+    assert (TxCommitOk(), b"2") == (answer, delivery.body)
+
+
+def test_recover_leaves_what_is_acked_in_the_transaction(holder):
+    holder.ack(1)
+    holder.send(BasicRecover(True))
+    holder.call(TxCommit())
+
+    assert numbers(2, 3) == [holder.call(BasicGet("q", True), 2).body for _ in range(2)]
+
+
+@pytest.mark.parametrize("end", ["close", "error", "loss"])
+def test_a_channel_that_ends_without_a_commit_undoes_all(holder, connect, end):
+    holder.publish(b"4")
+    holder.ack(3, multiple=True)
+
+    if end == "close":
+        assert ChannelCloseOk() == holder.call(ChannelClose())
+    elif end == "error":
+        holder.ack(99)
+    else:
+        holder.lose()
+
+    other = connect()
+    assert (3, 0) == other.counts()
+    assert [(body, True) for body in numbers(1, 2, 3)] == [
+        (item.body, item.method.redelivered) for item in other.consume()[1:]
+    ]
+
+
+def test_a_purge_between_ack_and_commit_changes_nothing(holder):
+    holder.ack(1)
+    holder.send(QueuePurge("q"), channel=2)
+
+    assert [TxCommitOk()] == holder.send(TxCommit())
+    assert 2 == holder.broker.vhosts["/"].queue("q").unacked_count
+
+
+def test_publishes_and_acks_of_a_deleted_queue_commit_quietly(holder):
+    holder.publish(b"4")
+    holder.ack(1)
+    holder.send(QueueDelete("q"), channel=2)
+
+    assert [TxCommitOk()] == holder.send(TxCommit())
+
+
+# modes
+
+
+def test_select_may_be_repeated_and_drops_nothing(tx):
+    tx.publish(b"1")
+    assert TxSelectOk() == tx.call(TxSelect())
+    tx.call(TxCommit())
+
+    assert (1, 0) == tx.counts(channel=2)
+
+
+def test_a_transactional_channel_does_not_confirm(tx):
+    answer = closed(tx.send(ConfirmSelect()))
+
+    assert (406, "PRECONDITION_FAILED - cannot switch from tx to confirm mode") == answer
+
+
+def test_a_confirming_channel_is_not_transactional(client):
+    assert ConfirmSelectOk() == client.call(ConfirmSelect())
+
+    answer = closed(client.send(TxSelect()))
+
+    assert (406, "PRECONDITION_FAILED - cannot switch from confirm to tx mode") == answer
+
+
+@pytest.mark.parametrize("method", [TxCommit(), TxRollback()])
+def test_without_select_there_is_nothing_to_end(client, method):
+    [close] = client.send(method)
+
+    text = "PRECONDITION_FAILED - channel is not transactional"
+    assert ChannelClose(406, text, 90, method.method_id) == close
+
+
+def test_a_commit_in_one_piece_with_its_publishes_carries_them_out(tx):
+    data = published(b"1", BasicPublish("", "q")) + method_frame(1, TxCommit())
+
+    tx.feed(data + published(b"2", BasicPublish("", "q")) + method_frame(1, TxRollback()))
+
+    assert [TxCommitOk(), TxRollbackOk()] == tx.take()
+    answer = tx.call(BasicGet("q"), 2)
+    assert isinstance(answer, Received)
+    assert (b"1", 0) == (answer.body, answer.method.message_count)
