@@ -63,7 +63,7 @@ def connect_rate(options: Options, progress: Progress) -> Measurement:
     rows += [("generator", f"{cores:.2f} cores"), ("limited by", limit)]
     if refused:
         rows.append(("failed", f"{refused:,} connections"))
-    return Measurement(options, {"rate": rate, "failed": refused}, rows, latency, cost, limit)
+    return Measurement(options, {"rate": rate, "refused": refused}, rows, latency, cost, limit)
 
 
 def idle(options: Options, progress: Progress) -> Measurement:

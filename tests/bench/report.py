@@ -18,7 +18,8 @@ def markdown(rows: list[dict], machine: dict) -> str:
         f"Linux {machine['kernel']}, Python {machine['python']}; {machine['leveret']}, "
         f"RabbitMQ {machine['rabbitmq']}, GarageMQ {machine['garagemq']}; medians of "
         f"{machine['rounds']}, {machine['seconds']:g} s each; {machine['minutes']} minutes in all. "
-        "CPU is user and system time of the broker's processes a message.",
+        + ("Quick: 1,000 idle connections, 200,000 queued messages. " if machine["quick"] else "")
+        + "CPU is user and system time of the broker's processes a message.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),

@@ -1,0 +1,68 @@
+from .judge import judge
+from .workloads import GARAGEMQ, LEVERET, RABBITMQ, WORKLOADS, Workload
+
+LOAD = Workload("load", "a load", (), cpu=8, rate=5, latency="latency", quantiles=("p99",))
+
+
+def figures(cpu_us: float, rate: float, p99: float = 1.0, limit: str = "the broker") -> dict:
+    return {
+        "broker": {"cpu_us": cpu_us},
+        "rate": rate,
+        "latency_ms": {"p99": p99},
+        "limit": limit,
+        "verification": {"faultless": True},
+    }
+
+
+def passed(ours: dict, rabbitmq: dict, workload: Workload = LOAD, **others: dict) -> dict:
+    bars = judge(workload, {LEVERET: ours, RABBITMQ: rabbitmq, **others})
+    return {bar.name: bar.passed for bar in bars}
+
+
+def test_bars_that_are_just_reached_pass():
+    result = passed(figures(1.0, 500), figures(8.0, 100))
+
+    assert {"CPU": True, "rate": True, "latency p99": True} == result
+
+
+def test_each_bar_is_missed_by_itself():
+    rabbitmq = figures(8.0, 100)
+
+    assert passed(figures(1.1, 500), rabbitmq)["CPU"] is False
+    assert passed(figures(1.0, 499), rabbitmq)["rate"] is False
+    assert passed(figures(1.0, 500, p99=1.1), rabbitmq)["latency p99"] is False
+
+
+def test_a_rate_below_the_bar_is_undecided_where_the_generator_was_the_limit():
+    rabbitmq = figures(8.0, 100)
+
+    assert passed(figures(1.0, 400, limit="the generator"), rabbitmq)["rate"] is None
+    assert passed(figures(1.0, 500, limit="the generator"), rabbitmq)["rate"] is True
+
+
+def test_garagemq_is_a_bar_for_the_cpu():
+    ours, rabbitmq = figures(1.0, 500), figures(8.0, 100)
+
+    assert passed(ours, rabbitmq, **{GARAGEMQ: figures(0.9, 1)})["CPU, GarageMQ"] is False
+    assert passed(ours, rabbitmq, **{GARAGEMQ: figures(1.1, 1)})["CPU, GarageMQ"] is True
+
+
+def test_a_fault_or_a_failure_is_a_miss():
+    faulty = figures(1.0, 500) | {"verification": {"faultless": False}}
+
+    assert passed(faulty, figures(8.0, 100))["verification"] is False
+    assert {"run": False} == passed({"failed": "it died"}, figures(8.0, 100))
+
+
+def test_memory_and_start_have_bars_of_their_own():
+    memory = Workload("idle", "idle", (), kind="idle", memory_kib=20)
+    start = Workload("start", "start", (), kind="start", start_ms=300)
+
+    assert {"memory each": True} == passed({"rss_kib_each": 20.0}, {}, memory)
+    assert {"memory each": False} == passed({"rss_kib_each": 20.1}, {}, memory)
+    assert {"start": False} == passed({"start_ms": 301.0}, {}, start)
+
+
+def test_every_workload_has_a_key_of_its_own_and_a_bar():
+    assert len(WORKLOADS) == len({workload.key for workload in WORKLOADS})
+    assert all(each.cpu or each.memory_kib or each.start_ms for each in WORKLOADS)
