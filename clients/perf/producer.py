@@ -15,9 +15,9 @@ from leveret.clients.perf.link import CHANNEL, Link, LinkLost, frame
 from leveret.clients.perf.message import Encoder
 from leveret.protocol.methods import BasicAck
 
-SEND_OCTETS = 1 << 17  # for one system call; larger ones leave the cache
+SEND_OCTETS = 1 << 16  # for one system call: larger ones leave the cache, and cost page faults
 SENDS_A_TURN = 4  # before other connections of the process have theirs
-GATHER_FROM = 2048  # octets of a message from which joining costs more than a list of references
+GATHER_FROM = 8192  # octets of a message from which joining costs more than a list of references
 ACK_HEAD = frame(CHANNEL, BasicAck())[:11]
 ACK = Struct(">QBB")
 ACK_SIZE = 21
