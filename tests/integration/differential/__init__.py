@@ -1,0 +1,1 @@
+"""Conversations held with RabbitMQ and with Leveret, whose answers must be the same."""
