@@ -196,7 +196,7 @@ def test_silence_during_the_handshake_ends_the_connection(server: Server, talk: 
         with pytest.raises(Gone):
             peer.receive()
 
-    assert monotonic() - start < HANDSHAKE_SECONDS + 2.5  # looked at once a second
+    assert monotonic() - start < HANDSHAKE_SECONDS + 4  # looked at once a second
 
 
 @pytest.mark.long
@@ -207,7 +207,7 @@ def test_dead_peer_is_noticed_by_its_heartbeats_and_loses_its_queues(talk: Talk)
 
     heard = frame_types(dead.peer)
 
-    assert 1.5 < monotonic() - start < 4.5
+    assert 1.5 < monotonic() - start < 5.5
     assert set(heard) == {HEARTBEAT}
     talk.channel()(QueueDeclare(talk.q, exclusive=True))
     assert "queue.declare-ok" in talk.lines[-1]
