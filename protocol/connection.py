@@ -100,6 +100,7 @@ class Connection:
         self._greeting = bytearray()
         self.is_greeted = False
         self._is_deaf = False
+        self._early = b""
         self._silent_checks = 0
         self._send_at: float | None = None
         self._check_at: float | None = None
@@ -144,7 +145,13 @@ class Connection:
             self.reply = PROTOCOL_HEADER
             self.hint = next((hint for start, hint in HINTS if first.startswith(start)), "")
             return []
-        return self._check(self.reader.feed(rest)) if rest else []
+        self._early = rest
+        return []
+
+    def receive_early(self) -> list[tuple[int, Command]]:
+        """Return what came in one piece with the greeting; to be asked once start is sent."""
+        early, self._early = self._early, b""
+        return self.receive_data(early) if early else []
 
     def _check(self, commands: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
         """Return the commands that are legal in the states they find, up to the first error."""

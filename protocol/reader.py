@@ -207,7 +207,7 @@ class Reader:
                     if (
                         word == _THEN_HEADER + channel
                         and class_id == BASIC_CLASS_ID
-                        and body_size <= largest
+                        and 0 < body_size <= largest
                         and _HEADER_MIN <= size <= limit
                         and tail + 8 <= end
                         and not weight
@@ -317,14 +317,11 @@ class Reader:
     ) -> None:
         method = content.envelope.method
         if len(frame) < _HEADER_MIN + 8:
-            raise FrameError("cannot decode properties", method.class_id, method.method_id)
+            raise FrameError("cannot decode content header", method.class_id, method.method_id)
         _, _, _, class_id, weight, size, flags = _header(frame)
         if weight:
             raise UnexpectedFrame(
-                f"expected content header for class {method.class_id}, "
-                "got non content header frame instead",
-                method.class_id,
-                method.method_id,
+                "weight of content header is not 0", method.class_id, method.method_id
             )
         if not check_of(flags)(frame, _HEADER_MIN + 7, len(frame) - 1):
             raise FrameError("cannot decode properties", method.class_id, method.method_id)

@@ -168,11 +168,11 @@ class Session:
         self.octets_in += len(chunk)
         commands = self.connection.receive_data(chunk)
         if not self._is_greeted:
-            self._greet()
+            commands = self._greet()
         self._commands = self._commands[self._index :] + commands if self._commands else commands
         self._index = 0
 
-    def _greet(self) -> None:
+    def _greet(self) -> list[tuple[int, Command]]:
         connection = self.connection
         if connection.reply:
             self.outbox.append(connection.reply)
@@ -182,6 +182,8 @@ class Session:
         elif connection.is_greeted:
             self._is_greeted = True
             connection_methods.start(self)
+            return connection.receive_early()
+        return []
 
     def run(self, out_of_time: Callable[[], bool]) -> bool:
         """Handle what came in; return False if some of it is left for the next slice.

@@ -293,7 +293,8 @@ class Queue:
     def check_consumer(self, exclusive: bool) -> None:
         """Raise `AccessRefused` if one more consumer would break an exclusive use."""
         consumers = self._ring.consumers
-        if (exclusive and consumers) or any(consumer.exclusive for consumer in consumers):
+        is_shared = consumers or self.arguments.get("x-single-active-consumer") is True
+        if (exclusive and is_shared) or any(consumer.exclusive for consumer in consumers):
             raise AccessRefused(
                 f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
             )

@@ -125,7 +125,7 @@ def test_a_payload_cut_or_followed_by_anything_is_a_501_with_its_ids(method, pay
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"\x00\x0a\x00"])
 def test_a_payload_without_a_whole_method_id_is_a_501(payload):
     """RabbitMQ 3.10.8 answers so, too."""
-    with pytest.raises(FrameError, match="cannot decode <<"):
+    with pytest.raises(FrameError, match="cannot decode"):
         decode_method(payload)
 
 
