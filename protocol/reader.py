@@ -53,6 +53,8 @@ MEMO_LIMIT = 16384
 UNFINISHED_FACTOR = 2
 # Pieces of a body that are smaller are joined: an object for each octet would cost forty times it.
 SMALL_PIECE = 4096
+# A cut frame of this size is completed alone; smaller ones are cheaper to join with what follows.
+LARGE_FRAME = 4096
 
 
 class Contents(list[Content]):
@@ -136,18 +138,26 @@ class Reader:
         """
         if self._is_deaf:
             return self._listen_for_close_ok(chunk)
-        if self._waiting:
-            self._waiting.append(chunk)
-            self._waiting_size += len(chunk)
-            if self._waiting_size < self._needed:
-                return []
-            chunk = b"".join(self._waiting)
-            self._waiting.clear()
         commands: Commands = []
+        position = 0
         try:
-            position = self._parse(chunk, commands)
+            if self._waiting:
+                missing = self._needed - self._waiting_size
+                if len(chunk) < missing:
+                    self._waiting.append(chunk)
+                    self._waiting_size += len(chunk)
+                    return []
+                if self._needed >= LARGE_FRAME:  # what is behind it is not copied
+                    position = missing
+                    self._waiting.append(chunk[:missing])
+                    self._parse(b"".join(self._waiting), commands, 0)
+                else:
+                    chunk = b"".join((*self._waiting, chunk))
+                self._waiting.clear()
+            position = self._parse(chunk, commands, position)
         except AMQPError as problem:
             self._is_deaf = True
+            self._waiting.clear()
             commands.append((0, problem))
             return commands
         if position < len(chunk):
@@ -163,14 +173,15 @@ class Reader:
         self._heard = heard[1 - len(_CLOSE_OK) :]
         return [(0, ConnectionCloseOk())] if _CLOSE_OK in heard else []
 
-    def _parse(self, data: bytes, commands: Commands) -> int:  # noqa: C901 (bench_reader.py)
+    def _parse(  # noqa: C901 (bench_reader.py)
+        self, data: bytes, commands: Commands, position: int
+    ) -> int:
         """Append the commands in the data; return the position of the first unfinished frame."""
         memo, unfinished, content_type = self._memo, self._unfinished, self._content_type
         limit = self.frame_max or 0xFFFFFFFF
         largest = min(self.max_message_size, limit)
         checks = SHAPE_CHECKS
         end = len(data)
-        position = 0
         run: list[Content] = []
         run_channel = -1
         while end - position >= 7:

@@ -50,16 +50,18 @@ class Batch:
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
       waiting: Queues that did not come to deal in theirs.
+      is_crowded: Set when messages published in this slice found consumers, but none with room.
       failed: Told whose part of a slice raised what.
     """
 
-    __slots__ = ("confirming", "failed", "flushing", "touched", "waiting")
+    __slots__ = ("confirming", "failed", "flushing", "is_crowded", "touched", "waiting")
 
     def __init__(self) -> None:
         self.touched: dict[Queue, None] = {}
         self.waiting: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
+        self.is_crowded = False
         self.failed: Callable[[object, Exception], None] = _reraise
 
     def finish(self, out_of_time: Callable[[], bool] = _never) -> bool:

@@ -138,6 +138,8 @@ class Queue:
             level = self._ring.front()
         if incoming:
             self._store()
+            if self._ring.consumers:
+                self.vhost.broker.batch.is_crowded = True
         if level is not None and (self._runs.count or self._returned):
             self.touch()
 

@@ -10,6 +10,7 @@ Called by: server.listener.
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,15 +23,29 @@ from leveret.protocol.errors import InternalError
 if TYPE_CHECKING:
     from leveret.broker.server.turns import Turns
 
-# What one read takes: large enough that a busy peer's messages share the cost of a turn, and
-# below the size from which the C library maps each buffer anew.
-CHUNK = 65536
+# What one read takes, in octets. It grows while full chunks take less than this time, in seconds:
+# large messages come by the half megabyte and share the cost of a turn. It shrinks when they take
+# much more, and when their messages find consumers without room: who publishes faster than is
+# consumed gets shorter turns, so that acks are heard more often than the queue grows.
+FIRST_CHUNK, LEAST_CHUNK, LARGEST_CHUNK = 65536, 16384, 524288
+CHUNK_TIME = 0.00025
 # How long a peer that does not read may delay the end of its connection, in seconds.
 DRAIN_TIMEOUT = 5
 # How long a silent hang-up waits, against guessing passwords (RabbitMQ's figure, in seconds).
 HANG_UP_DELAY = 3
 
 log = structlog.get_logger()
+
+
+def _next_size(size: int, seconds: float, is_crowded: bool) -> int:
+    """Return how much to read after a full chunk: how long it took, whether it found no consumer.
+
+    >>> _next_size(65536, 0.0001, False)
+    131072
+    """
+    if is_crowded or seconds > 3 * CHUNK_TIME:
+        return max(size // 2, LEAST_CHUNK)
+    return min(size * 2, LARGEST_CHUNK) if seconds < CHUNK_TIME else size
 
 
 class ClientConnection:
@@ -70,13 +85,19 @@ class ClientConnection:
     async def _read(self) -> None:
         session, wire, turns = self.session, self._wire, self._turns
         outbox, high = session.outbox, session.outbox_high
+        batch = session.broker.batch
+        size = FIRST_CHUNK
         while not session.is_ended:
-            chunk = await wire.receive(CHUNK)
+            chunk = await wire.receive(size)
             if not chunk:
                 return
+            start = perf_counter()
+            batch.is_crowded = False
             session.receive(chunk)
             if not turns.run(session):
                 await self._go_on()
+            if len(chunk) == size:
+                size = _next_size(size, perf_counter() - start, batch.is_crowded)
             if session.is_hung_up:
                 await trio.sleep(HANG_UP_DELAY)
                 return

@@ -69,13 +69,16 @@ class SocketWire:
         """Send what the peer takes without waiting; return the rest."""
         try:
             while len(parts) > 1:
-                if max(map(len, parts[:MAX_BUFFERS])) < REFERENCE_SIZE:
+                some = parts[:MAX_BUFFERS]
+                sizes = list(map(len, some))
+                if max(sizes) < REFERENCE_SIZE:
                     parts = [b"".join(parts)]
                     break
-                sent = self._socket.sendmsg(parts[:MAX_BUFFERS])
-                parts = _after(parts, sent)
-                if sent == 0:
-                    return parts
+                sent = self._socket.sendmsg(some)
+                if sent == sum(sizes):
+                    parts = parts[MAX_BUFFERS:]
+                else:
+                    return _after(parts, sent)
             if not parts:
                 return parts
             data = parts[0]

@@ -2,9 +2,11 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leveret.protocol import reader as reader_module
 from leveret.protocol.methods import BasicAck, BasicPublish, BasicQos, QueueDeclare
 from leveret.protocol.properties import Properties
 
@@ -80,12 +82,19 @@ def split(data, places):
 
 
 @FEW
-@given(st.lists(pieces, max_size=8), st.lists(st.integers(0, 1 << 20), max_size=12))
-def test_commands_do_not_depend_on_where_the_octets_are_cut(parts, places):
+@given(
+    st.lists(pieces, max_size=8),
+    st.lists(st.integers(0, 1 << 20), max_size=12),
+    st.sampled_from([16, 60, reader_module.LARGE_FRAME]),
+)
+def test_commands_do_not_depend_on_where_the_octets_are_cut(parts, places, large):
+    """Nor on the size from which a cut frame is completed alone."""
     data = b"".join(octets for octets, _ in parts)
     expected = [command for _, commands in parts for command in commands]
 
-    assert expected == read(split(data, places))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader_module, "LARGE_FRAME", large)
+        assert expected == read(split(data, places))
 
 
 @FEW
