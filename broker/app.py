@@ -131,6 +131,7 @@ async def serve(
     alarm = alarms.MemoryAlarm(broker, config.memory.limit_bytes(), config.memory.resume)
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.poller.run)
             nursery.start_soon(turns.go_on)
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
             nursery.start_soon(alarms.watch, alarm, turns)

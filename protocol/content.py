@@ -6,8 +6,11 @@ handed on is what was received.
 Called by: reader (makes them), the broker's messages and the client's deliveries.
 """
 
+from collections.abc import Mapping
+
 from leveret.protocol.methods import BasicPublish, Method
-from leveret.protocol.properties import Properties, decode
+from leveret.protocol.properties import Properties, decode, decode_headers
+from leveret.protocol.wire import Value
 
 CLASS_TICKET = 6  # octets before the exchange in the payload of basic.publish
 FRAME_HEAD = 7  # type, channel, size
@@ -103,6 +106,15 @@ class Content:
           FrameError: They cannot be decoded.
         """
         return decode(self.header)
+
+    @property
+    def headers(self) -> Mapping[str, Value] | None:
+        """The headers alone, decoded now.
+
+        Raises:
+          FrameError: They cannot be decoded.
+        """
+        return decode_headers(self.header)
 
 
 def make_content(

@@ -8,8 +8,7 @@ changed; `with_headers` exchanges the table and leaves every other octet as it c
 Called by: content (on demand), core and plugins (to change headers), clients.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from struct import Struct, error
 from typing import NamedTuple, cast
 
@@ -52,7 +51,7 @@ def decode(header: bytes) -> Properties:
     Raises:
       FrameError: It is cut short, holds a malformed value, or anything behind the last one.
     """
-    with _locating_errors():
+    with _locating_errors:
         flags, offset = _flags(header)
         values: dict[str, object] = {}
         for name, flag, decode_value, _ in _FIELDS:
@@ -61,6 +60,22 @@ def decode(header: bytes) -> Properties:
         if offset != len(header):
             raise FrameError("cannot decode properties: octets left over")
     return Properties(**values)  # type: ignore[arg-type]
+
+
+def decode_headers(header: bytes) -> Mapping[str, Value] | None:
+    """Return only the table of headers from the payload of a header frame.
+
+    Raises:
+      FrameError: It cannot be decoded.
+    """
+    with _locating_errors:
+        flags, offset = _flags(header)
+        if not flags & HAS_HEADERS:
+            return None
+        for _, flag, decode_value, _ in _FIELDS[:2]:  # what stands before the headers
+            if flags & flag:
+                _, offset = decode_value(header, offset)
+        return decode_table(header, offset)[0]
 
 
 def encode(properties: Properties, body_size: int) -> bytes:
@@ -92,7 +107,7 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
 
     All other octets stay, whatever they are: also the values of properties unknown here.
     """
-    with _locating_errors():
+    with _locating_errors:
         flags, start = _flags(header)
         for _, flag, decode_value, _ in _FIELDS[:2]:  # what stands before the headers
             if flags & flag:
@@ -109,16 +124,20 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
     return header[:FLAGS_OFFSET] + SHORT.pack(word) + between + table + header[end:]
 
 
-@contextmanager
-def _locating_errors() -> Iterator[None]:
-    """Make every failure to decode a `FrameError` with the class of the content."""
-    try:
-        yield
-    except FrameError as problem:
-        problem.class_id = BASIC_CLASS_ID
-        raise
-    except (IndexError, error):
-        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
+class _LocatingErrors:
+    """Makes every failure to decode a `FrameError` with the class of the content."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, problem: BaseException | None, where: object) -> None:
+        if isinstance(problem, FrameError):
+            problem.class_id = BASIC_CLASS_ID
+        elif isinstance(problem, (IndexError, error)):
+            raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
+
+
+_locating_errors = _LocatingErrors()
 
 
 def _flags(header: bytes) -> tuple[int, int]:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.exchange import Exchange
     from leveret.broker.core.queue import Queue
-    from leveret.protocol.content import Content, Envelope
+    from leveret.broker.core.routes import Routes
+    from leveret.protocol.content import Content
     from leveret.protocol.properties import Properties
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
@@ -46,7 +47,8 @@ def publish(
 ) -> int:
     """Put a row of messages into their queues; return how far it came within its time."""
     session = channel.session
-    routes = session.routes.current()
+    memo = session.routes
+    routes, by_headers = memo.current(), memo.by_headers
     touched = session.broker.batch.touched
     is_plain = channel.transaction is None
     work = 0
@@ -57,17 +59,20 @@ def publish(
             found = routes.get(message.envelope)
             flags = message.flags & LOOK_AT
             if (
-                found is not None
-                and is_plain
+                is_plain
                 and (not flags or (flags == HAS_HEADERS and not _may_have_copies(message)))
+                and (found is not None or message.envelope in by_headers)
             ):
+                if found is None:
+                    found = _by_headers(by_headers[message.envelope], message)
+                    work += 1
                 for queue in found:
                     if not queue.incoming:
                         touched[queue] = None
                     queue.incoming.append(cast(Message, message))
                     work += 1
             else:
-                work += 1 + _publish_carefully(channel, cast(Message, message), routes)
+                work += 1 + _publish_carefully(channel, cast(Message, message), memo)
             if work > WORK:
                 work = 0
                 if out_of_time():
@@ -88,9 +93,14 @@ def _may_have_copies(message: Content) -> bool:
     return frames.find(b"CC", 7, 7 + message.header_size) >= 0
 
 
-def _publish_carefully(
-    channel: Channel, message: Message, routes: dict[Envelope, tuple[Queue, ...]]
-) -> int:
+def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...]:
+    """Find the queues of a message by its headers, where all else was checked before."""
+    method = message.envelope.method
+    assert isinstance(method, BasicPublish)
+    return route(exchange, (method.routing_key,), message.headers or {}).queues
+
+
+def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> int:
     """Check a message, find its queues, put it into them; return how many they are."""
     session = channel.session
     method = message.envelope.method
@@ -109,10 +119,13 @@ def _publish_carefully(
     # at most once and never queued
     is_reply = not exchange.name and reply_to.deliver(session, keys, message)
     found = route(exchange, keys)
+    is_lasting = len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX)
     if found.depends_on_headers:
-        found = route(exchange, keys, message.properties.headers or {})
-    elif len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX):
-        routes[envelope] = found.queues
+        found = route(exchange, keys, message.headers or {})
+        if is_lasting:
+            memo.by_headers[envelope] = exchange
+    elif is_lasting:
+        memo.current()[envelope] = found.queues
     mandatory = method.mandatory and not is_reply
     if channel.transaction is not None:
         channel.transaction.hold_publish(message, found.queues, mandatory)

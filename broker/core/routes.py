@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from leveret.broker.core.exchange import Exchange
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.content import Envelope
@@ -19,19 +20,26 @@ MEMO_LIMIT = 16384
 
 
 class Routes:
-    """Queues by envelope: the method payload and channel that messages have in common."""
+    """Queues by envelope: the method payload and channel that messages have in common.
 
-    __slots__ = ("_by_envelope", "_epoch", "_vhost")
+    Attributes:
+      by_headers: Exchanges by envelope where the queues depend on each message's headers, and
+        nothing else is left to check. As current as what `current` returned last.
+    """
+
+    __slots__ = ("_by_envelope", "_epoch", "_vhost", "by_headers")
 
     def __init__(self, vhost: VirtualHost) -> None:
         self._vhost = vhost
         self._epoch = (-1, -1)
         self._by_envelope: dict[Envelope, tuple[Queue, ...]] = {}
+        self.by_headers: dict[Envelope, Exchange] = {}
 
     def current(self) -> dict[Envelope, tuple[Queue, ...]]:
         """Return the memo, emptied if it is stale or full."""
         epoch = (self._vhost.epoch, self._vhost.broker.users.epoch)
-        if epoch != self._epoch or len(self._by_envelope) > MEMO_LIMIT:
+        if epoch != self._epoch or len(self._by_envelope) + len(self.by_headers) > MEMO_LIMIT:
             self._by_envelope.clear()
+            self.by_headers.clear()
             self._epoch = epoch
         return self._by_envelope

@@ -1,15 +1,16 @@
-"""Client connections: one task that reads; a second one only while the peer is slow to read.
+"""Client connections: read by the poller, attended by a task only while there is a wait.
 
-Law: the reading task owns the socket, the session decides. A chunk is received, handled in
-slices, and what it caused is written at the end of each. Nothing is read while an alarm blocks
-the peer, nor while it does not take the answers to what it asked. When the task ends, for
-whatever reason, the session lets go of all it held; a fault in it ends no other connection.
+Law: the connection owns the socket, the session decides. A chunk is received, handled in slices,
+and what it caused is written at the end of each. Nothing is read while an alarm blocks the peer,
+nor while it does not take the answers to what it asked. When the connection ends, for whatever
+reason, the session lets go of all it held; a fault in it ends no other connection.
 
-Called by: server.listener.
+Called by: server.listener (makes them), server.poller (reads).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import structlog
 import trio
 
 from leveret.broker.amqp.session import Session
-from leveret.broker.server.wire import Wire, WireClosed
+from leveret.broker.server.wire import SocketWire, StreamWire, Wire, WireClosed
 from leveret.protocol.errors import InternalError
 
 if TYPE_CHECKING:
@@ -49,9 +50,23 @@ def _next_size(size: int, seconds: float, is_crowded: bool) -> int:
 
 
 class ClientConnection:
-    """A socket and its session."""
+    """A session and its wire, however octets come in.
 
-    __slots__ = ("_nursery", "_resumed", "_scope", "_turns", "_wire", "session")
+    Args:
+      wire: What the octets go through.
+      nursery: Where tasks run while there is something to wait for.
+    """
+
+    __slots__ = (
+        "_has_work",
+        "_nursery",
+        "_resumed",
+        "_scope",
+        "_size",
+        "_turns",
+        "_wire",
+        "session",
+    )
 
     def __init__(
         self, wire: Wire, turns: Turns, nursery: trio.Nursery, *, peer: str, is_loopback: bool
@@ -59,56 +74,59 @@ class ClientConnection:
         self._wire = wire
         self._turns = turns
         self._nursery = nursery
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
         self._resumed: trio.Event | None = None
+        self._size = FIRST_CHUNK
+        self._has_work = False
         self.session = Session(turns.broker, self, peer=peer, is_loopback=is_loopback)
 
-    async def serve(self) -> None:
-        """Serve until either side ends."""
+    # Reading
+
+    def _handle(self, chunk: bytes) -> bool:
+        """Handle octets in one slice; return False if there is something to wait for first."""
+        session = self.session
+        batch = session.broker.batch
+        batch.is_crowded = False
+        start = perf_counter()
+        try:
+            session.receive(chunk)
+            self._has_work = not self._turns.run(session)
+        except Exception as problem:
+            self._crash(problem)
+        if len(chunk) == self._size:
+            self._size = _next_size(self._size, perf_counter() - start, batch.is_crowded)
+        return not (
+            self._has_work
+            or session.is_ended
+            or session.is_hung_up
+            or (session.is_writing and session.outbox.replies > session.outbox_high)
+        )
+
+    async def _settle(self) -> bool:
+        """Wait for what keeps us from reading; return False if the connection is at its end."""
         session = self.session
         try:
-            with self._scope:
-                try:
-                    await self._read()
-                except WireClosed:
-                    raise
-                except Exception as problem:
-                    self._crash(problem)
-                if session.is_ended:
-                    await self._drain()
-        except WireClosed:
-            pass
-        finally:
-            self._forget()
-            await self._wire.aclose()
-
-    async def _read(self) -> None:
-        session, wire, turns = self.session, self._wire, self._turns
-        outbox, high = session.outbox, session.outbox_high
-        batch = session.broker.batch
-        size = FIRST_CHUNK
-        while not session.is_ended:
-            chunk = await wire.receive(size)
-            if not chunk:
-                return
-            start = perf_counter()
-            batch.is_crowded = False
-            session.receive(chunk)
-            if not turns.run(session):
+            if self._has_work:
                 await self._go_on()
-            if len(chunk) == size:
-                size = _next_size(size, perf_counter() - start, batch.is_crowded)
-            if session.is_hung_up:
-                await trio.sleep(HANG_UP_DELAY)
-                return
-            while outbox.replies > high and session.is_writing:
+        except Exception as problem:
+            self._crash(problem)
+        if session.is_hung_up:
+            await trio.sleep(HANG_UP_DELAY)
+            return False
+        while session.outbox.replies > session.outbox_high and session.is_writing:
+            await self._hold()
+        if not session.is_ended:
+            return True
+        with trio.move_on_after(DRAIN_TIMEOUT):  # for the peer to take what was written
+            while session.is_writing:
                 await self._hold()
+        return False
 
     async def _go_on(self) -> None:
         """Handle, and carry out, what did not fit into the first slice."""
         turns, session = self._turns, self.session
         outbox, high = session.outbox, session.outbox_high
-        while True:
+        while not session.is_ended:
             if session.is_blocked or (outbox.replies > high and session.is_writing):
                 await self._hold()
             else:
@@ -118,8 +136,9 @@ class ClientConnection:
                     await trio.lowlevel.checkpoint()
                 finally:
                     turns.runnable -= 1
-            if turns.run(session) or session.is_ended:
-                return
+            if turns.run(session):
+                break
+        self._has_work = False
 
     async def _hold(self) -> None:
         """Wait for the end of an alarm, or until the peer has read."""
@@ -136,29 +155,11 @@ class ClientConnection:
         if self._resumed is not None:
             self._resumed.set()
 
-    async def _drain(self) -> None:
-        """Give the peer time to take what was written before the end."""
-        with trio.move_on_after(DRAIN_TIMEOUT):
-            while self.session.is_writing:
-                await self._hold()
+    def unblock(self) -> None:
+        """Go on with what waits for the end of an alarm."""
+        self._resume()
 
-    def _crash(self, problem: Exception) -> None:
-        """Report a fault of ours and end the connection."""
-        session = self.session
-        session.broker.events.emit("session.crashed", session=session, error=problem)
-        session.fail(0, InternalError("INTERNAL_ERROR"))
-        session.is_ended = True
-        self._turns.finish()
-
-    def _forget(self) -> None:
-        session = self.session
-        try:
-            session.forget()
-        except Exception as problem:
-            session.broker.sessions.pop(session, None)
-            log.error("session.crashed", peer=session.peer, exc_info=problem)
-        session.writer = GONE
-        self._turns.finish()
+    # Writing
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
         """Send what the peer takes without waiting; return the rest."""
@@ -192,15 +193,134 @@ class ClientConnection:
             session.is_writing = False
             self._resume()
             if session.is_ended:
-                self._scope.cancel()
+                self.close()
 
-    def unblock(self) -> None:
-        """Go on with what waits for the end of an alarm."""
-        self._resume()
+    # The end
 
     def close(self) -> None:
-        """End the reading task, which closes the socket."""
-        self._scope.cancel()
+        """Have the socket closed at once."""
+        raise NotImplementedError
+
+    def _crash(self, problem: Exception) -> None:
+        """Report a fault of ours and end the connection."""
+        session = self.session
+        session.broker.events.emit("session.crashed", session=session, error=problem)
+        session.fail(0, InternalError("INTERNAL_ERROR"))
+        session.is_ended = True
+        self._has_work = False
+        self._turns.finish()
+
+    def _forget(self) -> None:
+        session = self.session
+        try:
+            session.forget()
+        except Exception as problem:
+            session.broker.sessions.pop(session, None)
+            log.error("session.crashed", peer=session.peer, exc_info=problem)
+        session.writer = GONE
+        self._turns.finish()
+
+
+class SocketConnection(ClientConnection):
+    """A plain socket: polled, or attended by a task, never both.
+
+    When the poller finds that there is something else to wait for, a task takes over and hands
+    back or ends.
+    """
+
+    __slots__ = ("_is_cut", "_is_polled", "_socket")
+
+    def __init__(
+        self, wire: SocketWire, turns: Turns, nursery: trio.Nursery, *, peer: str, is_loopback: bool
+    ) -> None:
+        super().__init__(wire, turns, nursery, peer=peer, is_loopback=is_loopback)
+        self._socket = wire
+        self._is_polled = False
+        self._is_cut = False
+
+    def start(self) -> None:
+        """Be read from whenever there is something to read."""
+        self._is_polled = True
+        self._turns.poller.add(self._socket.descriptor, self)
+
+    def read(self) -> None:
+        """Take in what has come; it may have been taken already."""
+        try:
+            chunk = self._socket.receive_now(self._size)
+        except BlockingIOError:
+            return
+        except WireClosed:
+            chunk = b""
+        if not chunk:
+            self._leave()
+            self.end()
+        elif not self._handle(chunk):
+            self._have_attended()
+
+    def _leave(self) -> None:
+        self._is_polled = False
+        self._turns.poller.remove(self._socket.descriptor)
+
+    def _have_attended(self) -> None:
+        """Hand over from the poller to a task."""
+        if self._is_polled:
+            self._leave()
+            self._nursery.start_soon(self._attend)
+
+    async def _attend(self) -> None:
+        """Wait for what a poller cannot wait for; then be polled again, or end."""
+        goes_on = False
+        try:
+            with trio.CancelScope() as self._scope:
+                goes_on = not self._is_cut and await self._settle()
+        finally:
+            self._scope = None
+            if goes_on and not self._is_cut:
+                self.start()
+            else:
+                self.end()
+
+    def end(self) -> None:
+        """Let go of everything and close the socket."""
+        self._forget()
+        self._socket.close()
+
+    def close(self) -> None:
+        """Have the socket closed as soon as whoever is at work has finished."""
+        self._is_cut = True
+        if self._scope is not None:
+            self._scope.cancel()
+        else:
+            self._have_attended()
+
+
+class StreamConnection(ClientConnection):
+    """Any other wire, which only a task can read."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(
+        self, wire: StreamWire, turns: Turns, nursery: trio.Nursery, *, peer: str, is_loopback: bool
+    ) -> None:
+        super().__init__(wire, turns, nursery, peer=peer, is_loopback=is_loopback)
+        self._stream = wire
+
+    async def serve(self) -> None:
+        """Serve until either side ends."""
+        try:
+            with trio.CancelScope() as self._scope, suppress(WireClosed):
+                while chunk := await self._stream.receive(self._size):
+                    if not self._handle(chunk) and not await self._settle():
+                        break
+        finally:
+            self._scope = None
+            self._forget()
+            await self._stream.aclose()
+
+    def close(self) -> None:
+        """End the task, which closes the wire."""
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class Gone:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from leveret.broker.server.connection import ClientConnection
+from leveret.broker.server.connection import SocketConnection
 from leveret.broker.server.wire import SocketWire
 
 if TYPE_CHECKING:
@@ -156,7 +156,6 @@ def _serve(connected: socket.socket, address: object, turns: Turns, nursery: tri
         peer = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
         is_loopback = host.startswith("127.") or host == "::1"
     connected.setblocking(False)
-    connection = ClientConnection(
+    SocketConnection(
         SocketWire(connected), turns, nursery, peer=peer, is_loopback=is_loopback
-    )
-    nursery.start_soon(connection.serve)
+    ).start()

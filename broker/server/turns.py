@@ -19,6 +19,7 @@ import trio
 from leveret.broker.amqp.channel import Channel
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.session import Session
+from leveret.broker.server.poller import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +38,13 @@ class Turns:
 
     Attributes:
       runnable: Connections with work left over; they share the round.
+      poller: Calls the connections that can be read.
     """
 
     def __init__(self, broker: Broker, clock: Callable[[], int]) -> None:
         self.broker = broker
         self.runnable = 0
+        self.poller = Poller()
         self._clock = clock
         self._deadline = 0.0
         self._outbox = Outbox()

@@ -27,19 +27,13 @@ class WireClosed(Exception):
 
 
 class Wire(Protocol):
-    """What a connection needs of its transport."""
-
-    async def receive(self, size: int) -> bytes:
-        """Wait for octets; none mean the peer has ended."""
+    """What a connection needs to write."""
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
         """Send what the peer takes without waiting; return the rest."""
 
     async def write(self, parts: list[bytes]) -> list[bytes]:
         """Wait until the peer takes some; return the rest."""
-
-    async def aclose(self) -> None:
-        """Close at once; whoever waits gets `WireClosed`."""
 
 
 class SocketWire:
@@ -54,16 +48,24 @@ class SocketWire:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
 
-    async def receive(self, size: int) -> bytes:
-        """Wait for octets; none mean the peer has ended."""
-        while True:
-            try:
-                await trio.lowlevel.wait_readable(self._socket)
-                return self._socket.recv(size)
-            except BlockingIOError:
-                continue
-            except (OSError, ValueError, trio.ClosedResourceError) as problem:
-                raise WireClosed(str(problem)) from None
+    @property
+    def descriptor(self) -> int:
+        """The number of its file."""
+        return self._socket.fileno()
+
+    def receive_now(self, size: int) -> bytes:
+        """Return octets that have come; none mean the peer has ended.
+
+        Raises:
+          BlockingIOError: None have.
+          WireClosed: The connection is broken.
+        """
+        try:
+            return self._socket.recv(size)
+        except BlockingIOError:
+            raise
+        except OSError as problem:
+            raise WireClosed(str(problem)) from None
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
         """Send what the peer takes without waiting; return the rest."""
@@ -98,7 +100,7 @@ class SocketWire:
             raise WireClosed(str(problem)) from None
         return self.write_now(parts)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close at once; whoever waits gets `WireClosed`."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)

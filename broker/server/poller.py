@@ -1,0 +1,70 @@
+"""Poller: the sockets with nothing to wait for but their peers.
+
+Law: such a connection has no task. One task waits for all of them at once and calls each that
+can be read; a call never waits. When the time of a pass is up everyone else in the event loop
+comes in between, and those not called yet are called after.
+
+Called by: server.connection (adds and removes itself), app (starts `run`).
+"""
+
+from __future__ import annotations
+
+import select
+from time import perf_counter
+from typing import Protocol
+
+import trio
+
+PASS = 0.005  # seconds
+AT_ONCE = 512  # sockets asked for in one go
+
+
+class Readable(Protocol):
+    """A connection whose socket is polled."""
+
+    def read(self) -> None:
+        """Take in what has come; it may have been taken already."""
+
+    def end(self) -> None:
+        """Let go of everything at once: the broker stops."""
+
+
+class Poller:
+    """Calls those who can read."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Readable] = {}
+
+    def add(self, descriptor: int, reader: Readable) -> None:
+        """Call a reader whenever its socket can be read, until it is removed."""
+        if self._epoll.closed:
+            reader.end()
+            return
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._readers[descriptor] = reader
+
+    def remove(self, descriptor: int) -> None:
+        """Leave a socket alone."""
+        del self._readers[descriptor]
+        self._epoll.unregister(descriptor)
+
+    async def run(self) -> None:
+        """Call readers for ever; when cancelled, end all that are left."""
+        readers, poll = self._readers, self._epoll.poll
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                until = perf_counter() + PASS
+                for descriptor, _ in poll(0, AT_ONCE):
+                    reader = readers.get(descriptor)
+                    if reader is not None:
+                        reader.read()
+                    if perf_counter() > until:
+                        await trio.lowlevel.checkpoint()
+                        until = perf_counter() + PASS
+        finally:
+            while readers:
+                _, reader = readers.popitem()
+                reader.end()
+            self._epoll.close()
