@@ -17,6 +17,7 @@ from leveret.protocol.methods import (
     ConfirmSelect,
     ConfirmSelectOk,
     ConnectionClose,
+    ExchangeBind,
     ExchangeDeclare,
     QueueBind,
     QueueDelete,
@@ -280,6 +281,39 @@ def test_a_message_with_headers_is_routed_by_them(client):
     client.publish(b"3", "", "amq.headers")
 
     assert [b"1"] == bodies(client)
+
+
+def test_a_route_by_headers_follows_the_topology(client):
+    client.declare("q")
+    client.declare("other")
+    one, two = ({"x-match": "any", "a": value} for value in (1, 2))
+    client.call(QueueBind("q", "amq.headers", arguments=one))
+    client.publish(b"1", "", "amq.headers", headers={"a": 1})
+    client.publish(b"2", "", "amq.headers", headers={"a": 2})
+    client.call(QueueBind("other", "amq.headers", arguments=two))
+    client.publish(b"3", "", "amq.headers", headers={"a": 2})
+    client.call(QueueUnbind("q", "amq.headers", arguments=one))
+    client.publish(b"4", "", "amq.headers", headers={"a": 1})
+
+    assert [b"1"] == bodies(client)
+    assert [b"3"] == bodies(client, "other")
+
+
+def test_a_known_route_by_headers_does_not_hide_copies_or_permissions(broker):
+    client = restricted(broker, ".*")
+    client.declare("q")
+    client.declare("other")
+    client.call(ExchangeDeclare("e", "headers"))
+    client.call(ExchangeDeclare("keys", "direct"))
+    client.call(ExchangeBind("keys", "e", arguments={"a": 1}))
+    client.call(QueueBind("other", "keys", "copy"))
+    client.publish(b"1", "", "e", headers={"a": 1})
+    client.publish(b"2", "", "e", headers={"a": 1, "CC": ["copy"]})
+    assert [b"2"] == bodies(client, "other")
+
+    broker.users.set_permissions("user", "/", Permissions(".*", "", ".*"))
+
+    assert closed(client.publish(b"3", "", "e", headers={"a": 1}))[0] == 403
 
 
 # refusals
