@@ -184,74 +184,90 @@ class Reader:
         end = len(data)
         run: list[Content] = []
         run_channel = -1
+        previous: Envelope | None = None
+        again = b""  # the method frame, once two contents in a row had the same
         while end - position >= 7:
-            kind, channel, size = _frame(data, position)
-            stop = position + 7 + size
-            if size > limit:
-                raise FrameError(
-                    f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit - 8}}}"
-                )
-            if stop >= end:
-                break
-            if data[stop] != FRAME_END:
-                raise FrameError(f"type {kind}, frame end octet {data[stop]} is not {FRAME_END}")
-            if kind != FRAME_METHOD or channel in unfinished:
-                content = self._other_frame(kind, channel, data, position, stop, commands)
-                position = stop + 1
-            elif size == _ACK_PAYLOAD and data.startswith(_ACK, position + 7):
-                position = self._acks(channel, data, position, commands)
-                run_channel = -1
-                continue
+            if again and data.startswith(again, position):
+                stop = position + len(again) - 1
             else:
-                envelope = memo.get(data[position + 1 : stop])
-                if envelope is None:
-                    envelope = self._method(channel, data, position, stop, commands)
-                    if envelope is None:
+                kind, channel, size = _frame(data, position)
+                stop = position + 7 + size
+                if size > limit:
+                    raise FrameError(
+                        f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit - 8}}}"
+                    )
+                if stop >= end:
+                    break
+                if data[stop] != FRAME_END:
+                    raise FrameError(
+                        f"type {kind}, frame end octet {data[stop]} is not {FRAME_END}"
+                    )
+                again = b""
+                if kind != FRAME_METHOD or channel in unfinished:
+                    content = self._other_frame(kind, channel, data, position, stop, commands)
+                    position = stop + 1
+                    if content is None:
+                        if commands and commands[-1][1] is not run:
+                            run_channel = -1
+                    elif channel == run_channel:
+                        run.append(content)
+                    else:
+                        run = Contents((content,))
+                        run_channel = channel
+                        commands.append((channel, run))
+                    continue
+                if size == _ACK_PAYLOAD and data.startswith(_ACK, position + 7):
+                    position = self._acks(channel, data, position, commands)
+                    run_channel = -1
+                    continue
+                known = memo.get(data[position + 1 : stop])
+                if known is None:
+                    known = self._method(channel, data, position, stop, commands)
+                    if known is None:
                         position = stop + 1
                         run_channel = -1
                         continue
-                content = None
-                position = stop + 1
-                if stop + 22 <= end:
-                    word, size, class_id, weight, body_size, flags = _next_header(data, stop)
-                    tail = stop + 8 + size  # the header's end octet
+                if known is previous:
+                    again = data[position : stop + 1]
+                envelope = previous = known
+            position = stop + 1
+            if stop + 22 <= end:
+                word, size, class_id, weight, body_size, flags = _next_header(data, stop)
+                tail = stop + 8 + size  # the header's end octet
+                if (
+                    word == _THEN_HEADER + channel
+                    and class_id == BASIC_CLASS_ID
+                    and 0 < body_size <= largest
+                    and _HEADER_MIN <= size <= limit
+                    and tail + 8 <= end
+                    and not weight
+                    and (
+                        (checks.get(flags) or check_of(flags))(data, stop + 22, tail)
+                        if flags
+                        else size == _HEADER_MIN
+                    )
+                ):
+                    word, body = _next_body(data, tail)
+                    last = tail + 8 + body
                     if (
-                        word == _THEN_HEADER + channel
-                        and class_id == BASIC_CLASS_ID
-                        and 0 < body_size <= largest
-                        and _HEADER_MIN <= size <= limit
-                        and tail + 8 <= end
-                        and not weight
-                        and (
-                            (checks.get(flags) or check_of(flags))(data, stop + 22, tail)
-                            if flags
-                            else size == _HEADER_MIN
-                        )
+                        body == body_size
+                        and word == _THEN_BODY + channel
+                        and last < end
+                        and data[last] == FRAME_END
                     ):
-                        word, body = _next_body(data, tail)
-                        last = tail + 8 + body
-                        if (
-                            body == body_size
-                            and word == _THEN_BODY + channel
-                            and last < end
-                            and data[last] == FRAME_END
-                        ):
-                            position = last + 1
-                            content = content_type(
-                                envelope, data[stop + 1 : position], size, body, flags
-                            )
-                if content is None:
-                    unfinished[channel] = _Unfinished(envelope)
-                    continue
-            if content is not None:
-                if channel == run_channel:
-                    run.append(content)
-                else:
-                    run = Contents((content,))
-                    run_channel = channel
-                    commands.append((channel, run))
-            elif commands and commands[-1][1] is not run:
-                run_channel = -1
+                        position = last + 1
+                        content = content_type(
+                            envelope, data[stop + 1 : position], size, body, flags
+                        )
+                        if channel == run_channel:
+                            run.append(content)
+                        else:
+                            run = Contents((content,))
+                            run_channel = channel
+                            commands.append((channel, run))
+                        continue
+            unfinished[channel] = _Unfinished(envelope)
+            again = b""
         return position
 
     def _acks(self, channel: int, data: bytes, position: int, commands: Commands) -> int:

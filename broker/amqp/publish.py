@@ -9,12 +9,11 @@ Called by: amqp.session (rows of contents), amqp.transaction (on commit).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.arguments import type_name
 from leveret.broker.core.exchange import route
-from leveret.broker.core.message import Message
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.exchange import Exchange
+    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
     from leveret.protocol.content import Content
@@ -55,7 +55,7 @@ def publish(
     index = start
     try:
         for index in range(start, len(contents)):
-            message = contents[index]
+            message: Message = contents[index]  # type: ignore[assignment]
             found = routes.get(message.envelope)
             flags = message.flags & LOOK_AT
             if (
@@ -69,10 +69,10 @@ def publish(
                 for queue in found:
                     if not queue.incoming:
                         touched[queue] = None
-                    queue.incoming.append(cast(Message, message))
+                    queue.incoming.append(message)
                     work += 1
             else:
-                work += 1 + _publish_carefully(channel, cast(Message, message), memo)
+                work += 1 + _publish_carefully(channel, message, memo)
             if work > WORK:
                 work = 0
                 if out_of_time():
