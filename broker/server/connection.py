@@ -84,17 +84,15 @@ class ClientConnection:
 
     def _handle(self, chunk: bytes) -> bool:
         """Handle octets in one slice; return False if there is something to wait for first."""
-        session = self.session
+        session, turns = self.session, self._turns
         batch = session.broker.batch
         batch.is_crowded = False
-        start = perf_counter()
         try:
-            session.receive(chunk)
-            self._has_work = not self._turns.run(session)
+            self._has_work = not turns.run(session, chunk)
         except Exception as problem:
             self._crash(problem)
         if len(chunk) == self._size:
-            self._size = _next_size(self._size, perf_counter() - start, batch.is_crowded)
+            self._size = _next_size(self._size, perf_counter() - turns.started, batch.is_crowded)
         return not (
             self._has_work
             or session.is_ended
@@ -131,11 +129,8 @@ class ClientConnection:
                 await self._hold()
             else:
                 await turns.caught_up()
-                turns.runnable += 1
-                try:
+                with turns.runnable():
                     await trio.lowlevel.checkpoint()
-                finally:
-                    turns.runnable -= 1
             if turns.run(session):
                 break
         self._has_work = False

@@ -10,6 +10,7 @@ Called by: server.connection, server.timers, server.alarms, app.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from leveret.broker.amqp.session import Session
 from leveret.broker.server.poller import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from leveret.broker.core.broker import Broker
 
@@ -37,21 +38,36 @@ class Turns:
     """Runs slices.
 
     Attributes:
-      runnable: Connections with work left over; they share the round.
+      started: When the last slice began, in seconds of the performance counter.
       poller: Calls the connections that can be read.
     """
 
     def __init__(self, broker: Broker, clock: Callable[[], int]) -> None:
         self.broker = broker
-        self.runnable = 0
         self.poller = Poller()
+        self.started = 0.0
         self._clock = clock
+        self._runnable = 0
+        self._slice = LONGEST
         self._deadline = 0.0
         self._outbox = Outbox()
         self._high = broker.limits.outbox_high
         self._more = trio.Event()
         self._caught_up = trio.Event()
         broker.batch.failed = self._failed
+
+    @contextmanager
+    def runnable(self) -> Iterator[None]:
+        """Count one more connection with work left over: they share the round."""
+        self._count_runnable(1)
+        try:
+            yield
+        finally:
+            self._count_runnable(-1)
+
+    def _count_runnable(self, difference: int) -> None:
+        self._runnable += difference
+        self._slice = min(max(ROUND / (self._runnable + 1), SHORTEST), LONGEST)
 
     def _is_over(self) -> bool:
         return perf_counter() > self._deadline
@@ -61,22 +77,31 @@ class Turns:
         return perf_counter() > self._deadline or self._outbox.replies > self._high
 
     def _start(self) -> None:
-        share = ROUND / (self.runnable + 1)
-        self._deadline = perf_counter() + min(max(share, SHORTEST), LONGEST)
+        self.started = perf_counter()
+        self._deadline = self.started + self._slice
 
-    def run(self, session: Session) -> bool:
-        """Give a session a slice; return False if it, or what it caused, has work left."""
-        broker = self.broker
-        broker.now = self._clock()
+    def run(self, session: Session, chunk: bytes = b"") -> bool:
+        """Give a session a slice, with what came in for it.
+
+        Returns:
+          False if it, or what it caused, has work left.
+        """
+        self.broker.now = self._clock()
         self._outbox = session.outbox
         self._start()
+        if chunk:
+            session.receive(chunk)
         is_done = session.run(self._must_stop)
-        return self.finish() and is_done
+        self._deadline += self._slice
+        return self._finish() and is_done
 
     def finish(self) -> bool:
         """Carry out what was caused; return False if there was no time for all of it."""
-        batch = self.broker.batch
         self._start()
+        return self._finish()
+
+    def _finish(self) -> bool:
+        batch = self.broker.batch
         is_done = batch.finish(self._is_over)
         if batch.waiting or batch.touched or batch.flushing:
             self._more.set()
