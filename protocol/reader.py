@@ -4,7 +4,8 @@ Law: a frame is looked at once. Each of its octets is checked, none is copied tw
 that came before (the method in front of a message) is not decoded again.
 
 The common content (method, header and one body frame, whole in the buffer) is taken at a
-stroke; everything else, and everything that is wrong, goes frame by frame.
+stroke; everything else, and everything that is wrong, goes frame by frame. What a content has
+before its body is compared with what two before it had alike: then it has been checked.
 
     frame:    type (1)  channel (2)  size (4)  payload (size)  0xCE
     content:  method frame, header frame, body frames until the header's body size is reached
@@ -184,53 +185,55 @@ class Reader:
         end = len(data)
         run: list[Content] = []
         run_channel = -1
+        envelope: Envelope = None  # type: ignore[assignment]
         previous: Envelope | None = None
-        again = b""  # the method frame, once two contents in a row had the same
+        size = flags = ahead = reach = 0
+        body = -1
+        again = b""  # what two contents in a row had alike, all that is in front of their bodies
         while end - position >= 7:
             if again and data.startswith(again, position):
-                stop = position + len(again) - 1
-            else:
-                kind, channel, size = _frame(data, position)
-                stop = position + 7 + size
-                if size > limit:
-                    raise FrameError(
-                        f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit - 8}}}"
-                    )
-                if stop >= end:
-                    break
-                if data[stop] != FRAME_END:
-                    raise FrameError(
-                        f"type {kind}, frame end octet {data[stop]} is not {FRAME_END}"
-                    )
-                again = b""
-                if kind != FRAME_METHOD or channel in unfinished:
-                    content = self._other_frame(kind, channel, data, position, stop, commands)
-                    position = stop + 1
-                    if content is None:
-                        if commands and commands[-1][1] is not run:
-                            run_channel = -1
-                    elif channel == run_channel:
-                        run.append(content)
-                    else:
-                        run = Contents((content,))
-                        run_channel = channel
-                        commands.append((channel, run))
+                last = position + reach
+                if last < end and data[last] == FRAME_END:
+                    frames = data[position + ahead : last + 1]
+                    run.append(content_type(envelope, frames, size, body, flags))
+                    position = last + 1
                     continue
-                if size == _ACK_PAYLOAD and data.startswith(_ACK, position + 7):
-                    position = self._acks(channel, data, position, commands)
+            again = b""
+            kind, channel, size = _frame(data, position)
+            stop = position + 7 + size
+            if size > limit:
+                raise FrameError(
+                    f"type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit - 8}}}"
+                )
+            if stop >= end:
+                break
+            if data[stop] != FRAME_END:
+                raise FrameError(f"type {kind}, frame end octet {data[stop]} is not {FRAME_END}")
+            if kind != FRAME_METHOD or channel in unfinished:
+                content = self._other_frame(kind, channel, data, position, stop, commands)
+                position = stop + 1
+                if content is None:
+                    if commands and commands[-1][1] is not run:
+                        run_channel = -1
+                elif channel == run_channel:
+                    run.append(content)
+                else:
+                    run = Contents((content,))
+                    run_channel = channel
+                    commands.append((channel, run))
+                continue
+            if size == _ACK_PAYLOAD and data.startswith(_ACK, position + 7):
+                position = self._acks(channel, data, position, commands)
+                run_channel = -1
+                continue
+            known = memo.get(data[position + 1 : stop])
+            if known is None:
+                known = self._method(channel, data, position, stop, commands)
+                if known is None:
+                    position = stop + 1
                     run_channel = -1
                     continue
-                known = memo.get(data[position + 1 : stop])
-                if known is None:
-                    known = self._method(channel, data, position, stop, commands)
-                    if known is None:
-                        position = stop + 1
-                        run_channel = -1
-                        continue
-                if known is previous:
-                    again = data[position : stop + 1]
-                envelope = previous = known
-            position = stop + 1
+            envelope = known
             if stop + 22 <= end:
                 word, size, class_id, weight, body_size, flags = _next_header(data, stop)
                 tail = stop + 8 + size  # the header's end octet
@@ -247,17 +250,17 @@ class Reader:
                         else size == _HEADER_MIN
                     )
                 ):
-                    word, body = _next_body(data, tail)
-                    last = tail + 8 + body
+                    word, body_frame = _next_body(data, tail)
+                    start = tail + 8
+                    last = start + body_frame
                     if (
-                        body == body_size
+                        body_frame == body_size
                         and word == _THEN_BODY + channel
                         and last < end
                         and data[last] == FRAME_END
                     ):
-                        position = last + 1
                         content = content_type(
-                            envelope, data[stop + 1 : position], size, body, flags
+                            envelope, data[stop + 1 : last + 1], size, body_frame, flags
                         )
                         if channel == run_channel:
                             run.append(content)
@@ -265,9 +268,14 @@ class Reader:
                             run = Contents((content,))
                             run_channel = channel
                             commands.append((channel, run))
+                        if envelope is previous and body_frame == body:
+                            again = data[position:start]
+                            ahead, reach = stop + 1 - position, last - position
+                        previous, body = envelope, body_frame
+                        position = last + 1
                         continue
+            position = stop + 1
             unfinished[channel] = _Unfinished(envelope)
-            again = b""
         return position
 
     def _acks(self, channel: int, data: bytes, position: int, commands: Commands) -> int:

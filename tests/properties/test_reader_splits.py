@@ -31,6 +31,13 @@ def whole_messages(draw):
 
 
 @st.composite
+def rows_of_like_messages(draw):
+    data, expected = draw(whole_messages())
+    count = draw(st.integers(2, 5))
+    return data * count, expected * count
+
+
+@st.composite
 def ack_rows(draw):
     channel = draw(channels)
     acks = [BasicAck(tag, multiple) for tag, multiple in draw(st.lists(st.tuples(tags, many)))]
@@ -73,7 +80,14 @@ def cut(payload, channel, size):
 
 rubbish = st.sampled_from([frame(5, 0, b""), method(BasicQos())[:-1] + b"\x00", body(b"x", 9)])
 heartbeats = st.just((HEARTBEAT, []))
-pieces = st.one_of(whole_messages(), ack_rows(), single_methods(), interleaved(), heartbeats)
+pieces = st.one_of(
+    whole_messages(),
+    rows_of_like_messages(),
+    ack_rows(),
+    single_methods(),
+    interleaved(),
+    heartbeats,
+)
 
 
 def split(data, places):

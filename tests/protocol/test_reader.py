@@ -444,3 +444,23 @@ def test_a_body_frame_behind_an_empty_content_is_refused():
     found = read_every_way(message(b"") + body(b""))
 
     assert [(1, seen(b"")), (0, Refused(505, EXPECTED_METHOD))] == found
+
+
+LIKE = [message(octet * 30) for octet in (b"a", b"b", b"c")]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [1, -39, -38, -36, -1],
+    ids=["method's channel", "header's end", "body's type", "body's channel", "body's end"],
+)
+def test_the_last_of_like_contents_is_checked_too(place):
+    """The frames before it were alike to the octet: nothing of this one is taken on trust."""
+    bad = bytearray(LIKE[2])
+    bad[place] ^= 0x55
+    good = [(1, seen(b"a" * 30)), (1, seen(b"b" * 30))]
+
+    *commands, (_, problem) = flat(reader().feed(b"".join(LIKE[:2]) + bytes(bad)))
+
+    assert commands == good
+    assert isinstance(problem, Refused)
