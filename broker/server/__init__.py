@@ -1,0 +1,1 @@
+"""The edges: sockets, time and memory. The only tasks a message passes."""
