@@ -93,12 +93,15 @@ def listen_unix(path: str) -> socket.socket:
     """
     if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
+            except BlockingIOError:  # alive, with its hands full
+                raise _in_use() from None
             else:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                raise _in_use()
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(path)
@@ -108,6 +111,10 @@ def listen_unix(path: str) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
+
+
+def _in_use() -> OSError:
+    return OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def close(listener: socket.socket) -> None:
@@ -156,6 +163,11 @@ def _serve(connected: socket.socket, address: object, turns: Turns, nursery: tri
         peer = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
         is_loopback = host.startswith("127.") or host == "::1"
     connected.setblocking(False)
-    SocketConnection(
+    connection = SocketConnection(
         SocketWire(connected), turns, nursery, peer=peer, is_loopback=is_loopback
-    ).start()
+    )
+    try:
+        connection.start()
+    except OSError:  # the kernel has no room to watch one more socket
+        connection.end()
+        raise
