@@ -26,12 +26,13 @@ from leveret.broker.server.turns import Turns
 from leveret.protocol.errors import AMQPError, ConnectionForced
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from leveret.broker.amqp.session import Session
     from leveret.broker.config import Config
 
 # Seconds that peers have at shutdown to take what waits for them and to say close-ok.
 STOP_TIMEOUT = 5
-STOP_INTERVAL = 0.01
 # Young objects before a collection. Messages hold no cycles, so collecting them is in vain: the
 # default of 700 doubles the cost of a message when many are queued. Older generations never run
 # by themselves.
@@ -72,14 +73,34 @@ def build(config: Config) -> Broker:
         from leveret.broker.document import DocumentError
 
         try:
-            definitions.load(
+            loaded = definitions.load(
                 config.topology,
                 default_vhost=config.default_vhost,
                 default_user=config.default_user,
-            ).apply(broker)
+            )
+            loaded.apply(broker)
         except (DocumentError, AMQPError) as problem:
             raise StartError(str(problem)) from None
+        for note in loaded.notes:
+            log.warning("topology.ignored", reason=note)
     return broker
+
+
+def prepare(folder: Path) -> None:
+    """Make the data directory and see that it can be written to, before anybody relies on it.
+
+    Raises:
+      StartError: It cannot.
+    """
+    import tempfile  # takes milliseconds that a broker in memory need not wait for
+
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise StartError(f"cannot use the data directory {folder}: {reason}") from None
 
 
 def listen(config: Config) -> list[socket.socket]:
@@ -95,10 +116,10 @@ def listen(config: Config) -> list[socket.socket]:
                 bound.append(listener.listen_unix(address.path))
             else:
                 bound += listener.listen_tcp(address.host, address.port)
-        except OSError as problem:
+        except (OSError, ValueError) as problem:  # a name that no host can have is a ValueError
             for one in bound:
                 listener.close(one)
-            reason = problem.strerror or str(problem)
+            reason = getattr(problem, "strerror", None) or str(problem)
             raise StartError(f"cannot listen on {address}: {reason}") from None
     return bound
 
@@ -152,6 +173,13 @@ async def serve(
 async def _say_goodbye(broker: Broker, turns: Turns) -> None:
     """Close every connection with 320 and wait until the peers have taken it."""
     sessions = cast("dict[Session, None]", broker.sessions)
+    is_empty = trio.Event()
+
+    def closed(**fields: object) -> None:
+        if not sessions:
+            is_empty.set()
+
+    broker.events.subscribe("connection.closed", closed)
     shutdown = "broker forced connection closure with reason 'shutdown'"
     for count, session in enumerate(tuple(sessions)):
         if session.closing_since is None and not session.is_ended:
@@ -161,11 +189,11 @@ async def _say_goodbye(broker: Broker, turns: Turns) -> None:
             turns.finish()
             await trio.lowlevel.checkpoint()
     turns.finish()
-    while sessions:
-        for session in tuple(sessions):
-            if session.is_hung_up or (session.is_ended and not session.is_writing):
-                session.writer.close()
-        await trio.sleep(STOP_INTERVAL)
+    for session in tuple(sessions):  # those that have nothing to take and nothing to say
+        if session.is_hung_up or (session.is_ended and not session.is_writing):
+            session.writer.close()
+    if sessions:
+        await is_empty.wait()
 
 
 async def _run(broker: Broker, bound: list[socket.socket], config: Config) -> None:
@@ -204,6 +232,8 @@ def run(config: Config) -> int:
     logs.configure(config.log.format, config.log.level, version=__version__)
     try:
         broker = build(config)
+        if not config.in_memory:
+            prepare(config.data_dir)
         bound = listen(config)
     except StartError as problem:
         print(f"leveret: {problem}", file=sys.stderr)
@@ -213,6 +243,12 @@ def run(config: Config) -> int:
             "storage.absent",
             data_dir=str(config.data_dir),
             reason="messages are kept in memory and do not survive a restart",
+        )
+    if config.listeners.management is not None:
+        log.warning(
+            "management.absent",
+            address=str(config.listeners.management),
+            reason="there is no management interface yet",
         )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
