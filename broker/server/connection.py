@@ -277,6 +277,7 @@ class SocketConnection(ClientConnection):
 
     def end(self) -> None:
         """Let go of everything and close the socket."""
+        self._is_polled = False  # the poller lets go by itself when it stops
         self._forget()
         self._socket.close()
 
