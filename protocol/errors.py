@@ -37,8 +37,10 @@ class AMQPError(Exception):
 
     @property
     def reply_text(self) -> str:
-        """The text of the close method: "NAME - explanation", cut as RabbitMQ does."""
-        encoded = f"{self.name} - {self.text}".encode("utf-8", "replace")
+        """The text of the close method: "NAME - explanation", cut as RabbitMQ does, or "NAME"."""
+        encoded = (f"{self.name} - {self.text}" if self.text else self.name).encode(
+            "utf-8", "replace"
+        )
         if len(encoded) <= REPLY_TEXT_LIMIT:
             return encoded.decode()
         return encoded[: REPLY_TEXT_LIMIT - 3].decode("utf-8", "ignore") + "..."

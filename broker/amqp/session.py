@@ -201,7 +201,7 @@ class Session:
             except Exception as problem:  # a fault of ours must not end the process
                 done = True
                 self.broker.events.emit("session.crashed", session=self, error=problem)
-                self.fail(0, InternalError("INTERNAL_ERROR"), command)
+                self.fail(0, InternalError(""), command)
             if not done:
                 return False
             self._index += 1

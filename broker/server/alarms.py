@@ -1,8 +1,9 @@
 """Alarms: when memory runs short, publishers wait and consumers go on.
 
 Law: the alarm rises by the larger of what the process has and what its messages are accounted
-for, and ends by the accounts alone: memory that was freed is not always given back. Between
-both marks nothing changes, so it does not flap.
+for, and ends by the accounts alone: memory that was freed is not always given back. What was not
+given back when it ended does not count until it is used again. Between both marks nothing
+changes, so it does not flap.
 
 Called by: app (starts `watch`).
 """
@@ -63,18 +64,22 @@ class MemoryAlarm:
         self._measure = Resident() if measure is None else measure
         self._base = self._measure()
         self._peak = 0
+        self._kept = 0  # what the process has and no message needs, since the last alarm
 
     def look(self) -> None:
         """Raise or end the alarm."""
         broker = self._broker
-        accounted = self._base + broker.memory
+        accounted, resident = self._base + broker.memory, self._measure()
+        unused = max(resident - accounted, 0)
+        self._kept = min(self._kept, unused)
         self._peak = max(self._peak, accounted)
         if not broker.blocked:
-            if max(accounted, self._measure()) >= self._limit:
+            if max(accounted, resident - self._kept) >= self._limit:
                 broker.blocked = LOW_ON_MEMORY
                 log.warning("alarm.raised", reason=LOW_ON_MEMORY, bytes=accounted)
         elif accounted < self._low:
             broker.blocked = ""
+            self._kept = unused
             log.warning("alarm.cleared", reason=LOW_ON_MEMORY, bytes=accounted)
             for session in tuple(cast("dict[Session, None]", broker.sessions)):
                 session.unblock()

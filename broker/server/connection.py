@@ -78,6 +78,7 @@ class ClientConnection:
         self._resumed: trio.Event | None = None
         self._size = FIRST_CHUNK
         self._has_work = False
+        turns.look_at_clock()
         self.session = Session(turns.broker, self, peer=peer, is_loopback=is_loopback)
 
     # Reading
@@ -200,7 +201,7 @@ class ClientConnection:
         """Report a fault of ours and end the connection."""
         session = self.session
         session.broker.events.emit("session.crashed", session=session, error=problem)
-        session.fail(0, InternalError("INTERNAL_ERROR"))
+        session.fail(0, InternalError(""))
         session.is_ended = True
         self._has_work = False
         self._turns.finish()

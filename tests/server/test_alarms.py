@@ -1,0 +1,173 @@
+"""The memory alarm: raised, kept and ended; who is blocked and who is not."""
+
+import pytest
+import trio
+import trio.testing
+
+from leveret.broker.server.alarms import LOW_ON_MEMORY, MemoryAlarm, Resident
+from leveret.protocol.methods import (
+    BasicConsume,
+    BasicConsumeOk,
+    ConnectionBlocked,
+    ConnectionUnblocked,
+    QueueDeclare,
+    QueuePurge,
+    QueuePurgeOk,
+)
+from leveret.protocol.reader import Contents
+
+from ..support.edge import Peer, edge, publish
+
+MIB = 1 << 20
+
+
+class Memory:
+    """What the process is said to have."""
+
+    def __init__(self):
+        self.bytes = 0
+
+    def __call__(self):
+        return self.bytes
+
+
+@pytest.fixture
+def memory():
+    return Memory()
+
+
+@pytest.fixture
+def alarm(broker, memory):
+    return MemoryAlarm(broker, 10 * MIB, 0.8, memory)
+
+
+def test_rises_at_the_limit(broker, alarm, memory):
+    memory.bytes = 10 * MIB - 1
+    alarm.look()
+    assert broker.blocked == ""
+
+    memory.bytes += 1
+    alarm.look()
+
+    assert broker.blocked == LOW_ON_MEMORY
+
+
+def test_rises_by_what_messages_are_accounted_for_whatever_the_process_has(client, broker, alarm):
+    client.declare()
+    client.publish(b"x" * (11 * MIB))
+
+    alarm.look()
+
+    assert broker.blocked == LOW_ON_MEMORY
+
+
+def test_ends_by_the_accounts_below_its_second_mark(client, broker, alarm, memory):
+    """Memory that was freed is not always given back: what the process has does not count."""
+    client.declare()
+    client.publish(b"x" * (5 * MIB))
+    client.publish(b"x" * (4 * MIB))
+    memory.bytes = 11 * MIB
+    alarm.look()
+    alarm.look()
+    assert broker.blocked == LOW_ON_MEMORY  # 9 MiB are between the marks
+
+    client.call(QueuePurge("q"))
+    alarm.look()
+
+    assert broker.blocked == ""
+
+
+def test_what_was_not_given_back_does_not_raise_it_again(client, broker, alarm, memory):
+    client.declare()
+    client.publish(b"x" * (11 * MIB))
+    memory.bytes = 13 * MIB
+    alarm.look()
+    client.call(QueuePurge("q"))
+    for _ in range(3):
+        alarm.look()
+        assert broker.blocked == ""
+
+    memory.bytes += 10 * MIB  # it grows again, by nothing that is accounted for
+    alarm.look()
+
+    assert broker.blocked == LOW_ON_MEMORY
+
+
+def test_what_was_not_given_back_counts_when_it_is_used_again(client, broker, alarm, memory):
+    client.declare()
+    client.publish(b"x" * (11 * MIB))
+    memory.bytes = 13 * MIB
+    alarm.look()
+    client.call(QueuePurge("q"))
+    alarm.look()
+    client.publish(b"x" * (6 * MIB))
+    alarm.look()
+    assert broker.blocked == ""
+
+    memory.bytes += 4 * MIB
+    alarm.look()
+
+    assert broker.blocked == LOW_ON_MEMORY
+
+
+def test_resident_memory_is_that_of_this_process():
+    resident = Resident()
+    before = resident()
+    held = bytearray(64 * MIB)
+    held[::4096] = b"x" * len(held[::4096])
+
+    assert resident() - before > 48 * MIB
+
+
+async def test_publisher_is_told_once_and_held_while_a_consumer_goes_on():
+    async with edge() as served:
+        capabilities = ("connection.blocked",)
+        consumer = await Peer.connect(served, capabilities=capabilities)
+        await consumer.call(QueueDeclare("q"))
+        publisher = await Peer.connect(served, capabilities=capabilities)
+        await publisher.write(publish(b"before", "q") * 3)
+        while (await consumer.call(QueueDeclare("q", passive=True))).message_count < 3:
+            pass
+
+        served.broker.blocked = LOW_ON_MEMORY
+        await publisher.write(publish(b"during", "q") * 3)
+        assert await publisher.next() == (0, ConnectionBlocked(LOW_ON_MEMORY))
+        assert isinstance(await consumer.call(BasicConsume("q", "c", no_ack=True)), BasicConsumeOk)
+        _, contents = await consumer.next()
+        assert [content.body for content in contents] == [b"before"] * 3
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert consumer.commands == []
+
+        MemoryAlarm(served.broker, 1 << 60, 0.9).look()  # enough memory again
+        assert await publisher.next() == (0, ConnectionUnblocked())
+        held = []
+        while len(held) < 3:
+            _, command = await consumer.next()
+            assert isinstance(command, Contents)
+            held += [content.body for content in command]
+        assert held == [b"during"] * 3
+
+
+async def test_connection_that_never_publishes_is_not_blocked():
+    async with edge() as served:
+        peer = await Peer.connect(served, capabilities=("connection.blocked",))
+        served.broker.blocked = LOW_ON_MEMORY
+
+        await peer.call(QueueDeclare("q"))
+        assert await peer.call(QueuePurge("q")) == QueuePurgeOk(0)
+        assert peer.commands == []
+
+
+async def test_client_that_goes_while_it_is_blocked_is_forgotten_when_the_alarm_ends():
+    async with edge() as served:
+        peer = await Peer.connect(served)
+        served.broker.blocked = LOW_ON_MEMORY
+        await peer.write(publish(b"x", "q"))
+        while not any(session.is_blocked for session in served.broker.sessions):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await peer.stream.aclose()
+
+        MemoryAlarm(served.broker, 1 << 60, 0.9).look()
+
+        while served.broker.sessions:
+            await trio.testing.wait_all_tasks_blocked(0.01)

@@ -1,0 +1,153 @@
+"""The poller: who can be read is called, in turns with everyone else in the loop."""
+
+import socket
+from time import perf_counter
+
+import pytest
+import trio
+import trio.testing
+
+from leveret.broker.server import poller as poller_module
+from leveret.broker.server.poller import Poller
+
+
+class Reader:
+    """A socket that is polled, and what sends to it."""
+
+    def __init__(self, poller, log, name, then=None):
+        self.poller = poller
+        self.log = log
+        self.name = name
+        self.then = then
+        self.socket, self.other = socket.socketpair()
+        self.socket.setblocking(False)
+
+    def start(self):
+        self.poller.add(self.socket.fileno(), self)
+        return self
+
+    def read(self):
+        self.log.append((self.name, self.socket.recv(100)))
+        if self.then is not None:
+            self.then()
+
+    def end(self):
+        self.log.append((self.name, "ended"))
+
+    def close(self):
+        self.socket.close()
+        self.other.close()
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def poller():
+    return Poller()
+
+
+@pytest.fixture
+def readers(poller, log):
+    """Make readers, whose sockets are closed at the end."""
+    made = []
+
+    def make(*names, then=None):
+        made.extend(Reader(poller, log, name, then).start() for name in names)
+        return made[-len(names) :]
+
+    yield make
+    for reader in made:
+        reader.close()
+
+
+async def settle():
+    """Give the poller its turns until nothing is left to read."""
+    for _ in range(3):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_who_can_be_read_is_called(poller, readers, log, nursery):
+    one, two, _ = readers("one", "two", "three")
+    nursery.start_soon(poller.run)
+    one.other.send(b"1")
+    two.other.send(b"2")
+    await settle()
+    one.other.send(b"3")
+    await settle()
+
+    assert sorted(log[:2]) == [("one", b"1"), ("two", b"2")]
+    assert log[2:] == [("one", b"3")]
+
+
+async def test_who_was_removed_is_not_called_until_added_again(poller, readers, log, nursery):
+    [one] = readers("one")
+    nursery.start_soon(poller.run)
+    poller.remove(one.socket.fileno())
+    one.other.send(b"1")
+    await settle()
+    assert log == []
+
+    one.start()
+    await settle()
+
+    assert log == [("one", b"1")]
+
+
+async def test_who_is_removed_by_another_in_a_pass_is_not_called(poller, readers, log, nursery):
+    def remove_the_other():
+        for reader in pair:
+            if reader.name != log[-1][0]:
+                poller.remove(reader.socket.fileno())
+
+    pair = readers("one", "two", then=remove_the_other)
+    for reader in pair:
+        reader.other.send(b"x")
+    nursery.start_soon(poller.run)
+    await settle()
+
+    assert len(log) == 1
+
+
+async def test_all_that_are_left_end_with_it(poller, readers, log):
+    readers("one", "two")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.run)
+        await settle()
+        nursery.cancel_scope.cancel()
+
+    assert sorted(log) == [("one", "ended"), ("two", "ended")]
+
+
+async def test_who_comes_after_its_end_is_ended_at_once(poller, readers, log):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.run)
+        await settle()
+        nursery.cancel_scope.cancel()
+
+    readers("late")
+
+    assert log == [("late", "ended")]
+
+
+async def test_others_in_the_loop_come_in_between(poller, readers, log, nursery, monkeypatch):
+    """Ten that take a millisecond each, with passes of two: nobody waits for all ten."""
+    monkeypatch.setattr(poller_module, "PASS", 0.002)
+
+    def work():
+        until = perf_counter() + 0.001
+        while perf_counter() < until:
+            pass
+
+    for reader in readers(*range(10), then=work):
+        reader.other.send(b"x")
+    nursery.start_soon(poller.run)
+    seen = []
+    while len(log) < 10:
+        await trio.lowlevel.checkpoint()
+        seen.append(len(log))
+
+    assert len(log) == 10
+    assert len({count for count in seen if 0 < count < 10}) >= 3
