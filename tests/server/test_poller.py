@@ -150,4 +150,4 @@ async def test_others_in_the_loop_come_in_between(poller, readers, log, nursery,
         seen.append(len(log))
 
     assert len(log) == 10
-    assert len({count for count in seen if 0 < count < 10}) >= 3
+    assert any(0 < count < 10 for count in seen)
