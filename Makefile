@@ -10,13 +10,15 @@ DEV := $(VENV)/.installed-dev
 .PHONY: run test check test-all bench wheel clean help
 
 help:
-	@echo "make run       start the broker with deploy/topology.yaml (FLAGS='--listen ...' adds flags)"
+	@echo "make run       start the broker with deploy/topology.yaml on this machine's port 5672 (FLAGS='--listen ...')"
 	@echo "make test      the tests, without those that are long or need other languages"
 	@echo "make check     format, lint, types, tests"
 	@echo "make test-all  all tests"
 	@echo "make bench     measure beside RabbitMQ and GarageMQ, as far as they are installed"
 	@echo "make wheel     build dist/leveret-*.whl"
 
+# Of this machine only: the sample topology has a user with a known password.
+run: FLAGS ?= --listen 127.0.0.1:5672
 run: $(RUN)
 	exec $(BIN)/leveret serve --topology deploy/topology.yaml $(FLAGS)
 

@@ -3,7 +3,7 @@
 Law: a file is understood as a whole before anything is applied, by applying it to an empty
 broker first; so a file with a mistake changes nothing. Every error names file, line and key path.
 
-Called by: app (--topology), cli (check), management (import and export).
+Called by: app (--topology), cli (check).
 """
 
 from pathlib import Path

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
+from leveret.broker.amqp.connection_methods import CONNECTION_HANDLERS
+from leveret.broker.amqp.session import HANDLERS
 from leveret.protocol.methods import BY_ID
 from leveret.protocol.wire import Wire
 
@@ -66,3 +68,24 @@ def test_a_method_stands_in_the_table_as_the_specification_has_it(line):
 
 def test_there_is_no_other_method():
     assert {line.ids for line in LINES} == set(BY_ID)
+
+
+# Handled by the session itself: contents, and channels that are not open.
+BY_THE_SESSION = {"basic.publish", "channel.close-ok"}
+# What only a server says, or a client in answer to what ours never asks.
+NEVER_TO_OURS = {
+    *("connection.start", "connection.secure", "connection.secure-ok", "connection.tune"),
+    *("connection.open-ok", "connection.blocked", "connection.unblocked"),
+    *("connection.update-secret-ok", "channel.open-ok", "channel.flow-ok", "access.request-ok"),
+    *("basic.return", "basic.deliver", "basic.get-ok", "basic.get-empty", "basic.recover-ok"),
+    *("basic.qos-ok", "basic.consume-ok", "basic.cancel-ok", "confirm.select-ok"),
+    *("exchange.declare-ok", "exchange.delete-ok", "exchange.bind-ok", "exchange.unbind-ok"),
+    *("queue.declare-ok", "queue.bind-ok", "queue.purge-ok", "queue.delete-ok", "queue.unbind-ok"),
+    *("tx.select-ok", "tx.commit-ok", "tx.rollback-ok"),
+}
+
+
+def test_every_other_method_has_a_handler():
+    handled = {method.name for method in (*HANDLERS, *CONNECTION_HANDLERS)}
+
+    assert {line.name for line in LINES} - handled == BY_THE_SESSION | NEVER_TO_OURS

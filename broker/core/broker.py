@@ -2,7 +2,7 @@
 
 Law: all state hangs here and changes only synchronously. Time is a field.
 
-Called by: app (builds it), amqp.session, server, management, tests.
+Called by: app (builds it), amqp.session, server, tests.
 """
 
 from __future__ import annotations

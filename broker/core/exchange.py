@@ -4,7 +4,7 @@ Law: routing is a pure function of the topology, the routing keys and the header
 nothing, so it may be asked "what if" at any time, and its result holds until the topology's
 epoch changes (unless it depends on headers).
 
-Called by: core.vhost (bindings), amqp.basic_methods (publish), dead-lettering, `explain`.
+Called by: core.vhost (bindings), amqp.publish (route).
 """
 
 from __future__ import annotations

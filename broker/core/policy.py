@@ -4,8 +4,8 @@ Law: at most one policy and one operator policy apply to an object: the highest 
 between equals the first name. An operator's numbers can only lower what a policy asks for, and
 a policy's numbers can only lower what x-arguments ask for.
 
-Called by: core.vhost (effective, when an object is declared or ``epoch`` has grown), plugins
-(effective_arguments), definitions and management (put, delete).
+Called by: core.vhost (effective, when an object is declared or ``epoch`` has grown), topology
+(put, delete).
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -6,8 +6,8 @@ changes what is ready. Positions grow and are never reused, so a requeue restore
 
 Order of service: returned messages (by position), then the runs, then what is incoming.
 
-Called by: core.vhost (declare, delete), amqp.basic_methods (publish, consume, get), amqp.channel
-(settle), server.turn (deal).
+Called by: core.vhost (declare, delete), amqp.publish (incoming), amqp.basic_methods (consume, get),
+amqp.channel (settle), core.batch (deal).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How channels and connections end: codes, scopes, what is left behind (B2, B4)."""
+"""How channels and connections end: codes, scopes, what is left behind."""
 
 import gc
 

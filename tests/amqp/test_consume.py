@@ -1,4 +1,4 @@
-"""basic.consume, cancel and qos: who gets what, when, and how much (B9)."""
+"""basic.consume, cancel and qos: who gets what, when, and how much."""
 
 import pytest
 

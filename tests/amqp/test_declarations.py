@@ -1,6 +1,6 @@
 """exchange.* and queue.*: replies, checks in RabbitMQ's order, its texts.
 
-What is refused and in which words was tried on RabbitMQ 3.10.8; exceptions cite B17.
+What is refused and in which words was tried on RabbitMQ 3.10.8; exceptions say so.
 """
 
 import re
@@ -386,7 +386,6 @@ def test_the_owner_of_an_exclusive_queue_may_do_everything(channel):
 
 @pytest.mark.parametrize("passive", [False, True])
 def test_the_reply_to_queue_always_seems_to_be_there(channel, vhost, passive):
-    """B13."""
     name = "amq.rabbitmq.reply-to"
     expected = QueueDeclareOk(name, 0, 1)
     assert expected == handle(channel, QueueDeclare(name, passive=passive))
@@ -556,7 +555,6 @@ def test_delete_counts_ready_messages_and_cancels_consumers(channel, vhost):
     ],
 )
 def test_permissions_are_checked_in_order_before_anything_happens(channel, vhost, method, checks):
-    """B15."""
     vhost.declare_queue("q")
     before = vhost.epoch
     for check in checks:

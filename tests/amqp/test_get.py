@@ -1,4 +1,4 @@
-"""basic.get (B9)."""
+"""basic.get."""
 
 from leveret.protocol.methods import (
     BasicCancel,

@@ -1,4 +1,4 @@
-"""basic.publish: checks, returns, confirms, copies, limits (B8)."""
+"""basic.publish: checks, returns, confirms, copies, limits."""
 
 import pytest
 

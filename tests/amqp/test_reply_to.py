@@ -1,4 +1,4 @@
-"""Direct reply-to (B13)."""
+"""Direct reply-to."""
 
 import pytest
 

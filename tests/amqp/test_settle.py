@@ -1,4 +1,4 @@
-"""basic.ack, nack, reject and recover (B9)."""
+"""basic.ack, nack, reject and recover."""
 
 import pytest
 

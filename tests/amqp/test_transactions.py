@@ -1,4 +1,4 @@
-"""tx.select, commit and rollback (B8)."""
+"""tx.select, commit and rollback."""
 
 import pytest
 

@@ -148,7 +148,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize(("argument", "value"), ACCEPTED)
 def test_values_that_are_accepted(argument, value):
-    """B17: arguments of quorum queues are accepted on every queue."""
+    """Arguments of quorum queues are accepted on every queue."""
     check({argument: value})
 
 

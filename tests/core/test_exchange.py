@@ -42,7 +42,7 @@ def test_default_exchange_routes_by_queue_name_with_all_keys(vhost):
 
 @pytest.mark.parametrize("type_name", ["direct", "topic"])
 def test_every_routing_key_is_tried_and_each_queue_gets_one_copy(vhost, type_name):
-    """CC and BCC are further routing keys (B7)."""
+    """CC and BCC are further routing keys."""
     one, two, three = queues(vhost, "one", "two", "three")
     vhost.declare_exchange("x", type_name)
     for queue, key in ((one, "a"), (one, "b"), (two, "b"), (three, "c")):

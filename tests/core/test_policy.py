@@ -1,4 +1,4 @@
-"""Policies: which one applies, how they merge (B10), and patterns that are safe to run."""
+"""Policies: which one applies, how they merge, and patterns that are safe to run."""
 
 import time
 

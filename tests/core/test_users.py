@@ -1,4 +1,4 @@
-"""Users: hashes, permissions, topic permissions, and the memo that is never stale (B15)."""
+"""Users: hashes, permissions, topic permissions, and the memo that is never stale."""
 
 import pytest
 

@@ -123,7 +123,7 @@ def test_an_exchange_cannot_be_redeclared_differently(vhost, type_name, properti
 
 
 def test_an_unknown_exchange_type_is_refused(vhost):
-    """406 as 3.13; 3.10 closes the connection with 503 (B17)."""
+    """406 as 3.13; 3.10 closes the connection with 503."""
     with refused(PreconditionFailed, "unknown exchange type 'nope'"):
         vhost.declare_exchange("x", "nope")
 

@@ -122,7 +122,7 @@ OF_QUORUM_QUEUES = {
 @conversation(
     each=OF_QUORUM_QUEUES,
     unless=differs(
-        "B17: there is one kind of queue, and it honours these arguments or needs them not",
+        "there is one kind of queue, and it honours these arguments or needs them not",
         DECLARED,
     ),
 )
@@ -133,7 +133,7 @@ def queue_argument_of_quorum_queues(talk, arguments):
 
 @conversation(
     each={"classic": "rabbit_classic_queue", "quorum": "rabbit_quorum_queue"},
-    unless=differs("B17: full module names are accepted, as in 4.x", DECLARED),
+    unless=differs("full module names are accepted, as in 4.x", DECLARED),
 )
 def queue_type_named_by_its_module(talk, kind):
     a = talk.channel()
@@ -152,7 +152,7 @@ def stream(talk):
     a(QueueDeclare(talk.q, durable=True, arguments={"x-queue-type": "stream"}))
 
 
-@conversation(unless=differs("B17: priorities are accepted, as in 4.x", DECLARED))
+@conversation(unless=differs("priorities are accepted, as in 4.x", DECLARED))
 def quorum_queue_with_priorities(talk):
     a = talk.channel()
     arguments = {"x-queue-type": "quorum", "x-max-priority": 5}
@@ -161,7 +161,7 @@ def quorum_queue_with_priorities(talk):
 
 @conversation(
     unless=reworded(
-        "B9: the header comes with redeliveries", (" headers={x-delivery-count: Int64(0)}", "")
+        "the header comes with redeliveries", (" headers={x-delivery-count: Int64(0)}", "")
     )
 )
 def quorum_queue_serves_like_any_other(talk):

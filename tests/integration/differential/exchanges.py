@@ -37,7 +37,7 @@ def exchange_of_each_type(talk, kind):
 
 def _unknown(kind: str, *heard: str):
     return differs(
-        "B17: 406 on the channel since 3.13",
+        "406 on the channel since 3.13",
         *heard,
         "a1 < channel.close 406"
         f""" "PRECONDITION_FAILED - unknown exchange type '{kind}'" at exchange.declare""",

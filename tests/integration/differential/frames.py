@@ -206,7 +206,7 @@ def header_of_another_class(talk, class_id):
 
 @conversation(
     unless=differs(
-        "B17: told at once, not at the next frame",
+        "told at once, not at the next frame",
         "a1 < confirm.select-ok",
         "a0 < connection.close 501"
         " 'FRAME_ERROR - body is longer than the announced 3 octets' at basic.publish",
@@ -229,7 +229,7 @@ SIZES = {"512_mib_and_one": (512 << 20) + 1, "all_ones": (1 << 64) - 1}
     each=SIZES,
     unless={
         label: differs(
-            "B17: told at the header",
+            "told at the header",
             f"a0 < connection.close 501 'FRAME_ERROR - body size {size}"
             " is larger than 536870912' at basic.publish",
             CLOSED,
@@ -365,7 +365,7 @@ UNKNOWN = {
     each=UNKNOWN,
     unless={
         label: differs(
-            "B2: 503 instead of hanging up",
+            "503 instead of hanging up",
             f"a0 < connection.close 503 'COMMAND_INVALID - unknown method {class_id},{method_id}'"
             f" at ({class_id}, {method_id})",
             CLOSED,
@@ -414,7 +414,7 @@ DECLARED = "a1 < queue.declare-ok queue='~q' message_count=0 consumer_count=0"
 
 def _bad_header(what: str):
     return differs(
-        "B2: what cannot be decoded is a frame error, not a fault of the server",
+        "what cannot be decoded is a frame error, not a fault of the server",
         DECLARED,
         f"a0 < connection.close 501 'FRAME_ERROR - cannot decode {what}' at basic.publish",
         CLOSED,

@@ -24,7 +24,7 @@ from .conversation import conversation, differs, reworded
 
 def _names(permission: str):
     return reworded(
-        "B5: the text says which permission is missing, as since 3.12",
+        "the text says which permission is missing, as since 3.12",
         ("access to", f"{permission} access to"),
     )
 

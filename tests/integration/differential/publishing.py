@@ -57,7 +57,7 @@ PROPERTIES = {
 
 def _transient(shown: str):
     return differs(
-        "B8: every delivery mode but 2 is transient, as in 3.13",
+        "every delivery mode but 2 is transient, as in 3.13",
         "a1 < queue.declare-ok queue='~q' message_count=0 consumer_count=0",
         "a1 < basic.get-ok delivery_tag=1 redelivered=False exchange='' routing_key='~q'"
         f" message_count=0 {shown} b'body'",
@@ -366,7 +366,7 @@ ORDER = {
 
 def _told_first(text: str):
     return differs(
-        "B8: the order of 3.13, in which the user comes last",
+        "the order of 3.13, in which the user comes last",
         f"a1 < channel.close 406 {text} at basic.publish",
     )
 

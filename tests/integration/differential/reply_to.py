@@ -51,7 +51,7 @@ def question_and_answer(talk):
 
 @conversation(
     unless=differs(
-        "B13: an answer that is delivered counts as routed",
+        "an answer that is delivered counts as routed",
         "b1 < queue.declare-ok queue='~q' message_count=0 consumer_count=0",
         "a1 < basic.consume-ok consumer_tag='replies'",
         "a1 < confirm.select-ok",
