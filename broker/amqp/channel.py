@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
     from leveret.broker.core.queue import Queue
+    from leveret.protocol.content import Envelope
 
 Entry: TypeAlias = tuple[Consumer, int, Message]
 
@@ -134,15 +135,16 @@ class Channel:
         largest = frame_max - FRAME_OVERHEAD
         parts = outbox.parts
         size = 0
+        last: Envelope | None = None
         for message in messages:
             envelope = message.envelope
-            head = heads.get(envelope.address_size)
-            if head is None:
-                head = deliver_head(number, consumer.tag, envelope.address_size)
-                heads[envelope.address_size] = head
-            address = envelope.readdress if redelivered else envelope.address
+            if envelope is not last:
+                last = envelope
+                head = heads.get(envelope.address_size) or self._head(consumer, envelope)
+                address = envelope.readdress if redelivered else envelope.address
+                is_same_channel = envelope.channel == number
             frames = message.frames
-            if envelope.channel == number and frames.__class__ is bytes and message.size <= largest:
+            if is_same_channel and frames.__class__ is bytes and message.size <= largest:
                 parts += (head, _tag(tag), address, frames)
             else:
                 parts += (head, _tag(tag), address, *framed(message, number, frame_max))
@@ -150,6 +152,12 @@ class Channel:
             tag += 1
         outbox.size += size + count * DELIVERY_OVERHEAD
         self.session.touch()
+
+    def _head(self, consumer: Consumer, envelope: Envelope) -> bytes:
+        """Make and keep the start of a consumer's deliveries of such addresses."""
+        size = envelope.address_size
+        head = consumer.heads[size] = deliver_head(self.number, consumer.tag, size)
+        return head
 
     def cancelled(self, consumer: Consumer) -> None:
         """Forget a consumer whose queue is gone; clients that can be told are told."""
