@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.session import Session
     from leveret.broker.config import Config
 
+NODE = f"leveret@{socket.gethostname()}"
 # Seconds that peers have at shutdown to take what waits for them and to say close-ok.
 STOP_TIMEOUT = 5
 # Young objects before a collection. Messages hold no cycles, so collecting them is in vain: the
@@ -64,7 +65,7 @@ def build(config: Config) -> Broker:
         loopback_users=config.loopback_users,
         product=config.announce.product,
         version=config.announce.version,
-        node=f"leveret@{socket.gethostname()}",
+        node=NODE,
     )
     subscribe(broker)
     broker.add_defaults(config.default_user, config.default_password, config.default_vhost)
@@ -229,7 +230,7 @@ def _notify(state: str) -> None:
 
 def run(config: Config) -> int:
     """Run the broker until it is told to stop; return the exit status."""
-    logs.configure(config.log.format, config.log.level, version=__version__)
+    logs.configure(config.log.format, config.log.level, node=NODE, version=__version__)
     try:
         broker = build(config)
         if not config.in_memory:

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.queue_methods import last_queue
-from leveret.broker.core.arguments import check_consumer_arguments
+from leveret.broker.core.arguments import (
+    CONSUMER_ARGUMENTS,
+    check_consumer_arguments,
+    ineffective,
+)
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.vhost import check_exclusive
 from leveret.protocol.errors import NotAllowed, Unsupported
@@ -76,6 +80,7 @@ def consume(channel: Channel, method: BasicConsume) -> None:
     check_consumer_arguments(method.arguments, subject)
     check_exclusive(queue, channel.session)
     queue.check_consumer(method.exclusive)
+    queue.vhost.warn_of(queue, ineffective(method.arguments, CONSUMER_ARGUMENTS))
     priority = method.arguments.get("x-priority", 0)
     consumer = Consumer(
         queue,

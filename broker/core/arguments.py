@@ -322,13 +322,9 @@ def check_queue_equivalence(received: Table, current: Table, subject: str) -> No
     check_equivalence(names, received, current, subject)
 
 
-def ineffective(arguments: Table) -> list[str]:
-    """Return the arguments of a queue that are accepted and do nothing yet."""
-    return [
-        name
-        for name in arguments
-        if name in QUEUE_ARGUMENTS and not QUEUE_ARGUMENTS[name].effective
-    ]
+def ineffective(arguments: Table, table: Mapping[str, Argument] = QUEUE_ARGUMENTS) -> list[str]:
+    """Return the arguments of a queue or consumer that are accepted and do nothing yet."""
+    return [name for name in arguments if name in table and not table[name].effective]
 
 
 def is_quorum(arguments: Table) -> bool:

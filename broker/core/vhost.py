@@ -11,7 +11,7 @@ Called by: amqp.exchange_methods, amqp.queue_methods, amqp.session (exclusive qu
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -288,9 +288,12 @@ class VirtualHost:
             self._owned.setdefault(queue.owner, {})[queue] = None
         self.epoch += 1
         self.broker.events.emit("queue.created", vhost=self, queue=queue)
-        # one warning a name and argument; generated names share theirs
+        self.warn_of(queue, ineffective(queue.arguments))
+
+    def warn_of(self, queue: Queue, arguments: Iterable[str]) -> None:
+        """Tell once a name and argument that it has no effect; generated names share theirs."""
         shared = "" if queue.name.startswith(GENERATED) else queue.name
-        for argument in ineffective(queue.arguments):
+        for argument in arguments:
             if (shared, argument) not in self._warned:
                 if len(self._warned) >= MAX_WARNED:
                     self._warned.clear()

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from random import Random, SystemRandom
+from typing import NoReturn
 
 from leveret.protocol.uri import InvalidURI, Parameters, parse
 
@@ -133,9 +134,16 @@ class Options:
         return values
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (try {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `leveret perf`."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="leveret perf",
         description="Put load on an AMQP 0-9-1 broker, verify what comes back, report its price.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -54,6 +54,18 @@ def queue(client):
 # deliveries
 
 
+def test_an_argument_without_effect_warns_once(client, broker):
+    told = []
+    broker.events.subscribe(
+        "argument.ineffective", lambda **fields: told.append(fields["argument"])
+    )
+    client.declare()
+    for tag in ("a", "b"):
+        client.call(BasicConsume("q", tag, arguments={"x-consumer-timeout": 60_000}))
+
+    assert ["x-consumer-timeout"] == told
+
+
 def test_consume_ok_precedes_the_first_delivery(queue):
     first, second, *_ = queue.consume("q", "c")
 
