@@ -5,9 +5,10 @@ In virtual time over Unix sockets (what is sent is there at once), then as a pro
 
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -17,7 +18,6 @@ import trio.testing
 
 from leveret.broker import app
 from leveret.broker.config import Config, Limits, OutboxMarks
-from leveret.broker.server import listener
 from leveret.broker.server.alarms import LOW_ON_MEMORY
 from leveret.protocol.methods import (
     BasicConsume,
@@ -30,7 +30,7 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Contents
 
 from ..integration.differential.talk import PROTOCOL_HEADER, Gone, Talk
-from ..support.edge import Peer, publish
+from ..support.edge import Edge, Peer, edge, publish
 from ..support.launch import Launched, launch
 
 FORCED = ConnectionClose(
@@ -38,77 +38,35 @@ FORCED = ConnectionClose(
 )
 CONFIG = replace(
     Config(),
-    in_memory=True,
     limits=replace(Limits(), heartbeat=0),
     outbox=OutboxMarks(high=64 << 10, low=16 << 10),
 )
 KIB = bytes(1024)
 
 
-class Serving:
-    """A broker that serves until it is stopped."""
-
-    def __init__(self, path: str) -> None:
-        self.broker = app.build(CONFIG)
-        self.path = path
-        self.stop = trio.Event()
-        self.is_over = trio.Event()
-        self._streams: list[trio.SocketStream] = []
-
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        bound = [listener.listen_unix(self.path)]
-        await app.serve(self.broker, bound, CONFIG, self.stop, task_status=task_status)
-        self.is_over.set()
-
-    async def connect(self) -> trio.SocketStream:
-        self._streams.append(await trio.open_unix_socket(self.path))
-        return self._streams[-1]
-
-    async def peer(self, *capabilities: str) -> Peer:
-        peer = Peer(await self.connect(), capabilities)
-        await peer.open()
-        return peer
-
-    async def close(self) -> None:
-        """Close all clients' sockets."""
-        for stream in self._streams:
-            await trio.aclose_forcefully(stream)
-
-    async def over(self) -> float:
-        """Stop it, unless it was told to already; return the seconds until it is over."""
-        start = trio.current_time()
-        self.stop.set()
-        await self.is_over.wait()
-        assert not self.broker.sessions
-        return trio.current_time() - start
-
-
 @pytest.fixture
-def serving(tmp_path) -> Callable[[], object]:
-    """Serve within a block."""
+def serving(tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Edge]]:
+    """Serve within a block, on a Unix socket."""
+    return partial(edge, CONFIG, path=tmp_path / "amqp.sock")
 
-    @asynccontextmanager
-    async def serve() -> AsyncIterator[Serving]:
-        served = Serving(str(tmp_path / "amqp.sock"))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(served.run)
-            try:
-                yield served
-            finally:
-                await served.close()
-                nursery.cancel_scope.cancel()
 
-    return serve
+async def over(served: Edge) -> float:
+    """Stop a broker, unless it was told to already; return the seconds until it is over."""
+    start = trio.current_time()
+    served.stop.set()
+    await served.is_over.wait()
+    assert not served.broker.sessions
+    return trio.current_time() - start
 
 
 async def test_without_peers_it_stops_at_once(serving, autojump_clock):
     async with serving() as served:
-        assert 0 == await served.over()
+        assert 0 == await over(served)
 
 
 async def test_peers_are_told_and_it_stops_with_the_last_close_ok(serving, autojump_clock):
     async with serving() as served:
-        peers = [await served.peer() for _ in range(20)]
+        peers = [await Peer.connect(served) for _ in range(20)]
         start = trio.current_time()
         served.stop.set()
         for peer in peers:
@@ -117,13 +75,13 @@ async def test_peers_are_told_and_it_stops_with_the_last_close_ok(serving, autoj
             await peer.send(0, ConnectionCloseOk())
             assert await peer.ended()
 
-        await served.over()
+        await over(served)
         assert start == trio.current_time()
 
 
 async def test_nobody_is_accepted_any_more(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         served.stop.set()
         assert (0, FORCED) == await peer.next()
 
@@ -133,24 +91,24 @@ async def test_nobody_is_accepted_any_more(serving, autojump_clock):
 
 async def test_peer_that_never_says_close_ok_is_waited_for_five_seconds(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
 
-        assert app.STOP_TIMEOUT == await served.over() == 5
+        assert app.STOP_TIMEOUT == await over(served) == 5
         assert (0, FORCED) == await peer.next()
         assert await peer.ended()
 
 
 async def test_peer_that_never_reads_is_waited_for_five_seconds(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         await _fill_outbox(served, peer)
 
-        assert app.STOP_TIMEOUT == await served.over()
+        assert app.STOP_TIMEOUT == await over(served)
 
 
 async def test_what_waits_for_a_peer_is_delivered_before_the_close(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         await _fill_outbox(served, peer)
         queue = served.broker.vhosts["/"].queues["q"]
         assert queue.ready_count > 0
@@ -164,11 +122,11 @@ async def test_what_waits_for_a_peer_is_delivered_before_the_close(serving, auto
         assert FORCED == command
         assert 1000 == received + queue.ready_count
         await peer.send(0, ConnectionCloseOk())
-        await served.over()
+        await over(served)
         assert start == trio.current_time()
 
 
-async def _fill_outbox(served: Serving, peer: Peer) -> None:
+async def _fill_outbox(served: Edge, peer: Peer) -> None:
     """Have a consumer not read what it gets, until no more is dealt to it."""
     await peer.call(QueueDeclare("q"))
     await peer.call(BasicConsume("q", "c", no_ack=True))
@@ -181,7 +139,7 @@ async def _fill_outbox(served: Serving, peer: Peer) -> None:
 
 async def test_peer_in_the_middle_of_its_work_is_told(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         await peer.call(QueueDeclare("q"))
         await peer.write(publish(KIB, "q") * 1000)
         await peer.write(peer.connection.send(1, BasicGet("q", True)) * 1000)
@@ -194,12 +152,12 @@ async def test_peer_in_the_middle_of_its_work_is_told(serving, autojump_clock):
         assert FORCED == command
         await peer.send(0, ConnectionCloseOk())
         assert await peer.ended()
-        assert await served.over() < 1
+        assert await over(served) < 1
 
 
 async def test_publisher_blocked_by_an_alarm_is_told(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         served.broker.blocked = LOW_ON_MEMORY
         await peer.write(publish(KIB, "q"))
         await trio.testing.wait_all_tasks_blocked()
@@ -208,7 +166,7 @@ async def test_publisher_blocked_by_an_alarm_is_told(serving, autojump_clock):
 
         assert (0, FORCED) == await peer.next()
         await peer.send(0, ConnectionCloseOk())
-        assert 0 == await served.over()
+        assert 0 == await over(served)
 
 
 async def test_sockets_without_a_greeting_are_closed_at_once(serving, autojump_clock):
@@ -218,7 +176,7 @@ async def test_sockets_without_a_greeting_are_closed_at_once(serving, autojump_c
         await trio.testing.wait_all_tasks_blocked()
         assert 2 == len(served.broker.sessions)
 
-        assert 0 == await served.over()
+        assert 0 == await over(served)
         for stream in (silent, half_way):
             assert b"" == await stream.receive_some()
 
@@ -232,7 +190,7 @@ async def test_refused_login_does_not_wait_for_its_pause(serving, autojump_clock
         await trio.testing.wait_all_tasks_blocked()
         assert [True] == [session.is_hung_up for session in served.broker.sessions]
 
-        assert 0 == await served.over()
+        assert 0 == await over(served)
         assert await peer.ended()
 
 
@@ -245,17 +203,17 @@ async def test_peer_that_has_not_logged_in_is_told_too(serving, autojump_clock):
 
         assert (0, FORCED) == await peer.next()
         await peer.send(0, ConnectionCloseOk())
-        assert 0 == await served.over()
+        assert 0 == await over(served)
 
 
 async def test_peer_that_hangs_up_instead_of_answering_is_done_with(serving, autojump_clock):
     async with serving() as served:
-        peer = await served.peer()
+        peer = await Peer.connect(served)
         served.stop.set()
         assert (0, FORCED) == await peer.next()
         await peer.stream.aclose()
 
-        assert 0 == await served.over()
+        assert 0 == await over(served)
 
 
 # As a process

@@ -1,13 +1,15 @@
 """A broker with its sockets inside the test's own event loop, and peers that speak octets.
 
-`Edge` is what `leveret serve` runs, on a free port of loopback. `Peer` is a client without
-hidden reading: what it does not ask for stays in the kernel.
+`Edge` is what `leveret serve` runs, on a free port of loopback or on a Unix socket. There, what is
+sent has come at once, so a virtual clock does not overtake it. `Peer` is a client without hidden
+reading: what it does not ask for stays in the kernel.
 """
 
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 import trio
@@ -43,23 +45,46 @@ class Edge:
     """A running broker."""
 
     broker: Broker
-    address: tuple[str, int]
+    address: tuple[str, int] | str
     stop: trio.Event = field(default_factory=trio.Event)
+    is_over: trio.Event = field(default_factory=trio.Event)
     streams: list[trio.SocketStream] = field(default_factory=list)  # closed with it
+
+    async def connect(self, buffer: int = 0) -> trio.SocketStream:
+        """Open a connection; `buffer` is what its socket may hold unread, in octets."""
+        family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
+        made = trio.socket.socket(family)
+        if buffer:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        try:
+            await made.connect(self.address)
+        except OSError:
+            made.close()
+            raise
+        self.streams.append(trio.SocketStream(made))
+        return self.streams[-1]
 
 
 @asynccontextmanager
-async def edge(config: Config | None = None, **limits: int) -> AsyncIterator[Edge]:
-    """Serve within the block; ended at once at its end."""
-    config = replace(config or Config(), listeners=ANYWHERE, in_memory=True)
+async def edge(
+    config: Config | None = None, *, path: Path | None = None, **limits: int
+) -> AsyncIterator[Edge]:
+    """Serve within the block, on a Unix socket if there is a path; ended at once at its end."""
+    listeners = ANYWHERE if path is None else Listeners(amqp=(Address("", 0, str(path)),))
+    config = replace(config or Config(), listeners=listeners, in_memory=True)
     if limits:
         config = replace(config, limits=replace(config.limits, **limits))
     broker = app.build(config)
     bound = app.listen(config)
     made = Edge(broker, bound[0].getsockname())
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        await app.serve(broker, bound, config, made.stop, task_status=task_status)
+        made.is_over.set()
+
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(app.serve, broker, bound, config, made.stop)
+            await nursery.start(serve)
             yield made
             nursery.cancel_scope.cancel()
     finally:
@@ -87,14 +112,8 @@ class Peer:
     async def connect(
         cls, edge: Edge, *, buffer: int = 0, capabilities: tuple[str, ...] = ()
     ) -> Self:
-        """Open a connection; `buffer` is what its socket may hold unread, in octets."""
-        made = trio.socket.socket()
-        if buffer:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        await made.connect(edge.address)
-        stream = trio.SocketStream(made)
-        edge.streams.append(stream)
-        peer = cls(stream, capabilities)
+        """Connect and open channel 1; `buffer` as in `Edge.connect`."""
+        peer = cls(await edge.connect(buffer), capabilities)
         await peer.open()
         return peer
 
