@@ -249,6 +249,7 @@ def test_signal_stops_the_process_with_status_0(tmp_path, number):
     peer.hang_up()
 
 
+@pytest.mark.long
 def test_peers_that_neither_read_nor_answer_delay_the_end_by_five_seconds(tmp_path):
     with running(tmp_path) as (launched, address), closing(socket.create_connection(address)):
         deaf, mute = Talk("deaf", address).channel(), Talk("mute", address).connect()

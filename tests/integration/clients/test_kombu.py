@@ -537,6 +537,7 @@ def test_publish_with_retry_reconnects_after_the_wire_was_cut(relay, name):
     assert got == ["before", 0, 1, 2]
 
 
+@pytest.mark.long
 def test_ensured_consumer_survives_a_restart(server, name):
     queue = Queue(name("ensured"), Exchange(name("ensured")), "k")
     received: list = []

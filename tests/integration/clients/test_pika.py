@@ -836,6 +836,7 @@ def test_heartbeat_is_the_clients_choice_from_the_brokers_offer(amqp_url):
     assert chosen == 17
 
 
+@pytest.mark.long
 def test_idle_connection_lives_on_heartbeats(amqp_url):
     with connect(amqp_url, heartbeat=1) as connection:
         connection.process_data_events(time_limit=3.2)  # longer than either side waits: 2-3 s
