@@ -62,6 +62,6 @@ def check(session: Session, now: float, handshake_timeout: float) -> None:
     beat = connection.beat(now)
     if beat.dead:
         session.abort("missed heartbeats from client")
-    elif beat.data:
+    elif beat.data and not session.is_writing:  # else there is more for it to read than it takes
         session.outbox.append(beat.data)
         session.flush()

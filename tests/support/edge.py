@@ -89,7 +89,7 @@ async def edge(
             nursery.cancel_scope.cancel()
     finally:
         for stream in made.streams:
-            await trio.aclose_forcefully(stream)
+            stream.socket.close()
 
 
 def publish(payload: bytes, key: str, channel: int = 1) -> bytes:
@@ -110,11 +110,16 @@ class Peer:
 
     @classmethod
     async def connect(
-        cls, edge: Edge, *, buffer: int = 0, capabilities: tuple[str, ...] = ()
+        cls,
+        edge: Edge,
+        *,
+        buffer: int = 0,
+        capabilities: tuple[str, ...] = (),
+        heartbeat: int = 0,
     ) -> Self:
         """Connect and open channel 1; `buffer` as in `Edge.connect`."""
         peer = cls(await edge.connect(buffer), capabilities)
-        await peer.open()
+        await peer.open(heartbeat)
         return peer
 
     async def open(self, heartbeat: int = 0) -> None:
