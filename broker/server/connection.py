@@ -159,7 +159,13 @@ class ClientConnection:
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
         """Send what the peer takes without waiting; return the rest."""
-        return self._wire.write_now(parts)
+        try:
+            return self._wire.write_now(parts)
+        except WireClosed:
+            # who reads sees it too, after the peer's last words; during an alarm nobody reads
+            if not self.session.connection.is_reading:
+                self.close()
+            return []
 
     def start_writing(self) -> None:
         """Empty the outbox as the peer reads."""

@@ -68,7 +68,11 @@ class SocketWire:
             raise WireClosed(str(problem)) from None
 
     def write_now(self, parts: list[bytes]) -> list[bytes]:
-        """Send what the peer takes without waiting; return the rest."""
+        """Send what the peer takes without waiting; return the rest.
+
+        Raises:
+          WireClosed: The connection is broken.
+        """
         try:
             while len(parts) > 1:
                 some = parts[:MAX_BUFFERS]
@@ -88,9 +92,8 @@ class SocketWire:
             return [] if sent == len(data) else [data[sent:]]
         except BlockingIOError:
             return parts
-        except (OSError, ValueError):
-            # the reading side will see it too and end the connection
-            return []
+        except (OSError, ValueError) as problem:
+            raise WireClosed(str(problem)) from None
 
     async def write(self, parts: list[bytes]) -> list[bytes]:
         """Wait until the peer takes some; return the rest."""

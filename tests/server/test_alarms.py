@@ -1,16 +1,23 @@
 """The memory alarm: raised, kept and ended; who is blocked and who is not."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 import trio.testing
 
+from leveret.broker.config import Config
+from leveret.broker.config import Memory as MemorySettings
+from leveret.broker.server import alarms
 from leveret.broker.server.alarms import LOW_ON_MEMORY, MemoryAlarm, Resident
 from leveret.protocol.methods import (
     BasicConsume,
     BasicConsumeOk,
+    BasicGet,
     ConnectionBlocked,
     ConnectionUnblocked,
     QueueDeclare,
+    QueueDeclareOk,
     QueuePurge,
     QueuePurgeOk,
 )
@@ -29,6 +36,11 @@ class Memory:
 
     def __call__(self):
         return self.bytes
+
+
+@pytest.fixture(autouse=True)
+def _looks_only_when_told(monkeypatch):
+    monkeypatch.setattr(alarms, "INTERVAL", 1e9)
 
 
 @pytest.fixture
@@ -171,3 +183,94 @@ async def test_client_that_goes_while_it_is_blocked_is_forgotten_when_the_alarm_
 
         while served.broker.sessions:
             await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_client_with_heartbeats_that_goes_while_it_is_blocked_is_forgotten_during_the_alarm(
+    autojump_clock, tmp_path
+):
+    """Else those that come back again and again would use up the descriptors."""
+    async with edge(path=tmp_path / "amqp.sock") as served:
+        peer = await Peer.connect(served, heartbeat=4)
+        served.broker.blocked = LOW_ON_MEMORY
+        await peer.write(publish(b"x", "q"))
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.stream.aclose()
+
+        await trio.sleep(2 * 4)
+
+        assert not served.broker.sessions
+        assert LOW_ON_MEMORY == served.broker.blocked
+
+
+async def test_client_that_understands_nothing_of_alarms_is_held_without_a_word(
+    autojump_clock, tmp_path
+):
+    async with edge(path=tmp_path / "amqp.sock") as served:
+        peer = await Peer.connect(served)
+        await peer.call(QueueDeclare("q"))
+        served.broker.blocked = LOW_ON_MEMORY
+        await peer.write(publish(b"x", "q"))
+        await peer.send(1, QueueDeclare("q", passive=True))
+        with pytest.raises(trio.TooSlowError):
+            await peer.next()
+
+        MemoryAlarm(served.broker, 1 << 60, 0.9).look()
+
+        assert (1, QueueDeclareOk("q", 1, 0)) == await peer.next()
+
+
+async def test_watch_raises_and_ends_the_alarm_by_itself(
+    autojump_clock, tmp_path, monkeypatch, memory
+):
+    monkeypatch.setattr(alarms, "INTERVAL", 0.25)
+    monkeypatch.setattr(alarms, "Resident", lambda: memory)
+    config = replace(Config(), memory=MemorySettings(limit=10 * MIB, resume=0.8))
+    async with edge(config, path=tmp_path / "amqp.sock") as served:
+        peer = await Peer.connect(served, capabilities=("connection.blocked",))
+        memory.bytes = 11 * MIB
+        await trio.sleep(0.3)
+        assert LOW_ON_MEMORY == served.broker.blocked
+        await peer.write(publish(b"x", "q"))
+        start = trio.current_time()
+
+        assert (0, ConnectionBlocked(LOW_ON_MEMORY)) == await peer.next()
+        assert (0, ConnectionUnblocked()) == await peer.next()  # nothing is accounted for
+        assert 0 < trio.current_time() - start < 0.3
+
+
+# Memory that is given back
+
+
+@pytest.fixture
+def given_back(monkeypatch):
+    """Count instead of doing it."""
+    calls = []
+    monkeypatch.setattr(alarms, "_give_back", lambda: calls.append(None))
+    return calls
+
+
+def test_memory_is_given_back_once_when_the_accounts_fall_below_half_of_their_peak(
+    client, alarm, given_back
+):
+    client.declare()
+    for size in (3, 2, 1):
+        client.publish(b"x" * (size * MIB))
+    alarm.look()
+    client.send(BasicGet("q", True))
+    client.send(BasicGet("q", True))
+    for expected in (1, 1):
+        alarm.look()
+        assert expected == len(given_back)
+
+    client.call(QueuePurge("q"))
+    for expected in (2, 2):
+        alarm.look()
+        assert expected == len(given_back)
+
+
+@pytest.mark.parametrize("has_trim", [True, False], ids=["this libc", "a libc without"])
+def test_giving_back_works_with_any_c_library(monkeypatch, has_trim):
+    if not has_trim:
+        monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+
+    alarms._give_back()
