@@ -312,7 +312,10 @@ class StreamConnection(ClientConnection):
         """Serve until either side ends."""
         try:
             with trio.CancelScope() as self._scope, suppress(WireClosed):
-                while chunk := await self._stream.receive(self._size):
+                while not self.session.is_ended:
+                    chunk = await self._stream.receive(self._size)
+                    if not chunk:
+                        break
                     if not self._handle(chunk) and not await self._settle():
                         break
         finally:
