@@ -65,3 +65,4 @@ def check(session: Session, now: float, handshake_timeout: float) -> None:
     elif beat.data and not session.is_writing:  # else there is more for it to read than it takes
         session.outbox.append(beat.data)
         session.flush()
+        connection.has_sent = False  # a heartbeat does not stand for the next one

@@ -63,6 +63,36 @@ async def test_broker_sends_a_heartbeat_within_the_interval(autojump_clock, brok
         assert trio.current_time() - start <= 4 + timers.TICK
 
 
+@pytest.mark.parametrize("interval", [1, 4, 60])
+async def test_heartbeats_come_at_half_the_interval(autojump_clock, broker, interval):
+    """Some clients hang up after little more than one interval of silence."""
+    async with serving(broker) as connect:
+        peer = await opened(connect, interval)
+        gaps, received = [], b""
+        start = trio.current_time()
+        while len(gaps) < 20:
+            received += bytes(await peer.stream.receive_some(100))
+            gaps.append(trio.current_time() - start)
+            start = trio.current_time()
+            await peer.write(HEARTBEAT)
+
+        assert received == HEARTBEAT * 20
+        assert gaps[0] <= interval + timers.TICK  # since the handshake
+        assert max(gaps[1:]) <= interval / 2 + timers.TICK
+
+
+async def test_no_heartbeats_are_sent_between_other_answers(autojump_clock, broker):
+    async with serving(broker) as connect:
+        peer = await opened(connect, 4)
+        for _ in range(60):
+            await peer.send(1, QueueDeclare("q"))
+            await trio.sleep(1)
+        answers = bytes(await peer.stream.receive_some(1 << 20))
+
+        assert HEARTBEAT not in answers
+        assert answers.count(b"\x01q") == 60
+
+
 async def test_silent_client_is_dropped_after_two_intervals(autojump_clock, broker):
     async with serving(broker) as connect:
         peer = await opened(connect, 4)
