@@ -2,8 +2,10 @@
 
 import errno
 import os
+import resource
+import select
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import trio.testing
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.server import listener
 from leveret.broker.server.turns import Turns
+
+from ..support.launch import launch
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 LOOPBACK = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
@@ -368,3 +372,26 @@ async def test_a_socket_that_cannot_be_watched_is_closed_and_forgotten(
     async with await made.connect() as second:
         assert (await greeting(second)).startswith(GREETED)
     listener.close(made.bound)
+
+
+def test_process_without_free_descriptors_serves_those_it_has_and_then_the_others(tmp_path):
+    with (
+        launch(tmp_path, "--in-memory", "--listen", "127.0.0.1:0") as launched,
+        ExitStack() as stack,
+    ):
+        address, pid = launched.ready(), launched.process.pid
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + 10
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        clients = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(15)]
+        for client in clients:
+            client.sendall(PROTOCOL_HEADER)
+        for client in clients[:10]:
+            assert client.recv(7).startswith(GREETED)
+        assert [] == select.select(clients[10:], [], [], 3 * listener.OVERLOAD_PAUSE)[0]
+
+        for client in clients[:5]:
+            client.close()
+
+        for client in clients[10:]:
+            assert client.recv(7).startswith(GREETED)
+        assert 1 <= launched.log.read_text().count("accept.failed") <= 2  # at most once a time
