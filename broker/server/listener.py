@@ -131,16 +131,17 @@ def close(listener: socket.socket) -> None:
 
 
 async def accept(listener: socket.socket, turns: Turns, nursery: trio.Nursery) -> None:
-    """Accept clients and serve each in a task of its own, until the listener is closed."""
+    """Accept clients, until the listener is closed."""
     is_overloaded = False
     while listener.fileno() >= 0:
         try:
             await trio.lowlevel.wait_readable(listener)
             for _ in range(ACCEPT_LIMIT):
                 connected, address = listener.accept()
-                is_overloaded = False
                 _serve(connected, address, turns, nursery)
-        except (BlockingIOError, ConnectionAbortedError):
+        except BlockingIOError:  # nobody waits any more
+            is_overloaded = False
+        except ConnectionAbortedError:
             continue
         except trio.ClosedResourceError:
             return
