@@ -16,8 +16,8 @@ from struct import error
 from typing import NamedTuple, cast
 
 from leveret.protocol.errors import CommandInvalid, FieldError, FrameError
-from leveret.protocol.methods import BY_ID, Method
-from leveret.protocol.table import decode_table, encode_table
+from leveret.protocol.methods import BY_ID, ConnectionStartOk, Method
+from leveret.protocol.table import decode_shared, decode_table, encode_table
 from leveret.protocol.wire import (
     LONG,
     LONGLONG,
@@ -114,6 +114,8 @@ def _compile(source: str, name: str, **names: object) -> object:
     return names["function"]
 
 
+# Clients of one kind say the same of themselves; tables of other methods are their receiver's own.
+_SHARED = {ConnectionStartOk}
 _FIXED_SIZES = {Wire.BIT: 1, Wire.OCTET: 1, Wire.SHORT: 2, Wire.LONG: 4, Wire.LONGLONG: 8}
 
 
@@ -146,7 +148,7 @@ def _compile_decoder(payload: bytes) -> Decode:
             method=method,
             new=tuple.__new__,
             number=int.from_bytes,
-            decode_table=decode_table,
+            decode_table=decode_shared if method in _SHARED else decode_table,
         ),
     )
     _decoders[payload[:4]] = function

@@ -45,14 +45,20 @@ from leveret.protocol.methods import (
 )
 
 
-class Role(Enum):
+class _Key(Enum):
+    """Members are told apart by identity: Enum's own hash is Python code, and is asked often."""
+
+    __hash__ = object.__hash__
+
+
+class Role(_Key):
     """Which end of the connection we are."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
-class State(Enum):
+class State(_Key):
     """How far a connection is."""
 
     PRE_INIT = "pre_init"  # the protocol header is due
@@ -66,7 +72,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class By(Enum):
+class By(_Key):
     """Who sends a method: we, or the peer."""
 
     US = "us"

@@ -110,6 +110,24 @@ class LongString(bytes):
     __slots__ = ()
 
 
+class ConstantTable(dict[str, Value]):
+    """A table that is sent again and again and never changes: it is encoded once.
+
+    Attributes:
+      encoded: The table with its length.
+    """
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, table: Mapping[str, Value]) -> None:
+        super().__init__(table)
+        self.encoded = encode_table(table)
+
+
+# Tables that peers may share, by their octets: how many, and how long each may be.
+SHARED_LIMIT, SHARED_SIZE = 64, 2048
+_shared: dict[bytes, Mapping[str, Value]] = {}
+
 # Decoding: a decoder takes the data, the offset behind the tag and the depth, and returns the
 # value and the offset behind it. It may run past the end of its table; the table notices.
 
@@ -127,6 +145,24 @@ def decode_table(data: bytes, offset: int = 0, depth: int = 0) -> tuple[dict[str
         return decode_entries(data, offset + 4, end, depth), end
     except (IndexError, error):
         raise FrameError("cannot decode table: cut short") from None
+
+
+def decode_shared(data: bytes, offset: int = 0) -> tuple[Mapping[str, Value], int]:
+    """Return the table at `offset`, one object for equal octets, and the offset behind it.
+
+    Raises:
+      FrameError: As `decode_table`.
+    """
+    end = offset + 4 + int.from_bytes(data[offset : offset + 4])
+    octets = data[offset:end]
+    table = _shared.get(octets)
+    if table is None:
+        table, end = decode_table(data, offset)
+        if len(octets) <= SHARED_SIZE:
+            if len(_shared) >= SHARED_LIMIT:
+                _shared.clear()
+            _shared[octets] = table
+    return table, end
 
 
 def decode_entries(data: bytes, offset: int, end: int, depth: int = 0) -> dict[str, Value]:
@@ -263,6 +299,8 @@ def encode_table(table: Mapping[str, Value], depth: int = 0) -> bytes:
     """
     if not table:
         return b"\x00\x00\x00\x00"
+    if type(table) is ConstantTable:
+        return table.encoded
     entries = encode_entries(table, depth)
     return LONG.pack(len(entries)) + entries
 

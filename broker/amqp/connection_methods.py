@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.broker import __version__
@@ -43,6 +44,7 @@ from leveret.protocol.methods import (
     Method,
 )
 from leveret.protocol.sasl import PARSERS
+from leveret.protocol.table import ConstantTable
 
 if TYPE_CHECKING:
     from leveret.broker.amqp.channel import Channel
@@ -65,17 +67,24 @@ CAPABILITIES = (
 )
 
 
-def server_properties(broker: Broker) -> dict[str, Value]:
+def server_properties(broker: Broker) -> Mapping[str, Value]:
     """Return what the server says of itself in connection.start."""
-    return {
-        "capabilities": dict.fromkeys(CAPABILITIES, True),
-        "cluster_name": broker.node,
-        "copyright": "The Leveret authors",
-        "implementation": f"Leveret {__version__}",
-        "information": "Licensed under the Apache License 2.0",
-        "platform": f"Python {platform.python_version()}",
-        **broker.announcement(),
-    }
+    return _properties(broker.node, *broker.announcement().items())
+
+
+@lru_cache(maxsize=8)  # brokers in one process (tests)
+def _properties(node: str, *announced: tuple[str, str]) -> ConstantTable:
+    return ConstantTable(
+        {
+            "capabilities": dict.fromkeys(CAPABILITIES, True),
+            "cluster_name": node,
+            "copyright": "The Leveret authors",
+            "implementation": f"Leveret {__version__}",
+            "information": "Licensed under the Apache License 2.0",
+            "platform": f"Python {platform.python_version()}",
+            **dict(announced),
+        }
+    )
 
 
 # connection
@@ -122,11 +131,16 @@ def _refuse(session: Session, user: str, mechanism: str) -> None:
 
 
 def understood(client_properties: Mapping[str, object]) -> frozenset[str]:
-    """Return the names of what a client says it understands."""
+    """Return the names of what a client says it understands, as far as we know them."""
     capabilities = client_properties.get("capabilities")
     if not isinstance(capabilities, Mapping):
         return frozenset()
-    return frozenset(name for name, value in capabilities.items() if value is True)
+    return _names(tuple(name for name in CAPABILITIES if capabilities.get(name) is True))
+
+
+@lru_cache(maxsize=64)  # clients of one kind share it
+def _names(known: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(known)
 
 
 def connection_tune_ok(session: Session, method: ConnectionTuneOk) -> None:

@@ -86,6 +86,16 @@ def test_the_server_introduces_itself_as_clients_expect(session):
     assert all(value is True for value in start.server_properties["capabilities"].values())
 
 
+def test_each_broker_introduces_itself_by_what_it_is_now():
+    here, there = Broker(node="leveret@here"), Broker(node="leveret@there")
+
+    assert "leveret@here" == handlers.server_properties(here)["cluster_name"]
+    assert "leveret@there" == handlers.server_properties(there)["cluster_name"]
+    here.product = "Leveret"
+    assert "Leveret" == handlers.server_properties(here)["product"]
+    assert handlers.server_properties(here) is handlers.server_properties(here)
+
+
 @pytest.mark.parametrize(
     ("mechanism", "response"),
     [("PLAIN", plain_response(GUEST)), ("AMQPLAIN", amqplain_response(GUEST))],
@@ -184,7 +194,7 @@ def test_a_full_broker_is_a_530(session):
 
 
 def test_a_client_understands_what_it_says_is_true():
-    capabilities = {"basic.nack": True, "connection.blocked": False, "x": 1}
+    capabilities = {"basic.nack": True, "connection.blocked": False, "x": 1, "unheard of": True}
 
     assert handlers.understood({"capabilities": capabilities}) == {"basic.nack"}
     assert handlers.understood({"capabilities": "all"}) == set()

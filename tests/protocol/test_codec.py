@@ -190,3 +190,17 @@ def test_methods_know_their_names_replies_and_contents():
     assert m.BasicPublish.has_content
     assert not m.BasicAck.has_content
     assert isinstance(m.TxSelect(), m.Method)
+
+
+def test_clients_share_what_they_say_alike_of_themselves_but_neither_arguments_nor_secrets():
+    ann = m.ConnectionStartOk({"product": "shared"}, "PLAIN", b"\0ann\0one", "en_US")
+    bob = ann._replace(response=b"\0bob\0two")
+    declare = m.QueueDeclare("q", arguments={"product": "shared"})
+
+    one, two = decode_method(encode_method(ann)), decode_method(encode_method(bob))
+    first, second = decode_method(encode_method(declare)), decode_method(encode_method(declare))
+
+    assert (ann, bob) == (one, two)
+    assert one.client_properties is two.client_properties
+    assert first.arguments is not second.arguments
+    assert first.arguments is not one.client_properties

@@ -11,6 +11,9 @@ import pytest
 
 from leveret.protocol.errors import AMQPError, FieldError, FrameError
 from leveret.protocol.table import (
+    SHARED_LIMIT,
+    SHARED_SIZE,
+    ConstantTable,
     Float32,
     Int8,
     Int16,
@@ -21,6 +24,7 @@ from leveret.protocol.table import (
     UInt8,
     UInt16,
     UInt32,
+    decode_shared,
     decode_table,
     encode_table,
 )
@@ -199,3 +203,45 @@ def test_errors_are_amqp_errors_whatever_is_in_the_table():
     for tag in range(256):
         with suppress(AMQPError):
             decode_table(one_entry(bytes((tag,)) + b"\xff" * 12))
+
+
+def test_a_constant_table_is_encoded_once_and_equals_the_table_it_was_made_of():
+    plain = {"product": "Leveret", "capabilities": {"basic.nack": True}}
+
+    constant = ConstantTable(plain)
+
+    assert plain == constant
+    assert encode_table(plain) == encode_table(constant)
+    assert encode_table(constant) is encode_table(constant)
+
+
+def test_equal_octets_give_one_shared_table_wherever_they_stand():
+    table = encode_table({"product": "one", "nested": {"a": [1, True]}})
+
+    first, _ = decode_shared(table)
+    again, end = decode_shared(b"before" + table + b"behind", 6)
+
+    assert decode_table(table)[0] == first
+    assert first is again
+    assert 6 + len(table) == end
+
+
+def test_a_shared_table_that_was_cut_short_is_refused_though_it_is_known():
+    table = encode_table({"product": "cut"})
+    decode_shared(table)
+
+    for size in range(len(table)):
+        with pytest.raises(FrameError):
+            decode_shared(table[:size])
+
+
+def test_large_tables_and_many_tables_are_not_kept():
+    large = encode_table({"product": "x" * SHARED_SIZE})
+    small = encode_table({"product": "early"})
+    early, _ = decode_shared(small)
+
+    for number in range(SHARED_LIMIT):
+        decode_shared(encode_table({"number": number}))
+
+    assert decode_shared(large)[0] is not decode_shared(large)[0]
+    assert decode_shared(small)[0] is not early
