@@ -17,10 +17,10 @@ help:
 	@echo "make bench     measure beside RabbitMQ and GarageMQ, as far as they are installed"
 	@echo "make wheel     build dist/leveret-*.whl"
 
-# Of this machine only: the sample topology has a user with a known password.
-run: FLAGS ?= --listen 127.0.0.1:5672
+# For this machine only, unless told otherwise: the sample has a user with a known password.
 run: $(RUN)
-	exec $(BIN)/leveret serve --topology deploy/topology.yaml $(FLAGS)
+	exec $(BIN)/leveret serve --topology deploy/topology.yaml \
+	  $(if $(findstring --listen,$(FLAGS)),,--listen 127.0.0.1:5672) $(FLAGS)
 
 test: $(DEV)
 	$(BIN)/pytest -m "not long and not foreign" $(TESTS)

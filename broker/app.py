@@ -238,7 +238,7 @@ def run(config: Config) -> int:
             prepare(config.data_dir)
         bound = listen(config)
     except StartError as problem:
-        print(f"leveret: {problem}", file=sys.stderr)
+        print(f"leveret serve: {problem}", file=sys.stderr)
         return 2
     if not config.in_memory:
         log.warning(

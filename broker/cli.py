@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DocumentError) as error:
         print(f"leveret {options.verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
-    parser().print_help()
+    parser().print_help(sys.stderr)
     return USAGE_ERROR
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PREFIX = "LEVERET_"
-EVERYWHERE = (Address("0.0.0.0", 5672),)
 
 # What Kubernetes puts into the environment of every pod beside a service named "leveret".
 FOREIGN = re.compile(r"LEVERET_(SERVICE_(HOST|PORT)|PORT$|PORT_\d)")
@@ -84,10 +83,6 @@ class Memory:
     def limit_bytes(self) -> int:
         """Return the memory at which the alarm begins."""
         return int(self.limit if self.limit > 1 else self.limit * available_memory())
-
-    def resume_bytes(self) -> int:
-        """Return the memory below which the alarm ends."""
-        return int(self.limit_bytes() * self.resume)
 
 
 @dataclass(frozen=True)

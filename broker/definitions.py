@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.policy import EFFECTIVE
 from leveret.broker.core.vhost import RESERVED
-from leveret.broker.document import Document, DocumentError, Node, read
+from leveret.broker.document import Document, Node, read
 from leveret.broker.entries import Definitions
 from leveret.broker.topology import Reader
 
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
 
-__all__ = ["Definitions", "DefinitionsError", "export", "from_node", "load", "parse"]
-
-DefinitionsError = DocumentError
+__all__ = ["Definitions", "export", "from_node", "load", "parse"]
 
 
 def load(path: str | Path, *, default_vhost: str = "/", default_user: str = "guest") -> Definitions:
@@ -52,6 +51,11 @@ def from_node(root: Node, *, default_vhost: str = "/", default_user: str = "gues
     scratch = Broker()
     scratch.add_defaults(default_user, "", default_vhost)
     definitions.apply(scratch)
+    for entry in definitions.policies:
+        idle = [key for key in entry.policy.definition if key not in EFFECTIVE]
+        if idle:
+            text = f"policy '{entry.policy.name}': no effect yet: {', '.join(idle)}"
+            definitions.notes.append(f"{entry.node.place}: {text}")
     return definitions
 
 

@@ -124,7 +124,7 @@ class Definitions:
     """What a file asks for, in the order in which it can be applied.
 
     Attributes:
-      notes: What an export holds and this broker does nothing with, for the log.
+      notes: What the file holds and this broker does nothing with, for people.
     """
 
     def __init__(self) -> None:
@@ -140,9 +140,19 @@ class Definitions:
 
     def summary(self) -> str:
         """Return what there is, in one line for people."""
-        names = ("vhosts", "users", "permissions", "policies", "exchanges", "queues", "bindings")
-        counts = [(len(getattr(self, name)), name) for name in names]
-        return ", ".join(f"{count} {name}" for count, name in counts if count) or "nothing"
+        operators = sum(policy.operator for policy in self.policies)
+        counts = {
+            "virtual hosts": len(self.vhosts),
+            "users": len(self.users),
+            "permissions": len(self.permissions),
+            "topic permissions": len(self.topic_permissions),
+            "policies": len(self.policies) - operators,
+            "operator policies": operators,
+            "exchanges": len(self.exchanges),
+            "queues": len(self.queues),
+            "bindings": len(self.bindings),
+        }
+        return ", ".join(f"{name}: {count}" for name, count in counts.items() if count) or "nothing"
 
     def apply(self, broker: "Broker") -> None:
         """Bring a broker to what the file says, or raise and leave it as it was.

@@ -4,9 +4,8 @@ Law: an event is dotted, past tense and constant (``connection.opened``); data g
 What a peer sent is shown with its control characters escaped, so nobody can forge a line. The
 process's own fields (node, version) stand in JSON lines only; a person knows what was started.
 
-Fields: node, version (process); connection, peer, vhost, user, client (session); channel;
-exchange, queue, routing_key, consumer_tag, policy, plugin, reply_code, reply_text, method,
-duration_ms, messages, bytes, reason (as needed).
+Fields: node, version (process); peer, vhost, user, client (session); channel; what an event is
+about (queue, argument, address, ...), reply_code, reply_text, reason; duration_ms, bytes.
 
 Called by: app (configure, once), everybody at the edges (structlog.get_logger).
 """

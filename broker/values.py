@@ -3,7 +3,7 @@
 Law: each function takes whatever was written and returns the value, or raises a ValueError that
 says what is expected and what was found. Who knows the place puts it in front.
 
-Called by: config (its table of keys names one for each), cli (--management).
+Called by: config (its table of keys names one for each).
 """
 
 import re

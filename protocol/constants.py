@@ -26,7 +26,6 @@ FRAME_MIN: Final = 4096
 # RabbitMQ's default; larger frames gain nothing measurable and delay the other channels.
 DEFAULT_FRAME_MAX: Final = 131072
 # RabbitMQ accepts payloads up to frame_max itself, forgetting the overhead: clients rely on it.
-FRAME_SIZE_TOLERANCE: Final = 8
 # RabbitMQ since 3.7.5.
 DEFAULT_CHANNEL_MAX: Final = 2047
 # Seconds; RabbitMQ since 3.5.5. Timers of routers and proxies are seldom shorter.
@@ -60,5 +59,6 @@ TRANSIENT: Final = 1
 PERSISTENT: Final = 2
 
 BASIC_CLASS_ID: Final = 60
-REPLY_SUCCESS: Final = 200
 NO_ROUTE: Final = 312  # of basic.return; not an error
+
+TEN_YEARS_MS: Final = 315_360_000_000  # RabbitMQ's limit of every time

@@ -97,11 +97,6 @@ def encode(properties: Properties, body_size: int) -> bytes:
     return b"".join(parts)
 
 
-def with_body_size(header: bytes, body_size: int) -> bytes:
-    """Return the same header payload for a body of another size."""
-    return header[:4] + LONGLONG.pack(body_size) + header[FLAGS_OFFSET:]
-
-
 def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
     """Return the header payload with another table of headers; `None` takes it away.
 

@@ -3,7 +3,7 @@
 Law: these functions only translate between credentials and octets. Whether credentials are
 good is for `core.users`, whether a certificate is there for the edge.
 
-Called by: amqp.connection_methods (reading), connection and clients (writing).
+Called by: amqp.connection_methods (reading), whoever writes a client.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,7 +6,7 @@ Law: RabbitMQ's URI specification, with its query parameters. Every part is perc
 path is the default virtual host, an empty path ("amqp://host/") the virtual host with the empty
 name. What is not understood is an error, so that a misspelt parameter is noticed.
 
-Called by: clients, shovel, federation, the command line.
+Called by: clients.
 """
 
 from collections.abc import Mapping

@@ -189,9 +189,3 @@ def test_memory_is_the_machines_or_the_containers(tmp_path: Path, files, expecte
         (tmp_path / name).write_text(content)
 
     assert expected == available_memory(tmp_path)
-
-
-def test_the_alarm_ends_below_where_it_begins():
-    memory = load(flags={"memory.limit": ("flag", "100MiB")}).memory
-
-    assert (100 << 20, 90 << 20) == (memory.limit_bytes(), memory.resume_bytes())

@@ -9,6 +9,7 @@ Called by: amqp.session (rows of contents), amqp.transaction (on commit).
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from leveret.broker.amqp import reply_to
@@ -20,6 +21,7 @@ from leveret.protocol.constants import (
     HAS_REPLY_TO,
     HAS_USER_ID,
     NO_ROUTE,
+    TEN_YEARS_MS,
 )
 from leveret.protocol.errors import AccessRefused, CommandInvalid, PreconditionFailed, Unsupported
 from leveret.protocol.methods import BasicPublish
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
 # Appends after which the clock is looked at.
 WORK = 2000
-MAX_EXPIRATION_MS = 315_360_000_000  # ten years, as in RabbitMQ
 
 
 def publish(
@@ -184,16 +185,15 @@ def _check_properties(
 
 def _check_expiration(text: str) -> None:
     # RabbitMQ reads it as Erlang's string:to_integer/1 does
-    digits = text.removeprefix("+") if text[:1] == "+" else text
-    if not digits.isascii() or not digits.lstrip("-").isdigit():
-        number = digits.lstrip("-")
-        lead = len(number) - len(number.lstrip("0123456789"))
-        reason = "no_integer" if not lead else f'{{leftover_string,"{number[lead:]}"}}'
+    number = re.match(r"[+-]?[0-9]+", text)
+    left = text[number.end() :] if number else ""
+    if number is None or left:
+        reason = f'{{leftover_string,"{left}"}}' if number else "no_integer"
         raise PreconditionFailed(f"invalid expiration '{text}': {reason}")
-    value = int(digits)
+    value = int(number[0])
     if value < 0:
         raise PreconditionFailed(f"invalid expiration '{text}': {{value_negative,{value}}}")
-    if value > MAX_EXPIRATION_MS:
+    if value > TEN_YEARS_MS:
         raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_large,{value}}}")
 
 

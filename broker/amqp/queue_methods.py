@@ -4,7 +4,7 @@ Law: checks come in RabbitMQ's order, since a client sees which one fails first;
 replies are exact, so the queue deals what is due before it is asked; an empty name means the
 queue this channel declared last.
 
-Called by: amqp.session, through HANDLERS; amqp.basic_methods (`named_queue`).
+Called by: amqp.session, through HANDLERS; amqp.basic_methods (last_queue, check_exclusive).
 """
 
 from __future__ import annotations

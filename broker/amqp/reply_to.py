@@ -3,7 +3,7 @@
 Law: at most once, never stored. The address a requester's messages get names its channel by an
 opaque key; nobody who was not given it can guess it.
 
-Called by: amqp.publish, amqp.basic_methods (consume, cancel).
+Called by: amqp.publish, amqp.basic_methods (consume, cancel), amqp.queue_methods, amqp.channel.
 """
 
 from __future__ import annotations

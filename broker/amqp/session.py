@@ -64,9 +64,6 @@ HANDLERS: dict[type, Callable[..., None]] = {
 }
 
 
-_LEAVING = State.LEAVING
-
-
 class Writer(Protocol):
     """What a session asks of its socket."""
 
@@ -278,7 +275,8 @@ class Session:
     def _publish(
         self, channel: Channel, contents: Contents, out_of_time: Callable[[], bool]
     ) -> bool:
-        if self.broker.blocked and not self._may_publish():
+        if self.broker.blocked:
+            self._block()
             return False
         self._start = publish(channel, contents, self._start, out_of_time)
         if self._start < len(contents):
@@ -288,14 +286,13 @@ class Session:
 
     # Alarms
 
-    def _may_publish(self) -> bool:
-        """Block at the first publish during an alarm (RabbitMQ's rule)."""
+    def _block(self) -> None:
+        """Hold back at the first publish during an alarm (RabbitMQ's rule)."""
         if not self.is_blocked:
             self.is_blocked = True
             self.connection.is_reading = False
             if "connection.blocked" in self.capabilities:
                 self.reply(ConnectionBlocked(self.broker.blocked))
-        return False
 
     def unblock(self) -> None:
         """Let publishes go on: the alarm is over."""
@@ -391,7 +388,8 @@ class Session:
             channel=number,
             error=problem,
         )
-        if self.closing_since is not None or self.is_ended or self.connection.state is _LEAVING:
+        is_leaving = self.connection.state is State.LEAVING
+        if self.closing_since is not None or self.is_ended or is_leaving:
             self._end()
             return
         close = (problem.code, problem.reply_text, problem.class_id, problem.method_id)

@@ -3,7 +3,7 @@
 Law: publishes are checked and routed when they come, placed on commit; acknowledged messages
 stay this channel's until then. A rollback makes them unacknowledged again, it requeues nothing.
 
-Called by: amqp.publish, amqp.basic_methods (settle), amqp.confirm_tx_methods.
+Called by: amqp.channel, amqp.publish, amqp.basic_methods (settle), amqp.confirm_tx_methods.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class Transaction:
     __slots__ = ("_publishes", "_settlements", "_tags")
 
     def __init__(self) -> None:
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._publishes: list[tuple[Message, Sequence[Queue], bool]] = []
         self._settlements: list[tuple[list[Entry], bool]] = []
         self._tags: dict[int, Entry] = {}
@@ -42,7 +45,7 @@ class Transaction:
     def commit(self, channel: Channel) -> None:
         """Carry out what was held, publishes first, and start anew."""
         publishes, settlements = self._publishes, self._settlements
-        self.__init__()  # type: ignore[misc]
+        self._start_anew()
         for message, queues, mandatory in publishes:
             place(channel, message, queues, mandatory)
         for entries, requeue in settlements:
@@ -54,4 +57,4 @@ class Transaction:
     def rollback(self, channel: Channel) -> None:
         """Drop held publishes, make held settlements unacknowledged again, start anew."""
         channel.unacked = dict(sorted((channel.unacked | self._tags).items()))
-        self.__init__()  # type: ignore[misc]
+        self._start_anew()

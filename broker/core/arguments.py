@@ -5,7 +5,7 @@ must repeat them; the texts are RabbitMQ's, word for word. Arguments that are no
 are remembered and otherwise ignored, as in RabbitMQ. Plugins add their own rows, or mark one of
 these `effective` when they give it its meaning.
 
-Called by: core.vhost (declare), core.exchange_types (texts), amqp.basic_methods (consume).
+Called by: core.vhost (declare), core.exchange_types (texts), amqp.*_methods, amqp.publish.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import NamedTuple, TypeAlias
 
 from leveret.broker.core.binding import comparable
+from leveret.protocol.constants import TEN_YEARS_MS
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.table import (
     Float32,
@@ -32,7 +33,6 @@ Table: TypeAlias = Mapping[str, object]
 Validator: TypeAlias = Callable[[object, Table], str | None]
 """Takes the value and all arguments; returns the reason to refuse it, or None."""
 
-MAX_MILLISECONDS = 315_360_000_000  # ten years, RabbitMQ's limit for every timer
 MAX_PRIORITY = 255
 
 # RabbitMQ's names of the wire types, which its texts show. The first that fits counts.
@@ -117,7 +117,7 @@ def non_negative(value: object, arguments: Table) -> str | None:
 
 def milliseconds(value: object, arguments: Table) -> str | None:
     """A duration from 0 to ten years."""
-    if isinstance(value, int) and _is_integer(value) and value > MAX_MILLISECONDS:
+    if isinstance(value, int) and _is_integer(value) and value > TEN_YEARS_MS:
         return f"{{value_too_large,{value}}}"
     return non_negative(value, arguments)
 
@@ -200,6 +200,7 @@ QUEUE_ARGUMENTS: dict[str, Argument] = {
     "x-dead-letter-routing-key": Argument(dead_letter_routing_key, effective=False),
     "x-dead-letter-strategy": Argument(
         one_of("at-most-once", "at-least-once", otherwise="invalid_dlx_strategy"),
+        effective=False,
     ),
     "x-max-length": Argument(non_negative, effective=False),
     "x-max-length-bytes": Argument(non_negative, effective=False),

@@ -3,7 +3,7 @@
 Law: an event has a dotted name in the past tense and named fields. Subscribers are called at
 once, in order, and must not raise; without subscribers an event costs one look-up.
 
-Called by: core and amqp (emit); app, plugins (subscribe).
+Called by: core and amqp (emit); reports, app (subscribe).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ screened when it is set, never when it is used. Two rules, both on the parsed pa
    begin if there is no ``^``; their product, times the length of a repetition that must be
    walked again for each, stays below that of three unbounded repetitions.
 
-Called by: core.users, core.policy, definitions (to name the place of a bad pattern).
+Called by: core.users, core.policy, topology (to name the place of a bad pattern).
 """
 
 import importlib

@@ -4,8 +4,7 @@ Law: at most one policy and one operator policy apply to an object: the highest 
 between equals the first name. An operator's numbers can only lower what a policy asks for, and
 a policy's numbers can only lower what x-arguments ask for.
 
-Called by: core.vhost (effective, when an object is declared or ``epoch`` has grown), topology
-(put, delete).
+Called by: core.vhost (effective), entries (put).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from leveret.broker.core.patterns import PatternError, compile_pattern
+from leveret.protocol.constants import TEN_YEARS_MS
 
 Kind = Literal["exchange", "classic_queue", "quorum_queue"]
 
@@ -26,7 +26,6 @@ APPLY_TO: Mapping[str, tuple[Kind, ...]] = {
     "streams": (),  # valid in an export; there are no streams for it to match
 }
 
-TEN_YEARS_MS = 315_360_000_000
 EMPTY: Mapping[str, object] = MappingProxyType({})
 
 
@@ -90,6 +89,9 @@ KEYS: dict[str, Callable[[object], str | None]] = {
     "ha-promote-on-failure": _text,
 }
 
+# What does something already. The others are checked and shown, and whoever sets them is told.
+EFFECTIVE = frozenset({"alternate-exchange"})
+
 SMALLER_WINS = frozenset(
     {
         "message-ttl",
@@ -142,7 +144,6 @@ class Policies:
     """The policies and operator policies of one virtual host."""
 
     def __init__(self) -> None:
-        self.epoch = 0
         self._policies: dict[str, Policy] = {}
         self._operator_policies: dict[str, Policy] = {}
 
@@ -158,12 +159,10 @@ class Policies:
         """Add a policy or replace the one of that name."""
         check_policy(policy)
         self._table(operator)[policy.name] = policy
-        self.epoch += 1
 
     def delete(self, name: str, *, operator: bool = False) -> None:
         """Remove a policy; KeyError if there is none of that name."""
         del self._table(operator)[name]
-        self.epoch += 1
 
     def match(self, kind: Kind, name: str, *, operator: bool = False) -> Policy | None:
         """Return the one policy that applies to an object."""
@@ -180,14 +179,6 @@ class Policies:
 
     def _table(self, operator: bool) -> dict[str, Policy]:
         return self._operator_policies if operator else self._policies
-
-
-def effective_arguments(
-    arguments: Mapping[str, object], policy: Mapping[str, object]
-) -> dict[str, object]:
-    """Merge x-arguments and a policy, under the policy's key names (without ``x-``)."""
-    own = {key[2:]: value for key, value in arguments.items() if key.startswith("x-")}
-    return _merge(policy, own)
 
 
 def _merge(weak: Mapping[str, object], strong: Mapping[str, object]) -> dict[str, object]:

@@ -7,7 +7,7 @@ Hashes and permissions are RabbitMQ's: base64 of a 4-byte salt and the digest of
 password; three patterns per user and virtual host, searched for unanchored, "" matching nothing.
 
 Called by: amqp.connection_methods (authenticate, may_access), amqp.*_methods and core.vhost
-(check), topology (the rest).
+(check), entries (the rest).
 """
 
 import base64

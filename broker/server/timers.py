@@ -47,7 +47,7 @@ def check(session: Session, now: float, handshake_timeout: float) -> None:
     milliseconds = int(now * 1000)
     if session.closing_since is not None:
         if milliseconds - session.closing_since > CLOSE_TIMEOUT_MS:
-            session.abort("no close-ok within 30 s")
+            session.abort(f"no close-ok within {CLOSE_TIMEOUT_MS // 1000} s")
         return
     if not session.is_running:
         if not session.is_ended and milliseconds - session.opened_at > handshake_timeout * 1000:

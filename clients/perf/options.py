@@ -9,6 +9,7 @@ Called by: main; every other module of the package reads `Options`.
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import NoReturn
 
@@ -239,7 +240,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     made = parser()
     namespace = made.parse_args(arguments)
     options = Options(**{field.name: getattr(namespace, field.name) for field in fields(Options)})
-    problem = _contradiction(options)
+    problem = _contradiction(options) or _not_there(options)
     if problem:
         made.error(problem)
     # names of its own: what a killed run left behind does not disturb this one
@@ -294,15 +295,32 @@ def _contradiction(options: Options) -> str:
     return next((text for fine, text in checks if not fine), "")
 
 
+def _not_there(options: Options) -> str:
+    """Say what a run would miss at its end, or measure as nothing."""
+    if options.broker_pid and not Path(f"/proc/{options.broker_pid}").exists():
+        return f"--broker-pid: there is no process {options.broker_pid}"
+    if options.json not in ("", "-"):
+        try:
+            Path(options.json).touch()
+        except OSError as problem:
+            return f"--json {options.json}: {problem.strerror}"
+    return ""
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+
+
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
+    if (number := _number(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return number
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if (number := _number(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number

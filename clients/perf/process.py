@@ -3,7 +3,7 @@
 Law: figures are those of the kernel for the process and all its descendants: user plus system
 time, and resident memory. Nothing is asked of the broker itself.
 
-Called by: run, connections and fill (the broker), worker (its own share).
+Called by: run, connections and fill (the broker).
 """
 
 import os

@@ -6,7 +6,7 @@ fanout: every queue), and loss can be told from no match.
 
 Topic bindings come in three kinds, so that a broker walks words, `*` and `#`.
 
-Called by: run (declare, delete), message (keys and headers), producer.
+Called by: run (declare, delete), message (keys and headers).
 """
 
 from collections.abc import Mapping

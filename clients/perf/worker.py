@@ -152,6 +152,7 @@ class Worker:
         self._interest: dict[int, int] = {}
         self._timers: list[tuple[int, int]] = []  # when, index of the producer
         self._phase = Phase.PREPARE
+        self._findings = Findings()
 
     def work(self) -> Findings:
         """Run until the coordinator ends it."""
@@ -251,7 +252,7 @@ class Worker:
 
     def _keep_latencies(self) -> None:
         """What arrives while draining is not of the measured time."""
-        self._findings = findings = Findings()
+        findings = self._findings
         for producer in self._producers:
             findings.confirm_latency.merge(producer.latency.counts)
         for consumer in self._consumers:

@@ -322,6 +322,8 @@ def test_a_known_route_by_headers_does_not_hide_copies_or_permissions(broker):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("--5", "no_integer"),
+        ("+-5", "no_integer"),
         ("", "no_integer"),
         ("soon", "no_integer"),
         ("10 ms", '{leftover_string," ms"}'),

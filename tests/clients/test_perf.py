@@ -116,6 +116,9 @@ def test_options_name_their_queues_apart_from_other_runs():
         ["--backlog", "5", "--max-backlog", "5"],
         ["--backlog", "5", "--count", "5"],
         ["--uri", "http://x"],
+        ["--broker-pid", "99999999"],
+        ["--json", "/nowhere/report.json"],
+        ["--producers", "x"],
     ],
 )
 def test_options_that_contradict_each_other_are_refused(arguments, capsys):

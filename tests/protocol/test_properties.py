@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.protocol.errors import FieldError, FrameError
-from leveret.protocol.properties import Properties, decode, encode, with_body_size, with_headers
+from leveret.protocol.properties import Properties, decode, encode, with_headers
 
 ALL = Properties(
     content_type="text/plain",
@@ -126,7 +126,3 @@ def test_changing_the_headers_of_a_malformed_header_is_a_501():
     for malformed in (b"", START, START + b"\x20\x00\x00\x00", START + b"\xe0\x00"):
         with pytest.raises(FrameError):
             with_headers(malformed, {})
-
-
-def test_the_body_size_is_exchanged():
-    assert encode(ALL, 1 << 40) == with_body_size(encode(ALL, 5), 1 << 40)

@@ -315,6 +315,9 @@ EXPIRATIONS = {
     "too_large": "315360000001",
     "huge": "9" * 40,
     "trailing": "100ms",
+    "two_signs": "--5",
+    "both_signs": "+-5",
+    "plus": "+",
 }
 
 
