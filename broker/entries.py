@@ -6,6 +6,7 @@ is tried before the first change. Every error names the place the entry came fro
 Called by: topology (makes the entries), definitions (tries them, hands them out), app (applies).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -237,8 +238,17 @@ def located(node: Node, more: str = "") -> Iterator[None]:
     try:
         yield
     except AMQPError as error:
-        raise node.error(error.text + more) from None
+        raise _culprit(node, error.text).error(error.text + more) from None
     except DocumentError:
         raise
     except ValueError as error:
         raise node.error(str(error) + more) from None
+
+
+def _culprit(node: Node, text: str) -> Node:
+    """Return the argument that an error names, if it stands in this entry; else the entry."""
+    named = re.match(r"\w+ arg '([^']+)'", text)
+    arguments = node.content.get("arguments") if isinstance(node.content, dict) else None
+    if named is None or arguments is None or not isinstance(arguments.content, dict):
+        return node
+    return arguments.content.get(named[1], node)

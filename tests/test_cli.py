@@ -1,5 +1,6 @@
 """The command line: help, exit statuses, one line for a mistake."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_check_names_the_place_of_a_mistake(capsys, tmp_path: Path):
 
 
 def test_perf_gets_the_rest_of_the_line(monkeypatch):
-    perf = pytest.importorskip("leveret.clients.perf")
+    perf = import_module("leveret.clients.perf")
     seen: list[list[str]] = []
     monkeypatch.setattr(perf, "main", lambda arguments: seen.append(arguments) or 3)
 

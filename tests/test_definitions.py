@@ -407,3 +407,10 @@ def test_transient_and_exclusive_things_are_not_exported():
 def test_a_missing_file_is_named():
     with pytest.raises(DocumentError, match=r"^/nowhere/t.yaml: No such file"):
         load("/nowhere/t.yaml")
+
+
+def test_a_bad_argument_is_named_where_it_stands():
+    source = "queues:\n  - name: q\n    arguments:\n      x-message-ttl: soon\n"
+
+    with pytest.raises(DocumentError, match=r"^t\.yaml:4: queues\[0\]\.arguments\.x-message-ttl: "):
+        parse("t.yaml", source)

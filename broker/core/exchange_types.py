@@ -4,7 +4,8 @@ Law: a type knows its bindings and nothing else; it neither changes while it mat
 at messages. The cost of `match` follows from what matches, not from how many bindings there
 are. Built-in types register here exactly as those of plugins do.
 
-Called by: core.exchange, core.vhost, topology. Destinations are any hashable objects: queues and exchanges.
+Called by: core.exchange, core.vhost, topology. Destinations are any hashable objects: queues and
+exchanges.
 """
 
 from __future__ import annotations
