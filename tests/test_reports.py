@@ -1,0 +1,54 @@
+"""Reports: which events become lines, and at what level."""
+
+import pytest
+import structlog
+
+from leveret.broker import reports
+from leveret.broker.amqp.session import Session
+from leveret.broker.core.broker import Broker
+from leveret.protocol.errors import NotFound
+
+
+class FakeWriter:
+    """A peer that takes everything."""
+
+    def write_now(self, parts):
+        return []
+
+    def start_writing(self): ...
+
+    def close(self): ...
+
+    def unblock(self): ...
+
+
+def lines_of_a_connection(level: str) -> list[tuple[str, str]]:
+    """Connect, fail on a channel and go; return levels and events."""
+    broker = Broker()
+    reports.subscribe(broker, level)
+    session = Session(broker, FakeWriter(), peer="somewhere:1")
+
+    with structlog.testing.capture_logs() as logs:
+        broker.events.emit("connection.opened", session=session)
+        session.open_channel(1)
+        session.fail(1, NotFound("no queue 'q' in vhost '/'"))
+        session.forget()
+
+    return [(line["log_level"], line["event"]) for line in logs]
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_connection_has_a_line_where_it_opens_and_one_where_it_ends(level: str):
+    assert [
+        ("info", "connection.opened"),
+        ("warning", "channel.failed"),
+        ("info", "connection.closed"),
+    ] == lines_of_a_connection(level)
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_lines_below_the_level_are_not_even_made(level: str):
+    events = {event for _, event in lines_of_a_connection(level)}
+
+    assert {"channel.failed"} >= events
+    assert {"connection.opened", "connection.closed"}.isdisjoint(events)
