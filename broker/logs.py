@@ -13,7 +13,8 @@ Called by: app (configure, once), everybody at the edges (structlog.get_logger).
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -67,7 +68,7 @@ def configure(
     structlog.configure(
         processors=chain,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=target),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Output(target))),
         cache_logger_on_first_use=False,
     )
 
@@ -90,6 +91,23 @@ def escape(
         if isinstance(value, str) and name not in LINES:
             fields[name] = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], value)
     return fields
+
+
+class _Output:
+    """A file that takes what it can: a full disk or a reader that is gone ends no broker."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Write, or lose it."""
+        with suppress(OSError, ValueError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with suppress(OSError, ValueError):
+            self._file.flush()
 
 
 class _Process:

@@ -110,6 +110,7 @@ class Reader:
     Attributes:
       frame_max: Negotiated limit of a frame in octets; 0 for none.
       max_message_size: Contents above it come out as `Oversized`.
+      unfinished_size: Octets of bodies of which more is to come.
 
     Args:
       content_type: The class of contents to make.
@@ -126,7 +127,7 @@ class Reader:
         self._waiting_size = 0
         self._needed = 0
         self._unfinished: dict[int, _Unfinished] = {}
-        self._unfinished_size = 0
+        self.unfinished_size = 0
         self._memo = {} if memo is None else memo
         self._is_deaf = False
         self._heard = b""
@@ -392,8 +393,8 @@ class Reader:
             )
         if content.skipped or not size:
             return
-        self._unfinished_size += size
-        if self._unfinished_size > UNFINISHED_FACTOR * self.max_message_size:
+        self.unfinished_size += size
+        if self.unfinished_size > UNFINISHED_FACTOR * self.max_message_size:
             raise ResourceError("too many unfinished contents", method.class_id, method.method_id)
         chunks = content.chunks
         if size == content.size:
@@ -407,7 +408,7 @@ class Reader:
         del self._unfinished[channel]
         if content.skipped:
             return None
-        self._unfinished_size -= content.size
+        self.unfinished_size -= content.size
         header = content.header_frame
         frames: bytes | tuple[bytes, ...]
         chunks = content.chunks

@@ -64,3 +64,23 @@ def test_an_exception_comes_with_its_traceback(log_format: str):
 
     assert "ValueError: ours" in file.getvalue()
     assert "Traceback" in file.getvalue()
+
+
+class Full:
+    """A file on a disk without room."""
+
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_log_that_cannot_be_written_is_lost_and_nothing_else(log_format):
+    logs.configure(log_format, file=Full())
+
+    structlog.get_logger().error("told.to_nobody", exc_info=ValueError("x"))

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from leveret.protocol.properties import Properties
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
-# Appends after which the clock is looked at.
-WORK = 2000
+# Appends after which the clock is looked at, and how many one search by headers stands for.
+WORK, BY_HEADERS = 2000, 50
 
 
 def publish(
@@ -66,14 +66,15 @@ def publish(
             ):
                 if found is None:
                     found = _by_headers(by_headers[message.envelope], message)
-                    work += 1
+                    work += BY_HEADERS
                 for queue in found:
                     if not queue.incoming:
                         touched[queue] = None
                     queue.incoming.append(message)
                     work += 1
             else:
-                work += 1 + _publish_carefully(channel, message, memo)
+                _publish_carefully(channel, message, memo)
+                work = WORK + 1  # its price depends on keys and bindings
             if work > WORK:
                 work = 0
                 if out_of_time():
@@ -101,8 +102,8 @@ def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...]:
     return route(exchange, (method.routing_key,), message.headers or {}).queues
 
 
-def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> int:
-    """Check a message, find its queues, put it into them; return how many they are."""
+def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> None:
+    """Check a message, find its queues, put it into them."""
     session = channel.session
     method = message.envelope.method
     if not isinstance(method, BasicPublish):
@@ -132,7 +133,6 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> int:
         channel.transaction.hold_publish(message, found.queues, mandatory)
     else:
         place(channel, message, found.queues, mandatory)
-    return len(found.queues)
 
 
 def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:

@@ -67,11 +67,13 @@ def deliver(session: Session, routing_keys: Sequence[str], message: Message) -> 
     for key in routing_keys:
         target = find(session, key) if key.startswith(PREFIX) else None
         if target is not None:
+            is_delivered = True
             channel = cast("Channel", target)
+            if channel.outbox.size >= channel.session.outbox_high:
+                continue  # it does not read its answers, which come at most once
             method = BasicDeliver(
                 channel.reply_tag, channel.next_tag, False, publish.exchange, publish.routing_key
             )
             channel.next_tag += 1
             channel.send_content(method, message)
-            is_delivered = True
     return is_delivered

@@ -146,6 +146,15 @@ class Session:
         return name if isinstance(name, str) else ""
 
     @property
+    def memory(self) -> int:
+        """Octets it holds besides those in queues: unsent, half received, held for commits."""
+        held = self.outbox.size + self.connection.reader.unfinished_size
+        for channel in self.channels.values():
+            if channel.transaction is not None:
+                held += channel.transaction.octets
+        return held
+
+    @property
     def frame_max(self) -> int:
         """The negotiated limit of frames."""
         return self.connection.frame_max or 0xFFFFFFFF
@@ -426,6 +435,10 @@ class Session:
         if self.vhost is not None:
             for queue in self.vhost.owned_by(self):
                 self.vhost.delete_queue(queue)
+        self.is_running = False
+
+    def lose(self) -> None:
+        """Deal nothing more: the socket is broken. What the peer said before may still be read."""
         self.is_running = False
 
     def close(self, reason: str = "") -> None:

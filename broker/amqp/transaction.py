@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 
 class Transaction:
-    """The open transaction of one channel."""
+    """The open transaction of one channel.
 
-    __slots__ = ("_publishes", "_settlements", "_tags")
+    Attributes:
+      octets: Of headers and bodies it holds.
+    """
+
+    __slots__ = ("_publishes", "_settlements", "_tags", "octets")
 
     def __init__(self) -> None:
         self._start_anew()
@@ -32,10 +36,12 @@ class Transaction:
         self._publishes: list[tuple[Message, Sequence[Queue], bool]] = []
         self._settlements: list[tuple[list[Entry], bool]] = []
         self._tags: dict[int, Entry] = {}
+        self.octets = 0
 
     def hold_publish(self, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
         """Hold a checked and routed message."""
         self._publishes.append((message, queues, mandatory))
+        self.octets += message.header_size + message.size
 
     def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
         """Hold settled entries, by delivery tag."""

@@ -32,6 +32,10 @@ class Confirming(Protocol):
 class Peer(Protocol):
     """A connection that has something to write."""
 
+    @property
+    def memory(self) -> int:
+        """Octets it holds besides those in queues."""
+
     def flush(self) -> None:
         """Write what waits, as far as the peer takes it."""
 

@@ -113,10 +113,14 @@ class Broker:
 
     @property
     def memory(self) -> int:
-        """Octets that all queued messages are accounted for."""
-        return sum(
+        """Octets that messages are accounted for: in queues, unsent, half received, held.
+
+        A message in several queues counts in each.
+        """
+        queues = sum(
             queue.memory for vhost in self.vhosts.values() for queue in vhost.queues.values()
         )
+        return queues + sum(session.memory for session in self.sessions)
 
     def announcement(self) -> Mapping[str, str]:
         """Return product and version as clients are told."""

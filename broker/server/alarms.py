@@ -1,9 +1,8 @@
 """Alarms: when memory runs short, publishers wait and consumers go on.
 
-Law: the alarm rises by the larger of what the process has and what its messages are accounted
-for, and ends by the accounts alone: memory that was freed is not always given back. What was not
-given back when it ended does not count until it is used again. Between both marks nothing
-changes, so it does not flap.
+Law: the alarm rises by what the process has and ends by what its messages are accounted for:
+memory that was freed is not always given back. What was not given back when it ended does not
+count until it is used again. Between both marks nothing changes, so it does not flap.
 
 Called by: app (starts `watch`).
 """
@@ -11,6 +10,7 @@ Called by: app (starts `watch`).
 from __future__ import annotations
 
 import os
+import re
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 INTERVAL = 0.25  # seconds between looks at the memory
 SHARE = 0.02  # of the time, at most, that looking may take: it adds up all queues
 LOW_ON_MEMORY = "low on memory"
-PAGE = os.sysconf("SC_PAGESIZE")
+TRIM = 64 << 20  # octets that messages have left behind before the C library is asked for them
+_OWN = re.compile(rb"^Vm(?:RSS|Swap):\s+(\d+) kB", re.MULTILINE)
 
 log = structlog.get_logger()
 
 
 class Resident:
-    """The resident memory of this process, also when no more files can be opened."""
+    """The memory of this process, swapped out or not, also when no more files can be opened."""
 
     def __init__(self) -> None:
-        self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._file = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def __call__(self) -> int:
         """Return octets."""
-        return int(os.pread(self._file, 256, 0).split()[1]) * PAGE
+        return sum(map(int, _OWN.findall(os.pread(self._file, 8192, 0)))) * 1024
 
     def __del__(self) -> None:
         os.close(self._file)
@@ -63,29 +64,30 @@ class MemoryAlarm:
         self._low = int(limit * resume)
         self._measure = Resident() if measure is None else measure
         self._base = self._measure()
-        self._peak = 0
         self._kept = 0  # what the process has and no message needs, since the last alarm
+        self._left = 0  # the same, since memory was last given back
 
     def look(self) -> None:
-        """Raise or end the alarm."""
-        broker = self._broker
-        accounted, resident = self._base + broker.memory, self._measure()
-        unused = max(resident - accounted, 0)
+        """Raise or end the alarm; give memory back that messages have left."""
+        broker, resident = self._broker, self._measure()
+        # a message in many queues counts in each, but nothing counts for more than there is
+        accounted = min(self._base + broker.memory, resident)
+        unused = resident - accounted
         self._kept = min(self._kept, unused)
-        self._peak = max(self._peak, accounted)
         if not broker.blocked:
-            if max(accounted, resident - self._kept) >= self._limit:
+            if resident - self._kept >= self._limit:
                 broker.blocked = LOW_ON_MEMORY
-                log.warning("alarm.raised", reason=LOW_ON_MEMORY, bytes=accounted)
+                log.warning("alarm.raised", reason=LOW_ON_MEMORY, bytes=resident)
         elif accounted < self._low:
             broker.blocked = ""
             self._kept = unused
             log.warning("alarm.cleared", reason=LOW_ON_MEMORY, bytes=accounted)
             for session in tuple(cast("dict[Session, None]", broker.sessions)):
                 session.unblock()
-        if accounted < self._peak // 2:
-            self._peak = accounted
+        if unused - self._left > TRIM:
             _give_back()
+            self._left = max(self._measure() - accounted, 0)
+        self._left = min(self._left, unused)
 
 
 def _give_back() -> None:

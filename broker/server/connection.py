@@ -163,6 +163,7 @@ class ClientConnection:
             return self._wire.write_now(parts)
         except WireClosed:
             # who reads sees it too, after the peer's last words; during an alarm nobody reads
+            self.session.lose()
             if not self.session.connection.is_reading:
                 self.close()
             return []

@@ -13,10 +13,13 @@ import select
 from time import perf_counter
 from typing import Protocol
 
+import structlog
 import trio
 
 PASS = 0.005  # seconds
 AT_ONCE = 512  # sockets asked for in one go
+
+log = structlog.get_logger()
 
 
 class Readable(Protocol):
@@ -59,7 +62,12 @@ class Poller:
                 for descriptor, _ in poll(0, AT_ONCE):
                     reader = readers.get(descriptor)
                     if reader is not None:
-                        reader.read()
+                        try:
+                            reader.read()
+                        except Exception as problem:  # the last resort: one connection, not all
+                            log.error("connection.crashed", exc_info=problem)
+                            self.remove(descriptor)
+                            reader.end()
                     if perf_counter() > until:
                         await trio.lowlevel.checkpoint()
                         until = perf_counter() + PASS

@@ -50,7 +50,11 @@ def check(session: Session, now: float, handshake_timeout: float) -> None:
             session.abort(f"no close-ok within {CLOSE_TIMEOUT_MS // 1000} s")
         return
     if not session.is_running:
-        if not session.is_ended and milliseconds - session.opened_at > handshake_timeout * 1000:
+        if (
+            session.vhost is None
+            and not session.is_ended
+            and milliseconds - session.opened_at > handshake_timeout * 1000
+        ):
             session.abort("handshake timeout")
         return
     connection = session.connection

@@ -8,7 +8,15 @@ import trio.testing
 
 from leveret.broker.amqp.session import Session
 from leveret.broker.config import Config, OutboxMarks
-from leveret.broker.server.connection import FIRST_CHUNK, LARGEST_CHUNK, LEAST_CHUNK, _next_size
+from leveret.broker.server.connection import (
+    FIRST_CHUNK,
+    LARGEST_CHUNK,
+    LEAST_CHUNK,
+    ClientConnection,
+    _next_size,
+)
+from leveret.broker.server.turns import Turns
+from leveret.broker.server.wire import WireClosed
 from leveret.protocol.methods import (
     BasicConsume,
     BasicConsumeOk,
@@ -28,6 +36,7 @@ from leveret.protocol.methods import (
 )
 from leveret.protocol.reader import Contents
 
+from ..support.client import Client
 from ..support.edge import Peer, edge, publish
 
 SMALL = replace(Config(), outbox=OutboxMarks(high=64 << 10, low=16 << 10))
@@ -257,3 +266,24 @@ async def test_error_of_a_channel_leaves_the_connection_readable():
         await peer.send(1, ChannelCloseOk(), ChannelOpen())
 
         assert await peer.next() == (1, ChannelOpenOk())
+
+
+class Broken:
+    """A wire whose other end is gone."""
+
+    def write_now(self, parts):
+        raise WireClosed("broken pipe")
+
+
+def test_nothing_is_dealt_to_a_peer_whose_socket_is_broken(broker, client):
+    """Without acknowledgements what is written to nobody is lost: it must not be the queue."""
+    turns = Turns(broker, lambda: 0)
+    connection = ClientConnection(Broken(), turns, None, peer="", is_loopback=True)
+    client.declare()
+    client.consume(no_ack=True)
+    client.session.writer = connection
+    connection.session = client.session
+    for number in range(10):
+        Client(broker).publish(b"%d" % number)
+
+    assert Client(broker).counts() == (9, 1)

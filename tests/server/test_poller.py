@@ -111,6 +111,23 @@ async def test_who_is_removed_by_another_in_a_pass_is_not_called(poller, readers
     assert len(log) == 1
 
 
+async def test_fault_of_one_ends_that_one_only(poller, readers, log, nursery):
+    def fail():
+        raise RuntimeError("a fault of the test's own")
+
+    [bad] = readers("bad", then=fail)
+    [good] = readers("good")
+    nursery.start_soon(poller.run)
+    for reader in (bad, good):
+        reader.other.send(b"x")
+    await settle()
+    good.other.send(b"y")
+    await settle()
+
+    assert ("bad", "ended") in log
+    assert log[-1] == ("good", b"y")
+
+
 async def test_all_that_are_left_end_with_it(poller, readers, log):
     readers("one", "two")
     async with trio.open_nursery() as nursery:

@@ -31,12 +31,12 @@ def test_port_in_use(tmp_path):
         with launch(tmp_path, "--in-memory", *ANYWHERE, "--listen", address) as launched:
             line = refused(launched)
 
-    assert f"leveret: cannot listen on {address}: Address already in use" == line
+    assert f"leveret serve: cannot listen on {address}: Address already in use" == line
 
 
 def test_host_that_no_machine_can_have(tmp_path):
     with launch(tmp_path, "--in-memory", "--listen", "a..b:0") as launched:
-        assert refused(launched).startswith("leveret: cannot listen on a..b:0: ")
+        assert refused(launched).startswith("leveret serve: cannot listen on a..b:0: ")
 
 
 def test_data_directory_that_is_a_file(tmp_path):
@@ -46,7 +46,7 @@ def test_data_directory_that_is_a_file(tmp_path):
     with launch(tmp_path, *ANYWHERE, "--data-dir", str(folder)) as launched:
         line = refused(launched)
 
-    assert f"leveret: cannot use the data directory {folder}: File exists" == line
+    assert f"leveret serve: cannot use the data directory {folder}: File exists" == line
     assert "precious" == folder.read_text()
 
 
@@ -57,13 +57,13 @@ def test_data_directory_beneath_a_file(tmp_path):
     with launch(tmp_path, *ANYWHERE, "--data-dir", str(folder)) as launched:
         line = refused(launched)
 
-    assert f"leveret: cannot use the data directory {folder}: Not a directory" == line
+    assert f"leveret serve: cannot use the data directory {folder}: Not a directory" == line
 
 
 def test_data_directory_that_exists_and_cannot_be_written_to(tmp_path):
     """Not even by root, as which these tests may run."""
     with launch(tmp_path, *ANYWHERE, "--data-dir", "/proc") as launched:
-        assert refused(launched).startswith("leveret: cannot use the data directory /proc: ")
+        assert refused(launched).startswith("leveret serve: cannot use the data directory /proc: ")
 
 
 def test_bad_topology_stops_the_start_before_anything_is_made(tmp_path):
@@ -73,7 +73,7 @@ def test_bad_topology_stops_the_start_before_anything_is_made(tmp_path):
     with launch(tmp_path, *ANYWHERE, "--topology", str(topology)) as launched:
         line = refused(launched)
 
-    assert line.startswith(f"leveret: {topology}:2: queues.a.durable: ")
+    assert line.startswith(f"leveret serve: {topology}:2: queues.a.durable: ")
     assert not (tmp_path / "leveret-data").exists()
 
 

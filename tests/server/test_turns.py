@@ -126,6 +126,8 @@ async def test_queues_that_do_not_come_to_deal_in_their_slice_do_so_after_it(
 ):
     chunk = touched_by_one(client, [f"q{number}" for number in range(50)])
     nursery.start_soon(turns.go_on)
+    turns.run(client.session, chunk)  # the routes are known from here on
+    assert 50 == answers(client)
     counter.step = LONGEST / 20
     while not turns.run(client.session, chunk):
         chunk = b""
