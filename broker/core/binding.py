@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, TypeAlias
 DestinationKind: TypeAlias = Literal["queue", "exchange"]
 Identity: TypeAlias = tuple[Hashable, ...]
 
-PLAIN = frozenset((str, int, float, type(None)))  # what stands for itself: almost all
+PLAIN = frozenset((str, int, type(None)))  # what stands for itself: almost all
+NAN = ("nan",)
 
 
 class Binding(NamedTuple):
@@ -50,10 +51,13 @@ def comparable(value: object) -> Hashable:
     """Return a stand-in that is hashable, and equal when RabbitMQ calls the values equal.
 
     Numbers compare by value whatever their width, timestamps among them; long strings and byte
-    arrays by their octets. Booleans, decimals, tables and arrays equal only their own kind.
+    arrays by their octets. Booleans, decimals, tables and arrays equal only their own kind. What
+    is not a number equals every other such value, or else nobody could name its binding again.
     """
     if type(value) in PLAIN:
         return value
+    if isinstance(value, float):
+        return value if value == value else NAN
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -18,6 +18,10 @@ from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.table import Float32, Int8, Int64, LongString, Timestamp
 
 
+def nan() -> float:
+    return float("nan")
+
+
 def matched(exchange_type: ExchangeType, key: str = "", headers: object = None) -> list:
     return list(exchange_type.match(key, headers))
 
@@ -201,6 +205,11 @@ HEADERS = [
     ({"a": Int64(1)}, {"a": Int8(1)}, True),
     ({"a": 1}, {"a": 1.0}, True),
     ({"a": Float32(0.5)}, {"a": 0.5}, True),
+    ({"a": nan()}, {"a": nan()}, True),
+    ({"a": nan()}, {"a": "nan"}, False),
+    ({"a": nan()}, {"a": 0.0}, False),
+    ({"x-match": "any", "a": nan()}, {"a": nan()}, True),
+    ({"a": [nan(), {"b": nan()}]}, {"a": [nan(), {"b": nan()}]}, True),
     ({"a": 1}, {"a": True}, False),
     ({"a": True}, {"a": 1}, False),
     ({"a": True}, {"a": True}, True),
@@ -222,6 +231,19 @@ HEADERS = [
     ({"a": {"x": 1}}, {"a": {"x": 2}}, False),
     ({"x-match": "any", "a": {"x": 1}}, {"a": {"x": 1}}, True),
 ]
+
+
+@pytest.mark.parametrize("match", ["all", "any"])
+@pytest.mark.parametrize("number", [nan, lambda: Float32(nan())])
+def test_headers_a_binding_by_what_is_no_number_is_unbound_by_another_one(match, number):
+    """Each frame that is decoded makes a NaN of its own, and none equals another."""
+    exchange_type = Headers({})
+    exchange_type.bind("", {"x-match": match, "a": number(), "b": [number()]}, "queue")
+
+    exchange_type.unbind("", {"x-match": match, "a": number(), "b": [number()]}, "queue")
+
+    assert [] == matched(exchange_type, "", {"a": number(), "b": [number()]})
+    assert {} == exchange_type._any == exchange_type._shapes
 
 
 @pytest.mark.parametrize(("arguments", "headers", "expected"), HEADERS)
