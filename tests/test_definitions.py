@@ -331,6 +331,20 @@ BAD = [
     ("queues: &a [*a]", "nested more than 64 levels deep"),
     ("? [a]\n: b", "a key must be a text"),
     ("[" * 3000, ""),
+    (
+        "queues:\n- {name: a, durable: !!int ''}",
+        "t.yaml:2: queues[0].durable: '' is not an integer",
+    ),
+    ("queues: {a: !!float ''}", "t.yaml:1: queues.a: '' is not a number"),
+    ("queues: {a: !!bool abc}", "t.yaml:1: queues.a: 'abc' is not true or false"),
+    ("queues: {a: !!int abc}", "t.yaml:1: queues.a: 'abc' is not an integer"),
+    ("queues: {a: !!binary abc}", "t.yaml:1: the tag 'tag:yaml.org,2002:binary'"),
+    ("queues: &a\n  <<: *a\n  b: {}", "t.yaml:2: queues: nested more than 64 levels deep"),
+    ("queues: &a {<<: [*a, *a], b: {}}", "t.yaml:1: queues: nested more than 64 levels deep"),
+    ("queues: {<<: 5}", "t.yaml:1: queues: '<<' takes over mappings only"),
+    ('queues: {"a\\nb": 5}', "t.yaml:1: queues.a\\nb: expected a mapping"),
+    ("queues: ['\ud800']", "t.yaml"),
+    ('queues: ["\\ud800"]', "t.yaml"),
 ]
 
 
@@ -342,6 +356,60 @@ def test_errors_name_the_place_and_what_is_allowed(source: str, expected: str):
     assert str(caught.value).startswith("t.yaml")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+LONG = {
+    "digits": "queues: {a: %s}" % ("9" * 5000),
+    "hexadecimal": "queues: 0x%s" % ("f" * 50_000),
+    "base 60": "queues: {a: 1%s}" % (":59" * 5000),
+    "float": "queues: {a: 1.%s}" % ("0" * 5000),
+    "pattern": "policies: {p: {pattern: '%s', definition: {}}}" % ("(" * 1500 + ")" * 1500),
+    "pattern with spaces": "policies: {p: {pattern: '(%s', definition: {}}}" % ("a " * 1500),
+    "key": "queue%s: 1" % ("s" * 900),
+    "name": "queues: {a%s: 1}" % ("a" * 900),
+    "text": "queues: {a: %s}" % ("a" * 5000),
+    "tag": "queues: !%s a" % ("a" * 500),
+    "path": "queues: {a: " + "{aaaaaaaaaa: " * 60 + "!!int ''" + "}" * 61,
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_errors_can_be_read_however_much_is_wrong(what: str):
+    with pytest.raises(DocumentError, match=r"^t\.yaml:1: ") as caught:
+        parse("t.yaml", LONG[what])
+
+    assert len(str(caught.value)) < 1000
+    assert "..." in str(caught.value)
+
+
+def test_errors_show_both_ends_of_what_is_long():
+    source = "policies: {p: {pattern: '%s', definition: {}}}" % ("(" * 1500 + ")" * 1500)
+
+    with pytest.raises(DocumentError, match=r"pattern '\(+\.\.\.\)+' is not a regular expression"):
+        parse("t.yaml", source)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1" * 5000, "queues[1].name: '111"),
+        ("1." + "0" * 5000, "queues[1].name: '1.0"),
+        ('"\\ud800"', "queues[1].name: '\\ud800' is not a text"),
+        ('"\\ud83d\\ude00", "durable": 1', "queues[1].durable: expected true or false"),
+        ('"a", "\\udfff": 1', "queues[1]: '\\udfff' is not a text"),
+        ('"a\\n", "durable": "\\n"', "queues[1].durable: expected true or false, found '\\n'"),
+    ],
+)
+def test_what_a_value_in_json_cannot_be_is_named_with_its_line(value: str, expected: str):
+    source = '{"queues": [\n{"name": "\\ud83d\\ude00"},\n{"name": ' + value + "}]}"
+
+    with pytest.raises(DocumentError) as caught:
+        parse("t.json", source)
+
+    assert str(caught.value).startswith(f"t.json:3: {expected}")
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).encode()
 
 
 def test_errors_in_json_name_the_line_too():
