@@ -68,7 +68,7 @@ def build(config: Config) -> Broker:
         version=config.announce.version,
         node=NODE,
     )
-    subscribe(broker)
+    subscribe(broker, config.log.level)
     broker.add_defaults(config.default_user, config.default_password, config.default_vhost)
     if config.topology is not None:
         from leveret.broker import definitions

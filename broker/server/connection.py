@@ -257,8 +257,15 @@ class SocketConnection(ClientConnection):
         if not chunk:
             self._leave()
             self.end()
-        elif not self._handle(chunk):
-            self._have_attended()
+        elif not self._handle(chunk) and self._is_polled:
+            session = self.session
+            if session.is_ended and not (
+                self._has_work or session.is_writing or session.is_hung_up
+            ):
+                self._leave()
+                self.end()
+            else:
+                self._have_attended()
 
     def _leave(self) -> None:
         self._is_polled = False
