@@ -9,7 +9,8 @@ Called by: core.queue; amqp.basic_methods (consume), amqp.channel (credit).
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -93,18 +94,24 @@ class Consumer:
 
 
 class Ring:
-    """The consumers of one queue."""
+    """The consumers of one queue.
 
-    __slots__ = ("_levels", "consumers")
+    Attributes:
+      consumers: All of them, in the order they came.
+    """
+
+    __slots__ = ("_levels", "_priorities", "consumers")
 
     def __init__(self) -> None:
         self.consumers: dict[Consumer, None] = {}
-        self._levels: list[tuple[int, deque[Consumer]]] = []  # highest priority first
+        # linked lists: any one of many thousands leaves without a search
+        self._levels: dict[int, OrderedDict[Consumer, None]] = {}
+        self._priorities: list[int] = []  # of the levels in which someone stands, in order
 
     def add(self, consumer: Consumer) -> None:
         """Add a consumer at the end of its level."""
         self.consumers[consumer] = None
-        self._level(consumer.priority).append(consumer)
+        self._join(consumer)
 
     def remove(self, consumer: Consumer) -> None:
         """Remove a consumer for good."""
@@ -112,33 +119,33 @@ class Ring:
         if consumer in consumer.channel.parked:
             del consumer.channel.parked[consumer]
         else:
-            self._level(consumer.priority).remove(consumer)
-        if not any(other.priority == consumer.priority for other in self.consumers):
-            self._levels = [level for level in self._levels if level[0] != consumer.priority]
+            self._leave(consumer)
 
     def park(self, consumer: Consumer) -> None:
         """Take a consumer without room out of the turns."""
-        self._level(consumer.priority).remove(consumer)
+        self._leave(consumer)
         consumer.channel.parked[consumer] = None
 
     def unpark(self, consumer: Consumer) -> None:
         """Give a consumer its turns back, as the last of its level."""
         del consumer.channel.parked[consumer]
-        self._level(consumer.priority).append(consumer)
+        self._join(consumer)
 
-    def front(self) -> deque[Consumer] | None:
-        """Return the highest level in which someone stands."""
-        for _, level in self._levels:
-            if level:
-                return level
-        return None
+    def front(self) -> OrderedDict[Consumer, None] | None:
+        """Return the highest level in which someone stands, in the order of their turns."""
+        return self._levels[self._priorities[-1]] if self._priorities else None
 
-    def _level(self, priority: int) -> deque[Consumer]:
-        for index, (known, level) in enumerate(self._levels):
-            if known == priority:
-                return level
-            if known < priority:
-                self._levels.insert(index, (priority, deque()))
-                return self._levels[index][1]
-        self._levels.append((priority, deque()))
-        return self._levels[-1][1]
+    def _join(self, consumer: Consumer) -> None:
+        level = self._levels.get(consumer.priority)
+        if level is None:
+            level = self._levels[consumer.priority] = OrderedDict()
+            insort(self._priorities, consumer.priority)
+        level[consumer] = None
+
+    def _leave(self, consumer: Consumer) -> None:
+        priority = consumer.priority
+        level = self._levels[priority]
+        del level[consumer]
+        if not level:
+            del self._levels[priority]
+            del self._priorities[bisect_left(self._priorities, priority)]

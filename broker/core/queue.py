@@ -22,7 +22,7 @@ from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
-    from collections import deque
+    from collections import OrderedDict
     from collections.abc import Mapping, Sequence
 
     from leveret.broker.core.message import Message
@@ -130,9 +130,9 @@ class Queue:
             if self._returned:
                 limit -= self._deal_returned(level)
             elif self._runs.count:
-                limit -= self._deal_runs(level)
+                limit -= self._deal_runs(level, limit)
             elif incoming:
-                limit -= self._deal_incoming(level)
+                limit -= self._deal_incoming(level, limit)
             else:
                 return
             level = self._ring.front()
@@ -150,55 +150,73 @@ class Queue:
         self.bytes += sum([message.size for message in messages])
         messages.clear()
 
-    def _rooms(self, level: deque[Consumer]) -> int:
-        """Park who has no room; return the least room of the others."""
-        least = DEAL_LIMIT
-        for consumer in tuple(level):
+    def _next(
+        self, level: OrderedDict[Consumer, None], limit: int
+    ) -> tuple[list[Consumer], int, int]:
+        """Find whose turn it is, at most `limit` consumers, and park those without room.
+
+        Returns:
+          The consumers; how many messages each of them may get; how many were looked at.
+        """
+        if len(level) == 1:
+            (consumer,) = level
             room = consumer.channel.room(consumer)
+            if room > 0:
+                return [consumer], min(room, DEAL_LIMIT), 0
+            self._ring.park(consumer)
+            return [], 0, 1
+        looked, share = 0, DEAL_LIMIT
+        found: list[Consumer] = []
+        full: list[Consumer] = []
+        is_window_used = False
+        for consumer in level:
+            channel = consumer.channel
+            if looked == limit or (is_window_used and channel.window):
+                share = 1  # it has its turn before anyone has a second one
+                break
+            looked += 1
+            room = channel.room(consumer)
             if room <= 0:
-                self._ring.park(consumer)
-            elif room < least:
-                least = room
-        return least
+                full.append(consumer)
+                continue
+            found.append(consumer)
+            if room < share:
+                share = room
+            if channel.window:  # another one's room may depend on what this one gets
+                is_window_used = True
+        for consumer in full:
+            self._ring.park(consumer)
+        return found, share, looked
 
-    def _shares_windows(self, level: deque[Consumer]) -> bool:
-        """Whether the room of one consumer may depend on what another one gets."""
-        return len(level) > 1 and any(consumer.channel.window for consumer in level)
-
-    def _deal_returned(self, level: deque[Consumer]) -> int:
-        consumer = level[0]
+    def _deal_returned(self, level: OrderedDict[Consumer, None]) -> int:
+        consumer = next(iter(level))
         if consumer.channel.room(consumer) <= 0:
             self._ring.park(consumer)
-            return 0
+            return 1
         position, message = heappop(self._returned)
         if consumer.no_ack:
             self.bytes -= message.size
         consumer.channel.deliver(consumer, (position,), (message,), True)
-        level.rotate(-1)
+        level.move_to_end(consumer)
         return 1
 
-    def _deal_runs(self, level: deque[Consumer]) -> int:
-        least = self._rooms(level)
-        if not level:
-            return 0
+    def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         count = self._runs.count
-        if self._shares_windows(level):
-            base, messages = self._runs.take(1)
-            self._hand_over(level[0], range(base, base + 1), messages, is_stored=True)
-            level.rotate(-1)
-            return 1
-        mean = self.bytes // (count + self.unacked_count) + 1
-        wanted = len(level) * min(least, max(DEAL_BYTES // mean, 1))
-        base, messages = self._runs.take(min(wanted, DEAL_LIMIT))
-        self._distribute(level, base, messages, is_stored=True)
-        return len(messages)
+        consumers, share, looked = self._next(level, min(limit, count))
+        if consumers:
+            mean = self.bytes // (count + self.unacked_count) + 1
+            wanted = len(consumers) * min(share, max(DEAL_BYTES // mean, 1))
+            base, messages = self._runs.take(min(wanted, DEAL_LIMIT))
+            self._distribute(level, consumers, base, messages, is_stored=True)
+            looked += len(messages)
+        return looked
 
-    def _deal_incoming(self, level: deque[Consumer]) -> int:
-        least = self._rooms(level)
-        if not level:
-            return 0
+    def _deal_incoming(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         incoming = self.incoming
-        wanted = 1 if self._shares_windows(level) else len(level) * least
+        consumers, share, looked = self._next(level, min(limit, len(incoming)))
+        if not consumers:
+            return looked
+        wanted = len(consumers) * share
         if wanted >= len(incoming):
             messages = incoming.copy()
             incoming.clear()
@@ -207,21 +225,29 @@ class Queue:
             del incoming[:wanted]
         base = self.next_position
         self.next_position = base + len(messages)
-        self._distribute(level, base, messages, is_stored=False)
-        return len(messages)
+        self._distribute(level, consumers, base, messages, is_stored=False)
+        return looked + len(messages)
 
     def _distribute(
-        self, level: deque[Consumer], base: int, messages: list[Message], is_stored: bool
+        self,
+        level: OrderedDict[Consumer, None],
+        consumers: list[Consumer],
+        base: int,
+        messages: list[Message],
+        is_stored: bool,
     ) -> None:
-        """Deal neighbouring messages out in turns; everyone in the level has room for its share."""
-        count, width = len(messages), len(level)
+        """Deal neighbouring messages out in turns; each of the consumers has room for its share."""
+        count, width = len(messages), len(consumers)
         if width == 1:
-            self._hand_over(level[0], range(base, base + count), messages, is_stored)
+            self._hand_over(consumers[0], range(base, base + count), messages, is_stored)
+            if len(level) > 1:
+                level.move_to_end(consumers[0])
             return
-        for index, consumer in enumerate(tuple(level)[:count]):
+        for index, consumer in enumerate(consumers[:count]):
             positions = range(base + index, base + count, width)
             self._hand_over(consumer, positions, messages[index::width], is_stored)
-        level.rotate(-(count % width))
+        for consumer in consumers[: count if count <= width else count % width]:
+            level.move_to_end(consumer)
 
     def _hand_over(
         self, consumer: Consumer, positions: range, messages: list[Message], is_stored: bool
@@ -296,7 +322,8 @@ class Queue:
         """Raise `AccessRefused` if one more consumer would break an exclusive use."""
         consumers = self._ring.consumers
         is_shared = consumers or self.arguments.get("x-single-active-consumer") is True
-        if (exclusive and is_shared) or any(consumer.exclusive for consumer in consumers):
+        is_taken = len(consumers) == 1 and next(iter(consumers)).exclusive  # it is alone
+        if (exclusive and is_shared) or is_taken:
             raise AccessRefused(
                 f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
             )

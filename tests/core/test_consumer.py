@@ -1,8 +1,11 @@
 """Consumers: credit, turns, priorities, parking."""
 
+from time import process_time
+
 import pytest
 
 from leveret.broker.core.consumer import UNLIMITED, Consumer, Ring
+from leveret.broker.core.queue import DEAL_LIMIT
 
 from ..support.client import finish
 from ..support.fakes import Target, messages
@@ -126,6 +129,72 @@ def test_a_window_over_two_queues_is_kept(broker):
     assert ["x", "x", "y"] == target.tags
 
 
+class Counting(Target):
+    """Counts how often it is asked for room."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.asked = 0
+
+    def room(self, consumer):
+        self.asked += 1
+        return super().room(consumer)
+
+
+@pytest.mark.parametrize("window", [0, 1000])
+@pytest.mark.parametrize("stored", [False, True])
+def test_no_more_consumers_are_looked_at_than_there_are_messages(queue, broker, window, stored):
+    target = Counting(window=window)
+    target.limit = 0 if stored else 3
+    for number in range(100):
+        target.consume(queue, f"c{number}")
+    publish(queue, 1, 2, 3)
+    if stored:
+        target.limit = 3
+        target.unpark()
+        target.asked = 0
+        finish(broker)
+
+    assert {"c0", "c1", "c2"} == set(target.tags)
+    assert target.asked <= 2 * 3  # the target itself asks once a message
+
+
+def test_turns_go_on_where_those_looked_at_end(queue):
+    target = Target()
+    for tag in "abcde":
+        target.consume(queue, tag)
+    publish(queue, 1, 2, 3)
+    publish(queue, 4, 5, 6)
+
+    assert list("abcdea") == [tag for tag, *_ in sorted(target.got, key=lambda got: got[1])]
+
+
+def test_looking_at_consumers_without_room_uses_up_a_go(queue, broker):
+    targets = [Counting() for _ in range(DEAL_LIMIT + 10)]
+    for target in targets:
+        target.consume(queue)
+        target.limit = 0
+    queue.incoming += messages(*range(DEAL_LIMIT + 10))
+    queue.touch()
+
+    broker.batch.finish()
+    assert 0 < sum(target.asked for target in targets) <= DEAL_LIMIT
+
+    finish(broker)
+    assert len(targets) == sum(target.asked for target in targets)
+
+
+def test_windowed_consumers_take_turns_with_others(queue):
+    windowed, plain = Target(window=3), Target()
+    for tag in "ab":
+        windowed.consume(queue, tag)
+    plain.consume(queue, "c")
+    publish(queue, *range(6))
+
+    found = sorted(windowed.got + plain.got, key=lambda got: got[1])
+    assert list("abcacc") == [tag for tag, *_ in found]
+
+
 # priorities
 
 
@@ -204,13 +273,49 @@ def test_a_consumer_that_is_removed_leaves_nothing(queue, parked):
 
     ring.remove(consumer)
 
-    assert (None, {}, {}, []) == (ring.front(), ring.consumers, target.parked, ring._levels)
+    assert (None, {}, {}) == (ring.front(), ring.consumers, target.parked)
+    assert ({}, []) == (ring._levels, ring._priorities)
 
 
-def test_levels_stand_in_order_of_priority(queue):
+def test_levels_come_in_order_of_priority(queue):
     ring, target = Ring(), Target()
     for priority in (0, 5, -3, 2, 5):
         ring.add(Consumer(queue, target, "c", priority=priority))
 
-    assert [5, 2, 0, -3] == [priority for priority, _ in ring._levels]
-    assert 2 == len(ring.front())
+    found = []
+    while (level := ring.front()) is not None:
+        found.append([consumer.priority for consumer in level])
+        for consumer in tuple(level):
+            ring.park(consumer)
+
+    assert [[5, 5], [2], [0], [-3]] == found
+
+
+def test_a_level_without_anyone_standing_is_no_level(queue):
+    ring, target = Ring(), Target()
+    low, high = (Consumer(queue, target, "c", priority=priority) for priority in (1, 2))
+    ring.add(low)
+    ring.add(high)
+
+    ring.park(high)
+    assert [1] == ring._priorities
+    ring.unpark(high)
+    assert [high] == list(ring.front())
+
+
+def test_ten_thousand_priorities_come_and_go_in_no_time(queue):
+    """0.03 s; each one that had to look at all others would make it seconds."""
+    ring, target = Ring(), Target()
+    consumers = [Consumer(queue, target, "c", priority=number) for number in range(10_000)]
+
+    start = process_time()
+    for consumer in consumers:
+        ring.add(consumer)
+    for consumer in consumers:
+        ring.park(consumer)
+    for consumer in consumers:
+        ring.unpark(consumer)
+    for consumer in consumers:
+        ring.remove(consumer)
+
+    assert process_time() - start < 0.5
