@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import Message
+from leveret.broker.core.runs import octets
 from leveret.protocol.constants import FRAME_OVERHEAD
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicReturn, Method
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Entry: TypeAlias = tuple[Consumer, int, Message]
 
 _tag = Struct(">Q").pack
-_consumer_of = itemgetter(0)
+_consumer_of, _message_of = itemgetter(0), itemgetter(2)
 DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
 
 
@@ -150,6 +151,8 @@ class Channel:
                 parts += (head, _tag(tag), address, *framed(message, number, frame_max))
             size += message.size + message.header_size
             tag += 1
+        if not consumer.no_ack:
+            consumer.queue.unacked_bytes += size
         outbox.size += size + count * DELIVERY_OVERHEAD
         self.session.touch()
 
@@ -212,11 +215,11 @@ class Channel:
         consumers = set(map(_consumer_of, entries))
         if len(consumers) == 1:
             (consumer,) = consumers
-            consumer.queue.settle(len(entries), sum([entry[2].size for entry in entries]))
+            consumer.queue.forget(len(entries), octets(map(_message_of, entries)))
             self._give_back(consumer, len(entries))
         else:
             for consumer, _, message in entries:
-                consumer.queue.settle(1, message.size)
+                consumer.queue.forget(1, octets((message,)))
                 self._give_back(consumer, 1)
         if self.parked:
             self.unpark()

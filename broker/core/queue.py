@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import Runs
+from leveret.broker.core.runs import Runs, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # Messages dealt in one go before others get their turn; the queue goes on in the next slice.
 DEAL_LIMIT = 4096
-# Octets dealt to one consumer in one go: what its connection may have unsent.
+# Octets of stored messages dealt before the room of consumers is looked at again: about what a
+# connection may have unsent.
 DEAL_BYTES = 1 << 20
 
 
@@ -41,17 +42,18 @@ class Queue:
       incoming: Messages published in this slice, not dealt yet.
       next_position: The position of the next message that gets one.
       unacked_count: Messages delivered and not settled.
-      bytes: Body octets of its messages, ready and unacked.
+      unacked_bytes: Their octets.
       owner: The session that alone may use it, None if all may.
     """
 
     __slots__ = (
+        "_popped_header",
         "_returned",
+        "_returned_bytes",
         "_ring",
         "_runs",
         "arguments",
         "auto_delete",
-        "bytes",
         "deleted",
         "durable",
         "incoming",
@@ -59,6 +61,7 @@ class Queue:
         "next_position",
         "owner",
         "policy",
+        "unacked_bytes",
         "unacked_count",
         "vhost",
     )
@@ -84,9 +87,11 @@ class Queue:
         self.incoming: list[Message] = []
         self.next_position = 0
         self.unacked_count = 0
-        self.bytes = 0
+        self.unacked_bytes = 0
         self._runs = Runs()
         self._returned: list[tuple[int, Message]] = []  # a heap of positions
+        self._returned_bytes = 0
+        self._popped_header = 0  # octets, of the message popped last
         self._ring = Ring()
 
     def __repr__(self) -> str:
@@ -109,6 +114,11 @@ class Queue:
     def consumer_count(self) -> int:
         """How many consumers it has."""
         return len(self._ring.consumers)
+
+    @property
+    def bytes(self) -> int:
+        """Octets of header and body of its messages, ready and unacked."""
+        return self._runs.bytes + self._returned_bytes + self.unacked_bytes
 
     @property
     def memory(self) -> int:
@@ -147,7 +157,6 @@ class Queue:
         messages = self.incoming
         self._runs.append(self.next_position, messages)
         self.next_position += len(messages)
-        self.bytes += sum([message.size for message in messages])
         messages.clear()
 
     def _next(
@@ -194,20 +203,16 @@ class Queue:
             self._ring.park(consumer)
             return 1
         position, message = heappop(self._returned)
-        if consumer.no_ack:
-            self.bytes -= message.size
+        self._returned_bytes -= octets((message,))
         consumer.channel.deliver(consumer, (position,), (message,), True)
         level.move_to_end(consumer)
         return 1
 
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int) -> int:
-        count = self._runs.count
-        consumers, share, looked = self._next(level, min(limit, count))
+        consumers, share, looked = self._next(level, min(limit, self._runs.count))
         if consumers:
-            mean = self.bytes // (count + self.unacked_count) + 1
-            wanted = len(consumers) * min(share, max(DEAL_BYTES // mean, 1))
-            base, messages = self._runs.take(min(wanted, DEAL_LIMIT))
-            self._distribute(level, consumers, base, messages, is_stored=True)
+            base, messages = self._runs.take(min(len(consumers) * share, DEAL_LIMIT), DEAL_BYTES)
+            self._distribute(level, consumers, base, messages)
             looked += len(messages)
         return looked
 
@@ -225,7 +230,7 @@ class Queue:
             del incoming[:wanted]
         base = self.next_position
         self.next_position = base + len(messages)
-        self._distribute(level, consumers, base, messages, is_stored=False)
+        self._distribute(level, consumers, base, messages)
         return looked + len(messages)
 
     def _distribute(
@@ -234,40 +239,32 @@ class Queue:
         consumers: list[Consumer],
         base: int,
         messages: list[Message],
-        is_stored: bool,
     ) -> None:
         """Deal neighbouring messages out in turns; each of the consumers has room for its share."""
         count, width = len(messages), len(consumers)
         if width == 1:
-            self._hand_over(consumers[0], range(base, base + count), messages, is_stored)
+            consumer = consumers[0]
+            consumer.channel.deliver(consumer, range(base, base + count), messages, False)
             if len(level) > 1:
-                level.move_to_end(consumers[0])
+                level.move_to_end(consumer)
             return
         for index, consumer in enumerate(consumers[:count]):
             positions = range(base + index, base + count, width)
-            self._hand_over(consumer, positions, messages[index::width], is_stored)
+            consumer.channel.deliver(consumer, positions, messages[index::width], False)
         for consumer in consumers[: count if count <= width else count % width]:
             level.move_to_end(consumer)
-
-    def _hand_over(
-        self, consumer: Consumer, positions: range, messages: list[Message], is_stored: bool
-    ) -> None:
-        if consumer.no_ack is is_stored:
-            # leaves with the delivery, or came and stays until it is settled
-            size = sum([message.size for message in messages])
-            self.bytes += -size if is_stored else size
-        consumer.channel.deliver(consumer, positions, messages, False)
 
     def pop(self) -> tuple[int, Message, bool] | None:
         """Take the first ready message for basic.get: position, message, redelivered.
 
-        It counts as unacked until `settle` or `requeue`.
+        It counts as unacked until `settle`, `forget` or `requeue`.
         """
         self.deal()
         if self.incoming:
             self._store()
         if self._returned:
             position, message = heappop(self._returned)
+            self._returned_bytes -= octets((message,))
             redelivered = True
         elif self._runs.count:
             position, (message,) = self._runs.take(1)
@@ -275,14 +272,20 @@ class Queue:
         else:
             return None
         self.unacked_count += 1
+        self.unacked_bytes += octets((message,))
+        self._popped_header = message.header_size
         return position, message, redelivered
 
     # Settling
 
     def settle(self, count: int, size: int) -> None:
-        """Forget delivered messages: how many, and the octets of their bodies."""
+        """Forget the message popped last at once: one, and the octets of its body."""
+        self.forget(count, size + self._popped_header)
+
+    def forget(self, count: int, size: int) -> None:
+        """Forget unacknowledged messages: how many, and their octets, headers and bodies."""
         self.unacked_count -= count
-        self.bytes -= size
+        self.unacked_bytes -= size
 
     def requeue(self, entries: Sequence[tuple[int, Message]]) -> None:
         """Put unsettled messages back at their original positions.
@@ -290,9 +293,11 @@ class Queue:
         Args:
           entries: Positions and messages, delivered from this queue and not settled.
         """
-        self.unacked_count -= len(entries)
+        size = octets([message for _, message in entries])
+        self.forget(len(entries), size)
         if self.deleted:
             return
+        self._returned_bytes += size
         if self.incoming:
             self._store()
         if len(entries) > 8:
@@ -310,9 +315,8 @@ class Queue:
         return count
 
     def _drop_ready(self) -> None:
-        unacked = self.bytes - sum(message.size for _, message in self._returned)
         self._returned.clear()
-        self.bytes = unacked - self._runs.body_bytes()
+        self._returned_bytes = 0
         self._runs.clear()
         self.incoming.clear()
 

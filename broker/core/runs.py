@@ -4,18 +4,28 @@ Law: positions grow and are never reused. They are implicit: a chunk knows the p
 first message, the rest follow without gaps. No list grows beyond a chunk, so none ever stalls
 the loop by being resized, and taking from the front moves at most a chunk's worth of pointers.
 
-Called by: core.queue.
+Called by: core.queue; amqp.channel (octets).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from leveret.broker.core.message import Message
 
 CHUNK = 1024
+UNLIMITED = 1 << 62
+
+
+def octets(messages: Iterable[Message]) -> int:
+    """Return what messages are accounted for, besides `OVERHEAD` for each: header and body."""
+    return sum([message.header_size + message.size for message in messages])
 
 
 class Chunk:
@@ -34,17 +44,24 @@ class Chunk:
 
 
 class Runs:
-    """A first-in, first-out sequence of messages with positions."""
+    """A first-in, first-out sequence of messages with positions.
 
-    __slots__ = ("_chunks", "count")
+    Attributes:
+      count: How many they are.
+      bytes: Their octets.
+    """
+
+    __slots__ = ("_chunks", "bytes", "count")
 
     def __init__(self) -> None:
         self._chunks: deque[Chunk] = deque()
         self.count = 0
+        self.bytes = 0
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on at the end."""
         self.count += len(messages)
+        self.bytes += octets(messages)
         start = 0
         chunks = self._chunks
         if chunks:
@@ -56,28 +73,35 @@ class Runs:
         for index in range(start, len(messages), CHUNK):
             chunks.append(Chunk(base + index, messages[index : index + CHUNK]))
 
-    def take(self, limit: int) -> tuple[int, list[Message]]:
-        """Remove up to `limit` messages from the front; return the first position and them.
+    def take(self, limit: int, size: int = UNLIMITED) -> tuple[int, list[Message]]:
+        """Remove messages from the front; return the first position and them.
 
         They are neighbours, so there may be fewer than asked for, but at least one.
+
+        Args:
+          limit: How many they may be.
+          size: How many octets they may have together, unless it is one.
         """
         chunk = self._chunks[0]
         base, messages = chunk.base, chunk.messages
-        if limit >= len(messages):
+        taken = messages[:limit] if limit < len(messages) else messages
+        total = octets(taken)
+        if total > size:
+            ends = list(accumulate(message.header_size + message.size for message in taken))
+            limit = max(bisect_right(ends, size), 1)
+            total = ends[limit - 1]
+            taken = taken[:limit]
+        if len(taken) == len(messages):
             self._chunks.popleft()
-            taken = messages
         else:
-            taken = messages[:limit]
-            del messages[:limit]
-            chunk.base = base + limit
+            del messages[: len(taken)]
+            chunk.base = base + len(taken)
         self.count -= len(taken)
+        self.bytes -= total
         return base, taken
-
-    def body_bytes(self) -> int:
-        """Return the body octets of all messages."""
-        return sum(sum([message.size for message in chunk.messages]) for chunk in self._chunks)
 
     def clear(self) -> None:
         """Drop everything."""
         self._chunks.clear()
         self.count = 0
+        self.bytes = 0

@@ -8,7 +8,8 @@ from leveret.broker.core.consumer import UNLIMITED, Consumer, Ring
 from leveret.broker.core.queue import DEAL_LIMIT
 
 from ..support.client import finish
-from ..support.fakes import Target, messages
+from ..support.fakes import messages
+from .target import Target
 
 
 @pytest.fixture

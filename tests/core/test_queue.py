@@ -3,11 +3,15 @@
 import pytest
 
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.queue import DEAL_LIMIT
+from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT
 from leveret.protocol.errors import AccessRefused, NotFound
+from leveret.protocol.properties import Properties
 
 from ..support.client import finish
-from ..support.fakes import Target, messages
+from ..support.fakes import message, messages
+from .target import Target
+
+HEADER = 14  # octets of a header without properties
 
 
 @pytest.fixture
@@ -147,25 +151,61 @@ def test_a_large_backlog_of_large_messages_is_dealt_a_piece_at_a_time(queue, bro
     assert len(target.got) < 40
 
 
+class Slow(Target):
+    """Reads nothing: what was sent to it takes its room."""
+
+    def room(self, consumer):
+        return DEAL_LIMIT if sum(map(len, self.bodies)) < DEAL_BYTES else 0
+
+    def deliver(self, consumer, positions, messages, redelivered):
+        for position, each in zip(positions, messages, strict=True):
+            self.got.append((consumer.tag, position, each.body, redelivered))
+
+
+def test_large_messages_in_front_of_many_small_ones_are_dealt_one_at_a_time(queue, broker):
+    """The mean of the sizes says nothing of those in front."""
+    publish(queue, *([bytes(DEAL_BYTES)] * 5), *([b"x"] * 5000))
+    assert 5005 == queue.ready_count
+    target = Slow()
+    target.consume(queue, no_ack=True)
+
+    finish(broker)
+
+    assert 1 == len(target.got)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_octets_are_limited_however_many_consumers_there_are(queue, broker, count):
+    publish(queue, *([bytes(DEAL_BYTES // 4)] * 20))
+    assert 20 == queue.ready_count
+    target = Slow()
+    for number in range(count):
+        target.consume(queue, f"c{number}", no_ack=True)
+
+    finish(broker)
+
+    assert 4 <= len(target.got) <= 6
+
+
 # accounts
 
 
 def test_accounts_follow_every_way_a_message_can_go(queue, broker):
     target = Target()
     publish(queue, b"four", b"sixsix")
-    assert (2, 10) == (queue.ready_count, queue.bytes)
+    assert (2, 10 + 2 * HEADER) == (queue.ready_count, queue.bytes)
 
     target.consume(queue, prefetch_count=1)
     finish(broker)
-    assert (1, 1, 10) == (queue.ready_count, queue.unacked_count, queue.bytes)
+    assert (1, 1, 10 + 2 * HEADER) == (queue.ready_count, queue.unacked_count, queue.bytes)
 
     target.requeue()
     finish(broker)
-    assert (1, 1, 10) == (queue.ready_count, queue.unacked_count, queue.bytes)
+    assert (1, 1, 10 + 2 * HEADER) == (queue.ready_count, queue.unacked_count, queue.bytes)
 
     target.ack()
     finish(broker)
-    assert (0, 1, 6) == (queue.ready_count, queue.unacked_count, queue.bytes)
+    assert (0, 1, 6 + HEADER) == (queue.ready_count, queue.unacked_count, queue.bytes)
     target.ack()
     assert (0, 0, 0) == (queue.ready_count, queue.unacked_count, queue.bytes)
 
@@ -195,12 +235,20 @@ def test_returned_messages_leave_the_accounts_without_acks(queue, broker):
     assert (0, 0) == (queue.bytes, queue.memory)
 
 
-def test_memory_is_bodies_and_what_each_message_costs(queue):
+def test_memory_is_headers_and_bodies_and_what_each_message_costs(queue):
     publish(queue, b"four", b"sixsix")
     queue.deal()
     queue.pop()
 
-    assert 10 + 2 * OVERHEAD == queue.memory
+    assert 10 + 2 * (HEADER + OVERHEAD) == queue.memory
+
+
+def test_large_headers_count(queue):
+    large = message(b"x", properties=Properties(headers={"h": "y" * 100_000}))
+    queue.incoming.append(large)
+    queue.deal()
+
+    assert 100_000 < large.header_size + 1 == queue.bytes
 
 
 def test_a_purge_leaves_the_octets_of_what_is_unacked(queue):
@@ -211,7 +259,7 @@ def test_a_purge_leaves_the_octets_of_what_is_unacked(queue):
 
     queue.purge()
 
-    assert 4 == queue.bytes
+    assert 4 + HEADER == queue.bytes
 
 
 # exclusive use, the last consumer, deletion

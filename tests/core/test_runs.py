@@ -2,7 +2,7 @@
 
 import pytest
 
-from leveret.broker.core.runs import CHUNK, Runs
+from leveret.broker.core.runs import CHUNK, Runs, octets
 
 from ..support.fakes import message, messages
 
@@ -96,11 +96,29 @@ def test_the_callers_list_is_not_kept():
     assert (0, [b"1", b"2"]) == bodies(runs.take(9))
 
 
-def test_clear_drops_everything_and_body_bytes_sees_it():
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0, 1), (100, 1), (213, 1), (214, 2), (299, 2), (300, 3), (1 << 40, 3)]
+)
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_take_ends_where_the_octets_do(size, expected, more):
+    first, second, third = messages(bytes(86), bytes(100), bytes(72))  # and headers of 14
+    runs = Runs()
+    runs.append(0, [first, second, third] + [third] * more)
+
+    base, taken = runs.take(3, size)
+
+    assert (0, [first, second, third][:expected]) == (base, taken)
+    assert 3 + more - expected == runs.count
+    assert octets([first, second, third][expected:]) + more * 86 == runs.bytes
+    if runs.count:
+        assert expected == runs.take(1)[0]
+
+
+def test_clear_drops_everything():
     runs = Runs()
     runs.append(0, messages(b"four", b"", b"x" * 2000))
-    assert 2004 == runs.body_bytes()
+    assert 2004 + 3 * 14 == runs.bytes
 
     runs.clear()
 
-    assert (0, 0) == (runs.count, runs.body_bytes())
+    assert (0, 0) == (runs.count, runs.bytes)
