@@ -5,9 +5,13 @@ Before the connection runs, what comes in is checked against the table in `hands
 runs, the reader's commands pass untouched, and the owner hands methods on channel 0 it has no
 answer for to `unexpected`. A violation is the last value that `receive_data` returns.
 
+Unless it runs, a connection keeps no more than one frame of channel 0, and that is small: frames
+of other channels are refused at their heads, or passed over once the end has begun.
+
 Called by: amqp.session (server), clients, proxies, tests.
 """
 
+from struct import Struct
 from typing import NamedTuple
 
 from leveret.protocol.constants import (
@@ -23,6 +27,7 @@ from leveret.protocol.constants import (
 from leveret.protocol.errors import AMQPError, ChannelNotOpen, FrameError, UnexpectedFrame
 from leveret.protocol.handshake import By, Role, State, advance, check_limits, unexpected
 from leveret.protocol.methods import (
+    BasicAck,
     ConnectionClose,
     ConnectionCloseOk,
     ConnectionTune,
@@ -50,6 +55,9 @@ HINTS: tuple[tuple[bytes, str], ...] = (
 
 
 ENDINGS = (ConnectionClose, ConnectionCloseOk)
+
+_head = Struct(">BHI").unpack_from  # type, channel, size of the payload
+_HEAD_SIZE = 7
 
 
 class Beat(NamedTuple):
@@ -96,8 +104,11 @@ class Connection:
         self.is_reading = True
         self.reader = Reader() if reader is None else reader
         self.reader.max_message_size = max_message_size
-        self.reader.frame_max = self.frame_max
-        self._greeting = bytearray()
+        # Before tune RabbitMQ's limit is 4096, which long tokens do not fit into.
+        self._small = min(offer.frame_max or DEFAULT_FRAME_MAX, DEFAULT_FRAME_MAX)
+        self.reader.frame_max = self._small
+        self._rest = bytearray()  # octets received while the connection does not run
+        self._passing = 0  # octets to pass over, of a frame whose head is known
         self.is_greeted = False
         self._is_deaf = False
         self._early = b""
@@ -123,15 +134,15 @@ class Connection:
             return []
         if not self.is_greeted:
             return self._greet(chunk)
-        return self._check(self.reader.feed(chunk))
+        return self._listen(chunk)
 
     def _greet(self, chunk: bytes) -> list[tuple[int, Command]]:
         """Wait for the eight octets a peer starts with; a server's are a frame already."""
-        self._greeting += chunk
-        if len(self._greeting) < len(PROTOCOL_HEADER):
+        self._rest += chunk
+        if len(self._rest) < len(PROTOCOL_HEADER):
             return []
-        greeting = bytes(self._greeting)
-        self._greeting.clear()
+        greeting = bytes(self._rest)
+        self._rest.clear()
         self.is_greeted = True
         first, rest = greeting[:8], greeting[8:]
         if self.role is Role.CLIENT:
@@ -139,7 +150,7 @@ class Connection:
                 self.state = State.CLOSED
                 version = ".".join(map(str, first[4:]))
                 return [(0, FrameError(f"the server asks for the protocol version {version}"))]
-            return self._check(self.reader.feed(greeting))
+            return self._listen(greeting)
         if first not in (PROTOCOL_HEADER, PROTOCOL_HEADER_0_9):
             self.state = State.CLOSED
             self.reply = PROTOCOL_HEADER
@@ -153,16 +164,68 @@ class Connection:
         early, self._early = self._early, b""
         return self.receive_data(early) if early else []
 
-    def _check(self, commands: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
+    def _listen(self, chunk: bytes) -> list[tuple[int, Command]]:
         """Return the commands that are legal in the states they find, up to the first error."""
+        if self.reader.is_deaf:
+            return self._check(self.reader.feed(chunk))
+        heard: list[tuple[int, Command]] = []
+        was_deaf = self._is_deaf
+        self._rest += chunk
+        while True:
+            try:
+                frame = self._take()
+            except UnexpectedFrame as problem:
+                self._is_deaf = True
+                heard.append((0, problem))
+                continue
+            if not frame:
+                return heard
+            commands = self.reader.feed(frame)
+            if was_deaf or not self._is_deaf:
+                heard += self._check(commands)
+            if self.reader.is_deaf:
+                self._rest.clear()
+                return heard
+            if self.state is State.RUNNING:
+                rest = bytes(self._rest)
+                self._rest.clear()
+                return heard + self.reader.feed(rest)
+
+    def _take(self) -> bytes:
+        """Return the next frame of channel 0, as much as there is of one that is too large."""
+        rest = self._rest
+        while True:
+            if self._passing:
+                passed = min(self._passing, len(rest))
+                self._passing -= passed
+                del rest[:passed]
+            if len(rest) < _HEAD_SIZE:
+                return b""
+            _, channel, size = _head(rest)
+            stop = size + 8
+            if channel and self._is_ending():
+                self._passing = stop
+                continue
+            if size > self._small:
+                stop = len(rest)
+            elif channel:
+                raise UnexpectedFrame(
+                    f"frame on channel {channel} in connection state {self.state.value}"
+                )
+            if len(rest) < stop:
+                return b""
+            frame = bytes(rest[:stop])
+            del rest[:stop]
+            return frame
+
+    def _check(self, commands: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
+        """Return the commands that are legal: at most one, and nothing after a violation."""
         checked: list[tuple[int, Command]] = []
-        for index, (channel, command) in enumerate(commands):
-            if self.state is State.RUNNING and not self._is_deaf:
-                return checked + commands[index:]
+        for channel, command in commands:
             if self._is_ending() and (channel or not isinstance(command, ENDINGS)):
                 continue
             try:
-                self._accept(channel, command)
+                self._accept(command)
             except AMQPError as problem:
                 self._is_deaf = True
                 checked.append((channel, problem))
@@ -173,20 +236,26 @@ class Connection:
     def _is_ending(self) -> bool:
         return self._is_deaf or self.state in (State.CLOSING, State.LEAVING, State.CLOSED)
 
-    def _accept(self, channel: int, command: Command) -> None:
+    def _accept(self, command: Command) -> None:
         if isinstance(command, AMQPError):
             raise command
-        if channel or not isinstance(command, Method):
-            raise UnexpectedFrame(
-                f"frame on channel {channel} in connection state {self.state.value}"
-            )
+        if not isinstance(command, Method):
+            raise unexpected(self.state, BasicAck)  # a row of them; contents do not get here
         following = advance(self.role, self.state, By.PEER, type(command))
         if isinstance(command, ConnectionTuneOk):
             check_limits(self.offer, command)
             self._settle(command)
         elif isinstance(command, ConnectionTune):
             self.offer = command
-        self.state = following
+        self._enter(following)
+
+    def _enter(self, state: State) -> None:
+        if state is State.RUNNING:
+            self.reader.frame_max = self.frame_max
+        elif self.state is State.RUNNING:
+            self._rest += self.reader.let_go()
+            self.reader.frame_max = self._small
+        self.state = state
 
     def unexpected(self, method: Method) -> ChannelNotOpen:
         """Return the error for a method on channel 0 that the owner has no answer for."""
@@ -207,7 +276,7 @@ class Connection:
           FieldError: A value does not fit into its field.
         """
         if method.class_id == ConnectionClose.class_id:
-            self.state = advance(self.role, self.state, By.US, type(method))
+            self._enter(advance(self.role, self.state, By.US, type(method)))
             if isinstance(method, ConnectionTune):
                 self.offer = method
             elif isinstance(method, ConnectionTuneOk):
@@ -217,7 +286,8 @@ class Connection:
 
     def _settle(self, limits: ConnectionTuneOk) -> None:
         self.channel_max, self.frame_max, self.heartbeat = limits  # type: ignore[assignment]
-        self.reader.frame_max = self.frame_max
+        self._small = min(self.frame_max or self._small, self._small)
+        self.reader.frame_max = self._small
 
     # Heartbeats: at half the interval one is sent if nothing else was; at every interval the
     # peer is looked at, and two silent ones in a row are its death (RabbitMQ's rule).

@@ -110,6 +110,7 @@ class Reader:
     Attributes:
       frame_max: Negotiated limit of a frame in octets; 0 for none.
       max_message_size: Contents above it come out as `Oversized`.
+      is_deaf: Whether there was a violation: only connection.close-ok is heard.
       unfinished_size: Octets of bodies of which more is to come.
 
     Args:
@@ -129,7 +130,7 @@ class Reader:
         self._unfinished: dict[int, _Unfinished] = {}
         self.unfinished_size = 0
         self._memo = {} if memo is None else memo
-        self._is_deaf = False
+        self.is_deaf = False
         self._heard = b""
 
     def feed(self, chunk: bytes) -> Commands:
@@ -138,7 +139,7 @@ class Reader:
         Neighbouring contents and single acks of a channel come in one list each. A violation
         is the last command; the reader is deaf after it to all but connection.close-ok.
         """
-        if self._is_deaf:
+        if self.is_deaf:
             return self._listen_for_close_ok(chunk)
         commands: Commands = []
         position = 0
@@ -158,7 +159,7 @@ class Reader:
                 self._waiting.clear()
             position = self._parse(chunk, commands, position)
         except AMQPError as problem:
-            self._is_deaf = True
+            self.is_deaf = True
             self._waiting.clear()
             commands.append((0, problem))
             return commands
@@ -168,6 +169,14 @@ class Reader:
             self._waiting_size = len(rest)
             self._needed = int.from_bytes(rest[3:7]) + 8 if len(rest) >= 7 else 7
         return commands
+
+    def let_go(self) -> bytes:
+        """Forget unfinished contents; return the octets of the frame that is not whole yet."""
+        rest = b"".join(self._waiting)
+        self._waiting.clear()
+        self._unfinished.clear()
+        self.unfinished_size = 0
+        return rest
 
     def _listen_for_close_ok(self, chunk: bytes) -> Commands:
         """Look for the answer to our close where frames cannot be told apart any more."""

@@ -24,7 +24,9 @@ from leveret.protocol.methods import (
     ChannelOpen,
     ConfirmSelect,
     ConnectionClose,
+    ConnectionOpen,
     ConnectionStartOk,
+    ConnectionTuneOk,
     ExchangeDeclare,
     Method,
     QueueBind,
@@ -396,6 +398,37 @@ def test_unfinished_contents_of_a_connection_are_bounded(server: Server, talk: T
     assert isinstance(close, ConnectionClose)
     assert close.reply_code == 506
     assert server.resident() - before < 16 * MIB
+
+
+@pytest.mark.parametrize("stage", ["greeted", "logged_in", "refused"])
+def test_content_of_somebody_who_is_not_let_in_is_not_kept(
+    server: Server, talk: Talk, stage: str
+) -> None:
+    peers = [talk.raw() for _ in range(20)]
+    before = server.resident()
+
+    for peer in peers:
+        peer.start()
+        if stage == "logged_in":
+            peer.log_in()
+        if stage == "refused":
+            told = {"capabilities": {"authentication_failure_close": True}}
+            wrong = ConnectionStartOk(told, "PLAIN", b"\0guest\0wrong")
+            for method in (wrong, ConnectionTuneOk(2047, 131072, 0), ConnectionOpen("/")):
+                peer.send(method)
+        with suppress(OSError):  # the broker may hang up while we still send
+            peer.write(
+                frame(METHOD, 1, encode_method(BasicPublish("", "nowhere")))
+                + frame(HEADER, 1, encode_header(Properties(), LARGEST))
+            )
+            for _ in range(9):
+                peer.write(frame(BODY, 1, bytes(100_000)))
+
+    assert server.resident() - before < 8 * MIB
+    for peer in peers:
+        close = last_heard(peer)
+        assert isinstance(close, ConnectionClose)
+        assert close.reply_code == (403 if stage == "refused" else 505)
 
 
 @pytest.mark.parametrize("size", [131_073, 1 << 24, (1 << 32) - 1])

@@ -26,8 +26,17 @@ def frame(method: m.Method, channel: int = 0) -> bytes:
     return b"\x01" + channel.to_bytes(2) + len(payload).to_bytes(4) + payload + b"\xce"
 
 
-def body_frame(channel: int = 1) -> bytes:
-    return b"\x03" + channel.to_bytes(2) + b"\x00\x00\x00\x01x\xce"
+def head(kind: int, channel: int, size: int) -> bytes:
+    return bytes((kind,)) + channel.to_bytes(2) + size.to_bytes(4)
+
+
+def body_frame(channel: int = 1, body: bytes = b"x") -> bytes:
+    return head(3, channel, len(body)) + body + b"\xce"
+
+
+def header_frame(size: int, channel: int = 1) -> bytes:
+    payload = b"\x00\x3c\x00\x00" + size.to_bytes(8) + b"\x00\x00"
+    return head(2, channel, len(payload)) + payload + b"\xce"
 
 
 START_OK = m.ConnectionStartOk({}, "PLAIN", b"\0guest\0guest")
@@ -145,6 +154,27 @@ def test_a_client_understands_the_header_a_server_answers_with():
             CommandInvalid,
             "unknown method 10,99",
         ),
+        (
+            frame(m.BasicPublish("", "q"), 1),
+            UnexpectedFrame,
+            "frame on channel 1 in connection state starting",
+        ),
+        (
+            frame(START_OK) + head(3, 7, 100_000),
+            UnexpectedFrame,
+            "frame on channel 7 in connection state tuning",
+        ),
+        (
+            frame(START_OK) + frame(TUNE_OK) + head(8, 1, 0),
+            UnexpectedFrame,
+            "frame on channel 1 in connection state opening",
+        ),
+        (frame(m.BasicPublish("", "q")), UnexpectedFrame, "content on channel 0"),
+        (body_frame(0), UnexpectedFrame, "content on channel 0"),
+        (frame(m.BasicAck(1)), ChannelNotOpen, "unexpected method in connection state starting"),
+        (head(1, 0, 131_073), FrameError, None),
+        (head(3, 1, 131_073), FrameError, None),
+        (frame(START_OK) + frame(TUNE_OK) + head(1, 0, 65_537), FrameError, None),
         (frame(START_OK)[:-1] + b"\x00", FrameError, None),
         (frame(START_OK) + frame(m.ConnectionTuneOk(0, 4096, 0)), NotAllowed, None),
         (b"\x05\x00\x00\x00\x00\x00\x00\xce", FrameError, None),
@@ -158,6 +188,103 @@ def test_a_violation_before_the_connection_runs_is_the_last_value(data, error, t
     assert type(problem) is error
     assert text is None or text == problem.text
     assert server.receive_data(frame(START_OK)) == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "violation",
+    [frame(m.TxSelect()), frame(m.BasicPublish("", "q"), 1), head(3, 1, 5) + b"12345\xce"],
+)
+def test_a_violation_before_the_connection_runs_is_said_once_however_it_is_cut(violation, size):
+    server = started_server()
+    behind = frame(m.ChannelOpen(), 1) + body_frame() + frame(START_OK)
+    data = violation + behind
+
+    cut = [data[at : at + size] for at in range(0, len(data), size)]
+    received = [command for chunk in cut for command in server.receive_data(chunk)]
+
+    assert [True] == [isinstance(command, AMQPError) for _, command in received]
+    server.send(0, m.ConnectionClose(505, "..."))
+    assert [(0, m.ConnectionCloseOk())] == server.receive_data(
+        behind + frame(m.ConnectionCloseOk())
+    )
+    assert server.state is State.CLOSED
+
+
+def held(connection: Connection) -> int:
+    reader = connection.reader
+    return reader.unfinished_size + len(connection._rest) + sum(map(len, reader._waiting))
+
+
+def flood(connection: Connection) -> int:
+    """Send what would be a large content; return the most that was kept of it."""
+    most = 0
+    for chunk in (
+        frame(m.BasicPublish("", "q"), 1),
+        header_frame(128 << 20),
+        *([body_frame(1, bytes(4000))] * 20),
+        body_frame(1, bytes(4000))[:-1],
+        b"\xce" + frame(m.BasicPublish("", "q"), 2),
+    ):
+        connection.receive_data(chunk)
+        most = max(most, held(connection))
+    return most
+
+
+@pytest.mark.parametrize("greeting", [b"", frame(START_OK), frame(START_OK) + frame(TUNE_OK)])
+def test_of_contents_nothing_is_kept_before_the_connection_runs(greeting):
+    server = started_server()
+    server.receive_data(greeting)
+
+    assert flood(server) == 0
+    assert flood(server) == 0  # an owner that is slow to answer
+    server.send(0, m.ConnectionClose(505, "..."))
+    assert flood(server) == 0
+    assert [(0, m.ConnectionCloseOk())] == server.receive_data(frame(m.ConnectionCloseOk()))
+
+
+def test_of_contents_nothing_is_kept_once_the_connection_closes():
+    """As when the login is refused that came in one piece with open."""
+    server = started_server()
+    server.receive_data(frame(START_OK) + frame(TUNE_OK) + frame(m.ConnectionOpen()))
+    assert flood(server) > 80_000
+    body = body_frame(2, bytes(2000))
+    server.receive_data(header_frame(10_000, 2) + body[:100])
+
+    server.send(0, m.ConnectionClose(403, "..."))
+    assert held(server) == 100
+
+    assert server.receive_data(body[100:]) == []
+    assert flood(server) == 0
+    assert [(0, m.ConnectionCloseOk())] == server.receive_data(frame(m.ConnectionCloseOk()))
+
+
+def test_a_frame_before_the_connection_runs_may_be_as_large_as_it_may_be_then():
+    for limit, size in ((4096, 4096), (131_072, 131_072), (1 << 24, 131_072), (0, 131_072)):
+        for over in (0, 1):
+            server = Connection(SERVER, offer=m.ConnectionTune(0, limit, 0))
+            server.receive_data(PROTOCOL_HEADER)
+            server.send(0, m.ConnectionStart(0, 9, {}))
+            pad = b"x" * (size + over - len(encode_method(START_OK._replace(response=b""))))
+
+            [(_, command)] = server.receive_data(frame(START_OK._replace(response=pad)))
+
+            assert (limit, bool(over)) == (limit, isinstance(command, FrameError))
+
+
+def test_what_comes_in_one_piece_with_open_belongs_to_the_running_connection():
+    server = started_server()
+    server.receive_data(frame(START_OK) + frame(TUNE_OK))
+    content = frame(m.BasicPublish("", "q"), 1) + header_frame(1) + body_frame()
+
+    *commands, (channel, contents) = server.receive_data(
+        frame(m.ConnectionOpen()) + frame(m.ChannelOpen(), 1) + content + content[:30]
+    )
+
+    assert [(0, m.ConnectionOpen()), (1, m.ChannelOpen())] == commands
+    assert (1, [b"x"]) == (channel, [content.body for content in contents])
+    [(_, [last])] = server.receive_data(content[30:])
+    assert last.body == b"x"
 
 
 def test_after_a_violation_only_the_end_is_heard():
