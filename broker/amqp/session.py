@@ -430,12 +430,12 @@ class Session:
 
     def release(self) -> None:
         """Let go of all the client holds: channels, consumers, exclusive queues."""
+        self.is_running = False  # first: what its consumers were dealt now would be lost
         for channel in tuple(self.channels.values()):
             channel.close()
         if self.vhost is not None:
             for queue in self.vhost.owned_by(self):
                 self.vhost.delete_queue(queue)
-        self.is_running = False
 
     def lose(self) -> None:
         """Deal nothing more: the socket is broken. What the peer said before may still be read."""

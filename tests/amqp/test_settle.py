@@ -7,6 +7,7 @@ from leveret.protocol.methods import (
     BasicCancel,
     BasicGet,
     BasicNack,
+    BasicPublish,
     BasicRecover,
     BasicRecoverAsync,
     BasicRecoverOk,
@@ -17,8 +18,9 @@ from leveret.protocol.methods import (
     QueuePurge,
     QueuePurgeOk,
 )
+from leveret.protocol.writer import method_frame
 
-from ..support.client import Received, closed
+from ..support.client import Received, closed, published
 
 
 def numbers(*values):
@@ -259,6 +261,19 @@ def test_a_failed_channel_gives_back_what_it_held(holder):
     holder.ack(99)
 
     assert numbers(1, 2, 3, 4, 5, 6) == [body for body, _ in left(holder)]
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_a_closing_connection_is_dealt_nothing_more(client, connect, no_ack):
+    client.declare()
+    client.consume("q", "a", no_ack=no_ack)
+    client.consume("q", "b", no_ack=no_ack)
+
+    publish = published(b"x", BasicPublish("", "q"))
+    client.feed(publish + method_frame(0, ConnectionClose(200, "", 0, 0)))
+
+    assert [] == shown(client.take())
+    assert [(b"x", False)] == left(connect())
 
 
 def test_accounts_return_to_zero(holder):
