@@ -376,7 +376,9 @@ class Session:
                 f"in vhost '{vhost.name}' refused for user '{user.name}'"
             )
 
-    # The end
+    # The end: `fail` answers a mistake with a close, which the client confirms; `close` ends once
+    # what was written is sent; `abort` and `hang_up` say nothing, at once and after a pause. All
+    # lead to `forget`, when the socket is closed. `release` lets go of what the client held.
 
     def open_channel(self, number: int) -> Channel:
         """Add a channel."""
