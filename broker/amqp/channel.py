@@ -34,6 +34,8 @@ Entry: TypeAlias = tuple[Consumer, int, Message]
 
 _tag = Struct(">Q").pack
 _consumer_of, _message_of = itemgetter(0), itemgetter(2)
+# Tags without a message that an ack of many walks over, rather than looking through all there are.
+MANY_HOLES = 4096
 DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
 
 
@@ -61,6 +63,7 @@ class Channel:
         self.outbox = session.outbox
         self.unacked: dict[int, Entry] = {}
         self.next_tag = 1
+        self._lowest = 1  # no lower tag is unacknowledged
         self.consumers: dict[str, Consumer] = {}
         self.parked: dict[Consumer, None] = {}
         self.prefetch_count = 0
@@ -188,8 +191,21 @@ class Channel:
             return unacked
         if tag not in unacked:
             raise PreconditionFailed(f"unknown delivery tag {tag}")
-        tags = list(takewhile(tag.__ge__, unacked)) if multiple else [tag]
+        tags = self._up_to(tag) if multiple else [tag]
         return dict(zip(tags, map(unacked.pop, tags), strict=True))
+
+    def _up_to(self, tag: int) -> list[int]:
+        """Return the live tags up to one, and look at each of them for the last time.
+
+        Walking the dict would look again and again at what was removed from its front.
+        """
+        first, unacked = self._lowest, self.unacked
+        if self.transaction is not None:  # a rollback brings them back
+            return list(takewhile(tag.__ge__, unacked))
+        self._lowest = tag + 1
+        if tag - first > len(unacked) + MANY_HOLES:
+            return list(takewhile(tag.__ge__, unacked))
+        return [each for each in range(first, tag + 1) if each in unacked]
 
     def take_row(self, tags: list[int]) -> list[Entry]:
         """Remove and return the entries of several delivery tags.
