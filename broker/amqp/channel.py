@@ -23,7 +23,7 @@ from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicR
 from leveret.protocol.writer import deliver_head, framed, method_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
@@ -36,6 +36,8 @@ _tag = Struct(">Q").pack
 _consumer_of, _message_of = itemgetter(0), itemgetter(2)
 # Tags without a message that an ack of many walks over, rather than looking through all there are.
 MANY_HOLES = 4096
+# Settled messages forgotten at a stroke.
+PIECE = 4096
 DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
 
 
@@ -192,6 +194,9 @@ class Channel:
         if tag not in unacked:
             raise PreconditionFailed(f"unknown delivery tag {tag}")
         tags = self._up_to(tag) if multiple else [tag]
+        if len(tags) == len(unacked):
+            self.unacked = {}
+            return unacked
         return dict(zip(tags, map(unacked.pop, tags), strict=True))
 
     def _up_to(self, tag: int) -> list[int]:
@@ -225,8 +230,11 @@ class Channel:
         return entries
 
     def discard(self, entries: list[Entry]) -> None:
-        """Forget settled messages and give their credit back."""
+        """Forget settled messages and give their credit back; very many a piece at a time."""
         if not entries:
+            return
+        if len(entries) > PIECE:
+            self.session.broker.batch.debris.append(self._discard_later(entries))
             return
         consumers = set(map(_consumer_of, entries))
         if len(consumers) == 1:
@@ -239,6 +247,13 @@ class Channel:
                 self._give_back(consumer, 1)
         if self.parked:
             self.unpark()
+
+    def _discard_later(self, entries: list[Entry]) -> Iterator[None]:
+        while entries:
+            piece = entries[-PIECE:]
+            del entries[-PIECE:]
+            self.discard(piece)
+            yield
 
     def requeue(self, entries: list[Entry]) -> None:
         """Put unsettled messages back where they were."""

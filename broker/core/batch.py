@@ -10,11 +10,12 @@ Called by: core.queue, amqp (fill it), server.turns (empties it).
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from leveret.broker.core.queue import Queue
 
@@ -54,17 +55,19 @@ class Batch:
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
       waiting: Queues that did not come to deal in theirs.
+      debris: Work on what is gone for everybody, such as freeing it; each step of it is short.
       is_crowded: Set when messages published in this slice found consumers, but none with room.
       failed: Told whose part of a slice raised what.
     """
 
-    __slots__ = ("confirming", "failed", "flushing", "is_crowded", "touched", "waiting")
+    __slots__ = ("confirming", "debris", "failed", "flushing", "is_crowded", "touched", "waiting")
 
     def __init__(self) -> None:
         self.touched: dict[Queue, None] = {}
         self.waiting: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
+        self.debris: deque[Iterator[None]] = deque()
         self.is_crowded = False
         self.failed: Callable[[object, Exception], None] = _reraise
 
@@ -87,9 +90,11 @@ class Batch:
         return is_done
 
     def resume(self, out_of_time: Callable[[], bool] = _never) -> None:
-        """Let the queues that wait go on, as a slice of their own."""
+        """Let the queues that wait and the debris go on, as a slice of their own."""
         self.touched, self.waiting = {**self.waiting, **self.touched}, {}
         self.finish(out_of_time)
+        if self.debris:
+            self._clear(out_of_time)
 
     def _deal(self, out_of_time: Callable[[], bool]) -> bool:
         touched, self.touched = self.touched, {}
@@ -104,6 +109,19 @@ class Batch:
         left = dict.fromkeys(rest)
         self.waiting.update(left)
         return not left
+
+    def _clear(self, out_of_time: Callable[[], bool]) -> None:
+        while self.debris:
+            work = self.debris.popleft()
+            try:
+                next(work)
+                self.debris.appendleft(work)
+            except StopIteration:
+                continue
+            except Exception as problem:
+                self.failed(work, problem)
+            if out_of_time():
+                break
 
     def _flush(self) -> None:
         flushing, self.flushing = self.flushing, {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import Runs, octets
+from leveret.broker.core.runs import CHUNK, Runs, free, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -315,9 +315,10 @@ class Queue:
         return count
 
     def _drop_ready(self) -> None:
-        self._returned.clear()
+        remains = self._runs.clear(), free(self._returned, CHUNK)
+        self.vhost.broker.batch.debris += remains
+        self._returned = []
         self._returned_bytes = 0
-        self._runs.clear()
         self.incoming.clear()
 
     # Consumers

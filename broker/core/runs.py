@@ -12,10 +12,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from leveret.broker.core.message import Message
 
@@ -26,6 +26,13 @@ UNLIMITED = 1 << 62
 def octets(messages: Iterable[Message]) -> int:
     """Return what messages are accounted for, besides `OVERHEAD` for each: header and body."""
     return sum([message.header_size + message.size for message in messages])
+
+
+def free(items: list[Any], step: int) -> Iterator[None]:
+    """Let go of items that nobody needs any more, some at a time."""
+    while items:
+        del items[-step:]
+        yield
 
 
 class Chunk:
@@ -100,8 +107,10 @@ class Runs:
         self.bytes -= total
         return base, taken
 
-    def clear(self) -> None:
-        """Drop everything."""
+    def clear(self) -> Iterator[None]:
+        """Drop everything; what is returned frees it, a chunk at a time."""
+        chunks = list(self._chunks)
         self._chunks.clear()
         self.count = 0
         self.bytes = 0
+        return free(chunks, 1)

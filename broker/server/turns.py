@@ -107,7 +107,7 @@ class Turns:
     def _finish(self) -> bool:
         batch = self.broker.batch
         is_done = batch.finish(self._is_over)
-        if batch.waiting or batch.touched or batch.flushing:
+        if batch.waiting or batch.touched or batch.flushing or batch.debris:
             self._more.set()
         return is_done
 
@@ -127,7 +127,7 @@ class Turns:
             if not batch.waiting:
                 self._caught_up.set()
                 self._caught_up = trio.Event()
-                if not batch.touched and not batch.flushing:
+                if not batch.touched and not batch.flushing and not batch.debris:
                     self._more = trio.Event()
             await trio.lowlevel.checkpoint()
 

@@ -4,7 +4,7 @@ from time import process_time
 
 import pytest
 
-from leveret.broker.amqp.channel import MANY_HOLES
+from leveret.broker.amqp.channel import MANY_HOLES, PIECE
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
@@ -116,6 +116,25 @@ def test_acks_of_many_do_not_look_at_what_was_settled_before(client):
         channel.discard(list(channel.take(tag, True).values()))
 
     assert process_time() - start < 0.1
+
+
+@pytest.mark.parametrize("tag", [0, 5 * PIECE])
+@pytest.mark.parametrize("make", [BasicAck, lambda *tag: BasicNack(*tag, requeue=False)])
+def test_very_many_are_settled_at_once_and_forgotten_later(client, broker, tag, make):
+    client.declare()
+    client.publish_many([b"x"] * (5 * PIECE + 1))
+    client.consume(prefetch=5 * PIECE)
+    queue, session = broker.vhosts["/"].queue("q"), client.session
+
+    session.receive(method_frame(1, make(tag, True)))
+    session.run(lambda: False)
+    assert not session.channels[1].unacked
+    assert 5 * PIECE == queue.unacked_count + queue.ready_count - 1
+
+    broker.batch.resume()
+    client.feed(b"")
+    assert [(b"x", False)] == shown(client.take())
+    assert (1, 15) == (queue.unacked_count, queue.bytes)
 
 
 @pytest.mark.parametrize(

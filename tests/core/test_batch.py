@@ -105,6 +105,41 @@ def test_more_peers_than_a_slice_writes_to_are_written_to_in_the_next(log):
     assert list(range(FLUSH_LIMIT + 5)) == log
 
 
+def steps(log, *names):
+    for name in names:
+        log.append(name)
+        yield
+
+
+def test_debris_is_worked_off_a_step_at_a_time_behind_all_else(log):
+    batch = Batch()
+    batch.debris += (steps(log, 1, 2), steps(log, 3))
+    batch.touched[Part(log, "deal")] = None
+
+    batch.finish()
+    assert ["deal"] == log
+    for step in (1, 2, 3):
+        batch.resume(lambda: True)
+        assert step == log[-1]
+    batch.resume()
+    assert ["deal", 1, 2, 3] == log
+    assert not batch.debris
+
+
+def test_debris_that_fails_is_left(log):
+    def fail():
+        yield 1 // 0
+
+    batch = Batch()
+    failures = []
+    batch.failed = lambda who, problem: failures.append(type(problem))
+    batch.debris += (fail(), steps(log, 1))
+
+    batch.resume()
+
+    assert ([1], [ZeroDivisionError], False) == (log, failures, bool(batch.debris))
+
+
 @pytest.mark.parametrize("kind", ["touched", "confirming", "flushing"])
 def test_who_fails_takes_nobody_along(log, kind):
     def fail():

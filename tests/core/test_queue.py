@@ -1,9 +1,12 @@
 """Queues: order, requeue, purge, exclusive use, auto-delete, accounts."""
 
+from sys import getrefcount
+
 import pytest
 
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT
+from leveret.broker.core.runs import CHUNK
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 
@@ -260,6 +263,25 @@ def test_a_purge_leaves_the_octets_of_what_is_unacked(queue):
     queue.purge()
 
     assert 4 + HEADER == queue.bytes
+
+
+@pytest.mark.parametrize("end", ["purge", "delete"])
+def test_many_messages_are_gone_at_once_and_freed_later(queue, broker, end):
+    one = message(b"x")
+    queue.incoming += [one] * (3 * CHUNK)
+    taken = [queue.pop()[:2] for _ in range(CHUNK)]
+    queue.requeue(taken)
+    taken.clear()
+    before = getrefcount(one)
+
+    getattr(queue, end)()
+    assert (0, 0, 0) == (queue.ready_count, queue.bytes, queue.memory)
+    assert getrefcount(one) == before
+
+    broker.batch.resume(lambda: True)
+    assert before - CHUNK <= getrefcount(one) < before
+    broker.batch.resume()
+    assert before - 3 * CHUNK == getrefcount(one)
 
 
 # exclusive use, the last consumer, deletion

@@ -119,6 +119,7 @@ def test_clear_drops_everything():
     runs.append(0, messages(b"four", b"", b"x" * 2000))
     assert 2004 + 3 * 14 == runs.bytes
 
-    runs.clear()
+    freeing = runs.clear()
 
     assert (0, 0) == (runs.count, runs.bytes)
+    assert 1 == len(list(freeing))
