@@ -257,12 +257,18 @@ class Channel:
 
     def requeue(self, entries: list[Entry]) -> None:
         """Put unsettled messages back where they were."""
-        by_queue: dict[Queue, list[tuple[int, Message]]] = {}
-        for consumer, position, message in entries:
-            by_queue.setdefault(consumer.queue, []).append((position, message))
-            self._give_back(consumer, 1)
-        for queue, returned in by_queue.items():
-            queue.requeue(returned)
+        consumers = set(map(_consumer_of, entries))
+        if len(consumers) == 1:
+            (consumer,) = consumers
+            consumer.queue.requeue([entry[1:] for entry in entries])
+            self._give_back(consumer, len(entries))
+        else:
+            by_queue: dict[Queue, list[tuple[int, Message]]] = {}
+            for consumer, position, message in entries:
+                by_queue.setdefault(consumer.queue, []).append((position, message))
+                self._give_back(consumer, 1)
+            for queue, returned in by_queue.items():
+                queue.requeue(returned)
         if self.parked:
             self.unpark()
 

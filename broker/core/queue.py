@@ -300,7 +300,7 @@ class Queue:
         self._returned_bytes += size
         if self.incoming:
             self._store()
-        if len(entries) > 8:
+        if len(entries) > len(self._returned) // 8:
             self._returned += entries
             heapify(self._returned)
         else:
