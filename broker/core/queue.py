@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Messages dealt in one go before others get their turn; the queue goes on in the next slice.
 DEAL_LIMIT = 4096
+# Messages that looking at one of several consumers, and handing something over, counts for.
+LOOK = 4
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
 # connection may have unsent.
 DEAL_BYTES = 1 << 20
@@ -160,12 +162,13 @@ class Queue:
         messages.clear()
 
     def _next(
-        self, level: OrderedDict[Consumer, None], limit: int
+        self, level: OrderedDict[Consumer, None], limit: int, count: int
     ) -> tuple[list[Consumer], int, int]:
-        """Find whose turn it is, at most `limit` consumers, and park those without room.
+        """Find whose turn it is for `count` messages, and park those without room.
 
         Returns:
-          The consumers; how many messages each of them may get; how many were looked at.
+          The consumers; how many messages each of them may get; what of the
+          limit that took.
         """
         if len(level) == 1:
             (consumer,) = level
@@ -175,12 +178,13 @@ class Queue:
             self._ring.park(consumer)
             return [], 0, 1
         looked, share = 0, DEAL_LIMIT
+        most = min(max(limit // LOOK, 1), count)
         found: list[Consumer] = []
         full: list[Consumer] = []
         is_window_used = False
         for consumer in level:
             channel = consumer.channel
-            if looked == limit or (is_window_used and channel.window):
+            if looked == most or (is_window_used and channel.window):
                 share = 1  # it has its turn before anyone has a second one
                 break
             looked += 1
@@ -195,7 +199,7 @@ class Queue:
                 is_window_used = True
         for consumer in full:
             self._ring.park(consumer)
-        return found, share, looked
+        return found, share, looked * LOOK
 
     def _deal_returned(self, level: OrderedDict[Consumer, None]) -> int:
         consumer = next(iter(level))
@@ -209,18 +213,18 @@ class Queue:
         return 1
 
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int) -> int:
-        consumers, share, looked = self._next(level, min(limit, self._runs.count))
+        consumers, share, cost = self._next(level, limit, self._runs.count)
         if consumers:
             base, messages = self._runs.take(min(len(consumers) * share, DEAL_LIMIT), DEAL_BYTES)
             self._distribute(level, consumers, base, messages)
-            looked += len(messages)
-        return looked
+            cost += len(messages)
+        return cost
 
     def _deal_incoming(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         incoming = self.incoming
-        consumers, share, looked = self._next(level, min(limit, len(incoming)))
+        consumers, share, cost = self._next(level, limit, len(incoming))
         if not consumers:
-            return looked
+            return cost
         wanted = len(consumers) * share
         if wanted >= len(incoming):
             messages = incoming.copy()
@@ -231,7 +235,7 @@ class Queue:
         base = self.next_position
         self.next_position = base + len(messages)
         self._distribute(level, consumers, base, messages)
-        return looked + len(messages)
+        return cost + len(messages)
 
     def _distribute(
         self,
