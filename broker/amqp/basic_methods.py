@@ -20,6 +20,7 @@ from leveret.broker.core.arguments import (
     ineffective,
 )
 from leveret.broker.core.consumer import Consumer
+from leveret.broker.core.runs import octets
 from leveret.broker.core.vhost import check_exclusive
 from leveret.protocol.errors import NotAllowed, Unsupported
 from leveret.protocol.methods import (
@@ -134,7 +135,7 @@ def get(channel: Channel, method: BasicGet) -> None:
     tag = channel.next_tag
     channel.next_tag += 1
     if method.no_ack:
-        queue.settle(1, message.size)
+        queue.settle(1, octets((message,)))
     else:
         getter = Consumer(queue, channel, "", prefetch_count=1)
         channel.unacked[tag] = (getter, position, message)

@@ -239,11 +239,11 @@ class Channel:
         consumers = set(map(_consumer_of, entries))
         if len(consumers) == 1:
             (consumer,) = consumers
-            consumer.queue.forget(len(entries), octets(map(_message_of, entries)))
+            consumer.queue.settle(len(entries), octets(map(_message_of, entries)))
             self._give_back(consumer, len(entries))
         else:
             for consumer, _, message in entries:
-                consumer.queue.forget(1, octets((message,)))
+                consumer.queue.settle(1, octets((message,)))
                 self._give_back(consumer, 1)
         if self.parked:
             self.unpark()

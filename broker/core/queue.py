@@ -49,7 +49,6 @@ class Queue:
     """
 
     __slots__ = (
-        "_popped_header",
         "_returned",
         "_returned_bytes",
         "_ring",
@@ -93,7 +92,6 @@ class Queue:
         self._runs = Runs()
         self._returned: list[tuple[int, Message]] = []  # a heap of positions
         self._returned_bytes = 0
-        self._popped_header = 0  # octets, of the message popped last
         self._ring = Ring()
 
     def __repr__(self) -> str:
@@ -261,7 +259,7 @@ class Queue:
     def pop(self) -> tuple[int, Message, bool] | None:
         """Take the first ready message for basic.get: position, message, redelivered.
 
-        It counts as unacked until `settle`, `forget` or `requeue`.
+        It counts as unacked until `settle` or `requeue`.
         """
         self.deal()
         if self.incoming:
@@ -277,16 +275,11 @@ class Queue:
             return None
         self.unacked_count += 1
         self.unacked_bytes += octets((message,))
-        self._popped_header = message.header_size
         return position, message, redelivered
 
     # Settling
 
     def settle(self, count: int, size: int) -> None:
-        """Forget the message popped last at once: one, and the octets of its body."""
-        self.forget(count, size + self._popped_header)
-
-    def forget(self, count: int, size: int) -> None:
         """Forget unacknowledged messages: how many, and their octets, headers and bodies."""
         self.unacked_count -= count
         self.unacked_bytes -= size
@@ -298,7 +291,7 @@ class Queue:
           entries: Positions and messages, delivered from this queue and not settled.
         """
         size = octets([message for _, message in entries])
-        self.forget(len(entries), size)
+        self.settle(len(entries), size)
         if self.deleted:
             return
         self._returned_bytes += size

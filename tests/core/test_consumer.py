@@ -8,8 +8,7 @@ from leveret.broker.core.consumer import UNLIMITED, Consumer, Ring
 from leveret.broker.core.queue import DEAL_LIMIT
 
 from ..support.client import finish
-from ..support.fakes import messages
-from .target import Target
+from ..support.fakes import Target, messages
 
 
 @pytest.fixture

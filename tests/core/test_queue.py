@@ -7,13 +7,12 @@ import pytest
 
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT
-from leveret.broker.core.runs import CHUNK
+from leveret.broker.core.runs import CHUNK, octets
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 
 from ..support.client import finish
-from ..support.fakes import message, messages
-from .target import Target
+from ..support.fakes import Target, message, messages
 
 HEADER = 14  # octets of a header without properties
 
@@ -39,7 +38,7 @@ def drain(queue):
     while (taken := queue.pop()) is not None:
         position, message, redelivered = taken
         found.append((position, message.body, redelivered))
-        queue.settle(1, message.size)
+        queue.settle(1, octets((message,)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import Message
+from leveret.broker.core.runs import octets
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import Properties, encode
@@ -31,6 +32,7 @@ class Target:
                 self.held.append((consumer, position, message))
                 consumer.credit -= 1
                 consumer.queue.unacked_count += 1
+                consumer.queue.unacked_bytes += octets((message,))
                 self.window_used += 1
 
     def cancelled(self, consumer):
@@ -56,7 +58,7 @@ class Target:
 
     def ack(self, count=None):
         for consumer, _, message in self.take(count):
-            consumer.queue.settle(1, message.size)
+            consumer.queue.settle(1, octets((message,)))
         self.unpark()
 
     def requeue(self, count=None):
