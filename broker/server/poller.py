@@ -59,18 +59,22 @@ class Poller:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 until = perf_counter() + PASS
-                for descriptor, _ in poll(0, AT_ONCE):
-                    reader = readers.get(descriptor)
-                    if reader is not None:
-                        try:
-                            reader.read()
-                        except Exception as problem:  # the last resort: one connection, not all
-                            log.error("connection.crashed", exc_info=problem)
-                            self.remove(descriptor)
-                            reader.end()
-                    if perf_counter() > until:
-                        await trio.lowlevel.checkpoint()
-                        until = perf_counter() + PASS
+                ready = poll(0, AT_ONCE)
+                while ready:
+                    for descriptor, _ in ready:
+                        reader = readers.get(descriptor)
+                        if reader is not None:
+                            try:
+                                reader.read()
+                            except Exception as problem:  # the last resort: one connection
+                                log.error("connection.crashed", exc_info=problem)
+                                self.remove(descriptor)
+                                reader.end()
+                        if perf_counter() > until:
+                            await trio.lowlevel.checkpoint()
+                            until = perf_counter() + PASS
+                    # Where several came at once more will have come; one alone is on its own.
+                    ready = poll(0, AT_ONCE) if len(ready) > 1 else None
         finally:
             while readers:
                 _, reader = readers.popitem()
