@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # What is installed there; each is done again when pyproject.toml changes.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
+# A file of tests stays on one core: what it starts (brokers, RabbitMQ) is started once.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test check test-all bench wheel clean help
 
@@ -23,13 +25,14 @@ run: $(RUN)
 	  $(if $(findstring --listen,$(FLAGS)),,--listen 127.0.0.1:5672) $(FLAGS)
 
 test: $(DEV)
-	$(BIN)/pytest -m "not long and not foreign" $(TESTS)
+	$(PYTEST) -m "not long and not foreign" $(TESTS)
 
 check: $(DEV)
 	tests/check
+	$(MAKE) -s test
 
 test-all: $(DEV)
-	$(BIN)/pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(FLAGS)
