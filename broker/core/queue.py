@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import CHUNK, Runs, free, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, Runs, free, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -312,7 +312,7 @@ class Queue:
         return count
 
     def _drop_ready(self) -> None:
-        remains = self._runs.clear(), free(self._returned, CHUNK)
+        remains = self._runs.clear(), free(self._returned, CHUNK_LENGTH)
         self.vhost.broker.batch.debris += remains
         self._returned = []
         self._returned_bytes = 0

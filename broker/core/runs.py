@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.message import Message
 
-CHUNK = 1024
+CHUNK_LENGTH = 1024
 UNLIMITED = 1 << 62
 
 
@@ -73,12 +73,12 @@ class Runs:
         chunks = self._chunks
         if chunks:
             last = chunks[-1]
-            room = CHUNK - len(last.messages)
+            room = CHUNK_LENGTH - len(last.messages)
             if room > 0 and last.base + len(last.messages) == base:
                 last.messages += messages[:room]
                 start = room
-        for index in range(start, len(messages), CHUNK):
-            chunks.append(Chunk(base + index, messages[index : index + CHUNK]))
+        for index in range(start, len(messages), CHUNK_LENGTH):
+            chunks.append(Chunk(base + index, messages[index : index + CHUNK_LENGTH]))
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[int, list[Message]]:
         """Remove messages from the front; return the first position and them.

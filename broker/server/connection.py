@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # large messages come by the half megabyte and share the cost of a turn. It shrinks when they take
 # much more, and when their messages find consumers without room: who publishes faster than is
 # consumed gets shorter turns, so that acks are heard more often than the queue grows.
-FIRST_CHUNK, LEAST_CHUNK, LARGEST_CHUNK = 65536, 16384, 524288
-CHUNK_TIME = 0.00025
+FIRST_READ, LEAST_READ, LARGEST_READ = 65536, 16384, 524288
+READ_TIME = 0.00025
 # How long a peer that does not read may delay the end of its connection, in seconds.
 DRAIN_TIMEOUT = 5
 # How long a silent hang-up waits, against guessing passwords (RabbitMQ's figure, in seconds).
@@ -44,9 +44,9 @@ def _next_size(size: int, seconds: float, is_crowded: bool) -> int:
     >>> _next_size(65536, 0.0001, False)
     131072
     """
-    if is_crowded or seconds > 3 * CHUNK_TIME:
-        return max(size // 2, LEAST_CHUNK)
-    return min(size * 2, LARGEST_CHUNK) if seconds < CHUNK_TIME else size
+    if is_crowded or seconds > 3 * READ_TIME:
+        return max(size // 2, LEAST_READ)
+    return min(size * 2, LARGEST_READ) if seconds < READ_TIME else size
 
 
 class ClientConnection:
@@ -76,7 +76,7 @@ class ClientConnection:
         self._nursery = nursery
         self._scope: trio.CancelScope | None = None
         self._resumed: trio.Event | None = None
-        self._size = FIRST_CHUNK
+        self._size = FIRST_READ
         self._has_work = False
         turns.look_at_clock()
         self.session = Session(turns.broker, self, peer=peer, is_loopback=is_loopback)
