@@ -74,7 +74,7 @@ class Poller:
                             await trio.lowlevel.checkpoint()
                             until = perf_counter() + PASS
                     # Where several came at once more will have come; one alone is on its own.
-                    ready = poll(0, AT_ONCE) if len(ready) > 1 else None
+                    ready = poll(0, AT_ONCE) if len(ready) > 1 else []
         finally:
             while readers:
                 _, reader = readers.popitem()

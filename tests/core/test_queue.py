@@ -7,7 +7,7 @@ import pytest
 
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT
-from leveret.broker.core.runs import CHUNK, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, octets
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 
@@ -282,8 +282,8 @@ def test_a_purge_leaves_the_octets_of_what_is_unacked(queue):
 @pytest.mark.parametrize("end", ["purge", "delete"])
 def test_many_messages_are_gone_at_once_and_freed_later(queue, broker, end):
     one = message(b"x")
-    queue.incoming += [one] * (3 * CHUNK)
-    taken = [queue.pop()[:2] for _ in range(CHUNK)]
+    queue.incoming += [one] * (3 * CHUNK_LENGTH)
+    taken = [queue.pop()[:2] for _ in range(CHUNK_LENGTH)]
     queue.requeue(taken)
     taken.clear()
     before = getrefcount(one)
@@ -293,9 +293,9 @@ def test_many_messages_are_gone_at_once_and_freed_later(queue, broker, end):
     assert getrefcount(one) == before
 
     broker.batch.resume(lambda: True)
-    assert before - CHUNK <= getrefcount(one) < before
+    assert before - CHUNK_LENGTH <= getrefcount(one) < before
     broker.batch.resume()
-    assert before - 3 * CHUNK == getrefcount(one)
+    assert before - 3 * CHUNK_LENGTH == getrefcount(one)
 
 
 # exclusive use, the last consumer, deletion

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leveret.broker.core.runs import CHUNK, Runs, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, Runs, octets
 
 from ..support.fakes import message, messages
 
@@ -50,8 +50,8 @@ def test_a_gap_in_positions_is_never_bridged():
     assert [(0, [b"1"]), (5, [b"2"])] == [bodies(runs.take(9)), bodies(runs.take(9))]
 
 
-@pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
-@pytest.mark.parametrize("limit", [1, 7, CHUNK, 1 << 30])
+@pytest.mark.parametrize("size", [1, CHUNK_LENGTH - 1, CHUNK_LENGTH, CHUNK_LENGTH + 1, 3 * CHUNK_LENGTH + 5])
+@pytest.mark.parametrize("limit", [1, 7, CHUNK_LENGTH, 1 << 30])
 def test_any_number_comes_out_as_it_went_in(size, limit):
     one = message(b"x")
     runs = Runs()
@@ -72,7 +72,7 @@ def test_no_chunk_grows_beyond_its_limit():
         runs.append(position, [one] * size)
         position += size
 
-    assert max(len(chunk.messages) for chunk in runs._chunks) <= CHUNK
+    assert max(len(chunk.messages) for chunk in runs._chunks) <= CHUNK_LENGTH
     assert list(range(7024)) == drain(runs)[0]
 
 

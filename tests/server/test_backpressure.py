@@ -20,7 +20,7 @@ from leveret.broker.config import Config, OutboxMarks
 from leveret.broker.core.queue import Queue
 from leveret.broker.server import alarms
 from leveret.broker.server.alarms import LOW_ON_MEMORY
-from leveret.broker.server.connection import LARGEST_CHUNK
+from leveret.broker.server.connection import LARGEST_READ
 from leveret.protocol.connection import HEARTBEAT_FRAME
 from leveret.protocol.methods import (
     BasicConsume,
@@ -113,7 +113,7 @@ async def test_publisher_faster_than_the_broker_waits_with_what_was_not_read(ser
         trio.lowlevel.remove_instrument(watch)
 
         assert session in served.broker.sessions
-        assert 0 < watch.most <= LARGEST_CHUNK
+        assert 0 < watch.most <= LARGEST_READ
         assert 0 < ahead <= kernel
 
 
@@ -128,7 +128,7 @@ async def test_publisher_under_an_alarm_is_read_no_further_than_its_first_publis
         nursery.start_soon(peer.write, message * 1000)  # more than TCP ever holds
         await trio.testing.wait_all_tasks_blocked(0.1)
 
-        assert 0 < session.octets_in - before <= LARGEST_CHUNK
+        assert 0 < session.octets_in - before <= LARGEST_READ
         assert 0 == queue_of(served).ready_count
 
         served.broker.blocked = ""
@@ -170,7 +170,7 @@ async def test_slow_consumer_leaves_the_messages_of_a_queue_to_a_quick_one(servi
         await trio.testing.wait_all_tasks_blocked()
 
         assert 0 == queue_of(served).ready_count
-        assert CONFIG.outbox.high <= session.outbox.size < CONFIG.outbox.high + LARGEST_CHUNK
+        assert CONFIG.outbox.high <= session.outbox.size < CONFIG.outbox.high + LARGEST_READ
         assert got == sorted(got)
         late = await contents(slow, 4000 - len(got))
         assert late == sorted(late)

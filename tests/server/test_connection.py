@@ -9,9 +9,9 @@ import trio.testing
 from leveret.broker.amqp.session import Session
 from leveret.broker.config import Config, OutboxMarks
 from leveret.broker.server.connection import (
-    FIRST_CHUNK,
-    LARGEST_CHUNK,
-    LEAST_CHUNK,
+    FIRST_READ,
+    LARGEST_READ,
+    LEAST_READ,
     ClientConnection,
     _next_size,
 )
@@ -226,12 +226,12 @@ def _nack(peer, tag):
 @pytest.mark.parametrize(
     ("size", "seconds", "is_crowded", "expected"),
     [
-        (FIRST_CHUNK, 0.0001, False, 2 * FIRST_CHUNK),
-        (LARGEST_CHUNK, 0.0001, False, LARGEST_CHUNK),
-        (FIRST_CHUNK, 0.0005, False, FIRST_CHUNK),
-        (2 * FIRST_CHUNK, 0.002, False, FIRST_CHUNK),
-        (FIRST_CHUNK, 0.0001, True, FIRST_CHUNK // 2),
-        (LEAST_CHUNK, 0.1, True, LEAST_CHUNK),
+        (FIRST_READ, 0.0001, False, 2 * FIRST_READ),
+        (LARGEST_READ, 0.0001, False, LARGEST_READ),
+        (FIRST_READ, 0.0005, False, FIRST_READ),
+        (2 * FIRST_READ, 0.002, False, FIRST_READ),
+        (FIRST_READ, 0.0001, True, FIRST_READ // 2),
+        (LEAST_READ, 0.1, True, LEAST_READ),
     ],
 )
 def test_chunks_grow_while_turns_are_short_and_shrink_while_no_consumer_has_room(
@@ -253,7 +253,7 @@ async def test_publisher_without_consumers_with_room_is_read_in_less():
         while await ready(publisher) < 999:
             pass
 
-        assert session.writer._size == LEAST_CHUNK
+        assert session.writer._size == LEAST_READ
 
 
 async def test_error_of_a_channel_leaves_the_connection_readable():
