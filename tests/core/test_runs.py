@@ -50,7 +50,9 @@ def test_a_gap_in_positions_is_never_bridged():
     assert [(0, [b"1"]), (5, [b"2"])] == [bodies(runs.take(9)), bodies(runs.take(9))]
 
 
-@pytest.mark.parametrize("size", [1, CHUNK_LENGTH - 1, CHUNK_LENGTH, CHUNK_LENGTH + 1, 3 * CHUNK_LENGTH + 5])
+@pytest.mark.parametrize(
+    "size", [1, CHUNK_LENGTH - 1, CHUNK_LENGTH, CHUNK_LENGTH + 1, 3 * CHUNK_LENGTH + 5]
+)
 @pytest.mark.parametrize("limit", [1, 7, CHUNK_LENGTH, 1 << 30])
 def test_any_number_comes_out_as_it_went_in(size, limit):
     one = message(b"x")
