@@ -23,13 +23,15 @@ from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
 from leveret.broker.server import alarms, listener, timers
 from leveret.broker.server.turns import Turns
-from leveret.protocol.errors import AMQPError, ConnectionForced
+from leveret.protocol.errors import AMQPError, ConnectionForced, InternalError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.config import Config
+    from leveret.broker.entries import Definitions
+    from leveret.broker.persistence import Persistence
 
 NODE = f"leveret@{socket.gethostname()}"
 # Seconds that peers have at shutdown to take what waits for them and to say close-ok.
@@ -40,6 +42,8 @@ STOP_TIMEOUT = 5
 # takes 0.3 ms at a time, with 50,000 5 ms, or 90 ms when each was put into 2,000 queues.
 GC_THRESHOLD = (5_000, 1_000_000, 1_000_000)
 
+SHUTDOWN = ConnectionForced("broker forced connection closure with reason 'shutdown'")
+
 log = structlog.get_logger()
 
 
@@ -48,11 +52,7 @@ class StartError(Exception):
 
 
 def build(config: Config) -> Broker:
-    """Return a broker with its topology.
-
-    Raises:
-      StartError: The topology cannot be used.
-    """
+    """Return a broker with nothing in it."""
     broker = Broker(
         Limits(
             frame_max=config.limits.frame_max,
@@ -69,40 +69,69 @@ def build(config: Config) -> Broker:
         node=NODE,
     )
     subscribe(broker, config.log.level)
-    broker.add_defaults(config.default_user, config.default_password, config.default_vhost)
-    if config.topology is not None:
-        from leveret.broker import definitions
-        from leveret.broker.document import DocumentError
-
-        try:
-            loaded = definitions.load(
-                config.topology,
-                default_vhost=config.default_vhost,
-                default_user=config.default_user,
-            )
-            loaded.apply(broker)
-        except (DocumentError, AMQPError) as problem:
-            raise StartError(str(problem)) from None
-        for note in loaded.notes:
-            log.warning("topology.ignored", reason=note)
     return broker
 
 
-def prepare(folder: Path) -> None:
-    """Make the data directory and see that it can be written to, before anybody relies on it.
+def read_topology(config: Config) -> Definitions | None:
+    """Read the topology file; nothing is applied yet. None if there is none.
 
     Raises:
-      StartError: It cannot.
+      StartError: It cannot be used.
     """
-    import tempfile  # takes milliseconds that a broker in memory need not wait for
+    if config.topology is None:
+        return None
+    from leveret.broker import definitions
+    from leveret.broker.document import DocumentError
 
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as problem:
-        reason = problem.strerror or str(problem)
-        raise StartError(f"cannot use the data directory {folder}: {reason}") from None
+        return definitions.load(
+            config.topology,
+            default_vhost=config.default_vhost,
+            default_user=config.default_user,
+        )
+    except (DocumentError, AMQPError) as problem:
+        raise StartError(str(problem)) from None
+
+
+def furnish(broker: Broker, config: Config, topology: Definitions | None, *, is_new: bool) -> None:
+    """Define what an empty broker starts with, and what the topology file says.
+
+    Raises:
+      StartError: The topology does not fit what is there.
+    """
+    if is_new:
+        broker.add_defaults(config.default_user, config.default_password, config.default_vhost)
+    if topology is None:
+        return
+    from leveret.broker.document import DocumentError
+
+    try:
+        topology.apply(broker)
+    except (DocumentError, AMQPError) as problem:
+        raise StartError(str(problem)) from None
+    for note in topology.notes:
+        log.warning("topology.ignored", reason=note)
+
+
+async def open_store(broker: Broker, config: Config) -> Persistence | None:
+    """Open what the broker is kept in, and bring back what is there; None if it is in memory.
+
+    Raises:
+      StartError: It cannot be used.
+    """
+    if config.in_memory:
+        return None
+    from leveret.broker.persistence import Persistence
+    from leveret.broker.storage.base import StoreError
+    from leveret.broker.storage.sqlite import SQLiteStore
+
+    persistence = Persistence(broker, SQLiteStore(config.data_dir), limit=config.queue.memory)
+    try:
+        await persistence.open()
+    except StoreError as problem:
+        await persistence.close()
+        raise StartError(str(problem)) from None
+    return persistence
 
 
 def listen(config: Config) -> list[socket.socket]:
@@ -142,6 +171,7 @@ async def serve(
     bound: list[socket.socket],
     config: Config,
     stop: trio.Event,
+    persistence: Persistence | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -154,8 +184,10 @@ async def serve(
     alarm = alarms.MemoryAlarm(broker, config.memory.limit_bytes(), config.memory.resume)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.poller.run)
             nursery.start_soon(turns.go_on)
+            if persistence is not None:
+                await persistence.start(turns, nursery, stop)
+            nursery.start_soon(turns.poller.run)
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
             nursery.start_soon(alarms.watch, alarm, turns)
             for one in bound:
@@ -165,15 +197,22 @@ async def serve(
             for one in bound:
                 listener.close(one)
             with trio.move_on_after(STOP_TIMEOUT):
-                await _say_goodbye(broker, turns)
+                if persistence is None:
+                    await _say_goodbye(broker, turns, SHUTDOWN)
+                elif persistence.failure:
+                    await _say_goodbye(broker, turns, InternalError("the store has failed"))
+                else:
+                    await persistence.flush()
+                    await _say_goodbye(broker, turns, SHUTDOWN)
+                    await persistence.flush()
             nursery.cancel_scope.cancel()
     finally:
         for one in bound:
             listener.close(one)
 
 
-async def _say_goodbye(broker: Broker, turns: Turns) -> None:
-    """Close every connection with 320 and wait until the peers have taken it."""
+async def _say_goodbye(broker: Broker, turns: Turns, reason: AMQPError) -> None:
+    """Close every connection and wait until the peers have taken it."""
     sessions = cast("dict[Session, None]", broker.sessions)
     is_empty = trio.Event()
 
@@ -182,10 +221,9 @@ async def _say_goodbye(broker: Broker, turns: Turns) -> None:
             is_empty.set()
 
     broker.events.subscribe("connection.closed", closed)
-    shutdown = "broker forced connection closure with reason 'shutdown'"
     for count, session in enumerate(tuple(sessions)):
         if session.closing_since is None and not session.is_ended:
-            session.fail(0, ConnectionForced(shutdown))
+            session.fail(0, reason)
         session.unblock()
         if count % timers.AT_ONCE == 0:
             turns.finish()
@@ -198,23 +236,55 @@ async def _say_goodbye(broker: Broker, turns: Turns) -> None:
         await is_empty.wait()
 
 
-async def _run(broker: Broker, bound: list[socket.socket], config: Config) -> None:
+async def _run(config: Config) -> int:
+    """Start, serve, stop; return the exit status.
+
+    Raises:
+      StartError: It cannot start.
+    """
+    topology = read_topology(config)
+    broker = build(config)
+    persistence = await open_store(broker, config)
+    try:
+        furnish(broker, config, topology, is_new=persistence is None or persistence.is_empty)
+        await _serve_until_told(broker, listen(config), config, persistence)
+        return 0 if persistence is None or not persistence.failure else 1
+    finally:
+        if persistence is not None:
+            await persistence.close()
+
+
+async def _serve_until_told(
+    broker: Broker, bound: list[socket.socket], config: Config, persistence: Persistence | None
+) -> None:
+    if config.listeners.management is not None:
+        log.warning(
+            "management.absent",
+            address=str(config.listeners.management),
+            reason="there is no management interface yet",
+        )
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, broker, bound, config, stop)
+            await nursery.start(serve, broker, bound, config, stop, persistence)
             gc.collect()
             gc.freeze()
             print(f"leveret ready amqp={','.join(map(_shown, bound))} management=off", flush=True)
             _notify("READY=1")
-            async for number in signals:
-                log.info("server.stopping", signal=signal.Signals(number).name)
-                _notify("STOPPING=1")
-                # from here on the system's way: a second signal ends the process at once
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-                stop.set()
-                break
+            async with trio.open_nursery() as until_told:
+                until_told.start_soon(_stop_on_signal, signals, stop)
+                await stop.wait()
+                until_told.cancel_scope.cancel()
+            _notify("STOPPING=1")
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:
+    async for number in signals:
+        log.info("server.stopping", signal=signal.Signals(number).name)
+        # from here on the system's way: a second signal ends the process at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop.set()
 
 
 def _notify(state: str) -> None:
@@ -232,30 +302,14 @@ def _notify(state: str) -> None:
 def run(config: Config) -> int:
     """Run the broker until it is told to stop; return the exit status."""
     logs.configure(config.log.format, config.log.level, node=NODE, version=__version__)
-    try:
-        broker = build(config)
-        if not config.in_memory:
-            prepare(config.data_dir)
-        bound = listen(config)
-    except StartError as problem:
-        print(f"leveret serve: {problem}", file=sys.stderr)
-        return 2
-    if not config.in_memory:
-        log.warning(
-            "storage.absent",
-            data_dir=str(config.data_dir),
-            reason="messages are kept in memory and do not survive a restart",
-        )
-    if config.listeners.management is not None:
-        log.warning(
-            "management.absent",
-            address=str(config.listeners.management),
-            reason="there is no management interface yet",
-        )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(0.0001)
-    trio.run(_run, broker, bound, config)
+    try:
+        status: int = trio.run(_run, config)
+    except StartError as problem:
+        print(f"leveret serve: {problem}", file=sys.stderr)
+        return 2
     log.info("server.stopped")
-    return 0
+    return status

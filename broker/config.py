@@ -114,6 +114,13 @@ class OutboxMarks:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """How much of a queue is kept in memory when it is on the disk as well."""
+
+    memory: int = field(default=16 << 20, metadata=read_by(size(1 << 20, 1 << 40)))
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that can be set."""
 
@@ -123,6 +130,7 @@ class Config:
     topology: Path | None = field(default=None, metadata=read_by(path_or_none))
     log: Log = Log()
     memory: Memory = Memory()
+    queue: Queue = Queue()
     limits: Limits = Limits()
     announce: Announce = Announce()
     outbox: OutboxMarks = OutboxMarks()

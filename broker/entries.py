@@ -9,16 +9,18 @@ Called by: topology (makes the entries), definitions (tries them, hands them out
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 from leveret.broker.document import DocumentError, Node
-from leveret.protocol.errors import AMQPError
+from leveret.protocol.errors import AMQPError, FieldError, PreconditionFailed
+from leveret.protocol.table import encode_table
 
 if TYPE_CHECKING:
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.policy import Policy
     from leveret.broker.core.users import Permissions, TopicPermissions, User
     from leveret.broker.core.vhost import VirtualHost
+    from leveret.protocol.wire import Value
 
 
 class VhostEntry(NamedTuple):
@@ -121,6 +123,11 @@ class BindingEntry(NamedTuple):
     arguments: dict[str, object]
 
 
+_InVhost: TypeAlias = (
+    PermissionEntry | TopicPermissionEntry | PolicyEntry | ExchangeEntry | QueueEntry | BindingEntry
+)
+
+
 class Definitions:
     """What a file asks for, in the order in which it can be applied.
 
@@ -161,9 +168,13 @@ class Definitions:
         Raises:
           DocumentError: If an exchange or queue exists and differs in what cannot change.
         """
+        self._check_arguments()
         self._compare(broker)
         for entry in self.vhosts:
-            broker.add_vhost(entry.name)
+            vhost = broker.add_vhost(entry.name)
+            most = vhost.max_queues
+            if entry.max_queues is not None and most is not None and most < entry.max_queues:
+                vhost.max_queues = entry.max_queues  # before the queues that it is raised for
         self._apply_users(broker)
         for policy in self.policies:
             with located(policy.node):
@@ -176,11 +187,31 @@ class Definitions:
             if entry.max_queues is not None:
                 broker.vhosts[entry.name].max_queues = entry.max_queues
 
+    def _check_arguments(self) -> None:
+        """Raise for an argument that is no AMQP value: no client could send or repeat it."""
+        entries: list[ExchangeEntry | QueueEntry | BindingEntry]
+        entries = [*self.exchanges, *self.queues, *self.bindings]
+        for entry in entries:
+            for name, value in entry.arguments.items():
+                with located(entry.node):
+                    try:
+                        encode_table({name: cast("Value", value)})
+                    except FieldError as problem:
+                        reason = problem.text.partition(": ")[2]
+                        text = f"invalid arg '{name}': AMQP cannot carry it: {reason}"
+                        raise PreconditionFailed(text) from None
+
     def _compare(self, broker: "Broker") -> None:
         """Raise if something is missing, or exists and differs: declaring it again says in what."""
+        vhosts = broker.vhosts.keys() | {entry.name for entry in self.vhosts}
         known = {entry.user.name for entry in self.users}
         rows: list[PermissionEntry | TopicPermissionEntry]
         rows = [*self.permissions, *self.topic_permissions]
+        inside: list[_InVhost]
+        inside = [*rows, *self.policies, *self.exchanges, *self.queues, *self.bindings]
+        for entry in inside:
+            if entry.vhost not in vhosts:
+                raise entry.node.error(f"no virtual host '{entry.vhost}'")
         for row in rows:
             if row.user not in known and row.user not in broker.users:
                 raise row.node.error(f"no user '{row.user}'")

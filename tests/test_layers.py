@@ -28,6 +28,7 @@ ALLOWED = {
     "broker.topology": {"broker.core", "broker.document", "broker.entries"},
     "broker.definitions": {"broker.core", "broker.document", "broker.entries", "broker.topology"},
     "broker.reports": {"broker.core", "broker.amqp", "protocol", "structlog"},
+    "broker.persistence": {"broker.core", "broker.server", "broker.storage", "trio", "structlog"},
     "broker.app": {"broker", "protocol", "trio", "structlog"},
     "broker.cli": {"broker", "clients"},
     "broker.__main__": {"broker.cli"},

@@ -9,6 +9,7 @@ Called by: amqp.session, through HANDLERS; `acknowledge_row` for single acks in 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from functools import partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -94,9 +95,15 @@ def consume(channel: Channel, method: BasicConsume) -> None:
         arguments=method.arguments,
     )
     channel.consumers[tag] = consumer
-    if not method.no_wait:
-        channel.reply(BasicConsumeOk(tag))
-    queue.add_consumer(consumer)
+    channel.then(partial(_start, consumer, channel, method.no_wait))
+
+
+def _start(consumer: Consumer, channel: Channel, no_wait: bool) -> None:
+    """Let a consumer take part, after consume-ok and no sooner."""
+    if not no_wait:
+        channel.reply(BasicConsumeOk(consumer.tag))
+    if channel.consumers.get(consumer.tag) is consumer:
+        consumer.queue.add_consumer(consumer)
 
 
 def _readable_queue(channel: Channel, name: str) -> Queue:
@@ -136,6 +143,8 @@ def get(channel: Channel, method: BasicGet) -> None:
     channel.next_tag += 1
     if method.no_ack:
         queue.settle(1, octets((message,)))
+        if queue.log is not None:
+            queue.log.settled((position,))
     else:
         getter = Consumer(queue, channel, "", prefetch_count=1)
         channel.unacked[tag] = (getter, position, message)

@@ -8,12 +8,14 @@ Called by: amqp handlers, core.queue (deliver).
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import repeat, takewhile
 from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
+from leveret.broker.amqp.held import Confirm
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import Message
 from leveret.broker.core.runs import octets
@@ -23,7 +25,7 @@ from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicR
 from leveret.protocol.writer import deliver_head, framed, method_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 Entry: TypeAlias = tuple[Consumer, int, Message]
 
 _tag = Struct(">Q").pack
-_consumer_of, _message_of = itemgetter(0), itemgetter(2)
+_consumer_of, _position_of, _message_of = itemgetter(0), itemgetter(1), itemgetter(2)
 # Tags without a message that an ack of many walks over, rather than looking through all there are.
 MANY_HOLES = 4096
 # Settled messages forgotten at a stroke.
@@ -85,13 +87,39 @@ class Channel:
     # Out
 
     def reply(self, method: Method) -> None:
-        """Send a method to the client."""
+        """Send a method to the client, after those that wait for a commit."""
+        held = self.session.held
+        if held and self.number in held:
+            held.follow(self.number, partial(self._send, method))
+        else:
+            self._send(method)
+
+    def reply_durably(self, method: Method) -> None:
+        """Send a method once what it tells is on the disk, and all that was told before."""
+        batch = self.session.broker.batch
+        if batch.telling > batch.committed:
+            self.session.hold(self.number, batch.telling, partial(self._send, method))
+        else:
+            self.reply(method)
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something after the replies that wait for a commit, now if there are none."""
+        held = self.session.held
+        if held and self.number in held:
+            held.follow(self.number, action)
+        else:
+            action()
+
+    def _send(self, method: Method) -> None:
         self.outbox.append(method_frame(self.number, method))
         self.session.touch()
 
     def send_content(self, method: Method, message: Message) -> None:
         """Send a method with a message behind it."""
-        self.reply(method)
+        self.then(partial(self._send_content, method, message))
+
+    def _send_content(self, method: Method, message: Message) -> None:
+        self._send(method)
         for part in framed(message, self.number, self.session.frame_max):
             self.outbox.append(part)
 
@@ -103,11 +131,21 @@ class Channel:
         self.send_content(method, message)
 
     def send_confirms(self) -> None:
-        """Confirm everything published so far."""
-        count = self.publish_seqno - self.confirmed_seqno
-        if count and self.is_confirming:
-            self.confirmed_seqno = self.publish_seqno
-            self.reply(BasicAck(self.publish_seqno, count > 1))
+        """Confirm everything published so far, after the confirms that wait for a commit."""
+        if self.is_confirming:
+            self.then(Confirm(self))
+
+    def hold_confirms(self, commit: int) -> None:
+        """Confirm everything published so far when a commit is done."""
+        if self.is_confirming and self.publish_seqno > self.confirmed_seqno:
+            self.session.hold_confirms(self, commit)
+
+    def confirm(self, seqno: int) -> None:
+        """Confirm everything up to a number."""
+        count = seqno - self.confirmed_seqno
+        if count > 0:
+            self.confirmed_seqno = seqno
+            self._send(BasicAck(seqno, count > 1))
 
     # Deliveries
 
@@ -122,7 +160,7 @@ class Channel:
     def deliver(
         self,
         consumer: Consumer,
-        positions: Iterable[int],
+        positions: Sequence[int],
         messages: Sequence[Message],
         redelivered: bool,
     ) -> None:
@@ -136,6 +174,12 @@ class Channel:
             consumer.credit -= count
             consumer.queue.unacked_count += count
             self.window_used += count
+        log = consumer.queue.log
+        if log is not None:
+            if consumer.no_ack:
+                log.settled(positions)
+            else:
+                log.delivered(positions[-1])
         outbox, number, heads = self.outbox, self.number, consumer.heads
         frame_max = self.session.frame_max
         largest = frame_max - FRAME_OVERHEAD
@@ -229,21 +273,26 @@ class Channel:
             raise PreconditionFailed(f"unknown delivery tag {unknown}") from None
         return entries
 
-    def discard(self, entries: list[Entry]) -> None:
+    def discard(self, entries: list[Entry], *, in_pieces: bool = True) -> None:
         """Forget settled messages and give their credit back; very many a piece at a time."""
         if not entries:
             return
-        if len(entries) > PIECE:
+        if len(entries) > PIECE and in_pieces:
             self.session.broker.batch.debris.append(self._discard_later(entries))
             return
         consumers = set(map(_consumer_of, entries))
         if len(consumers) == 1:
             (consumer,) = consumers
-            consumer.queue.settle(len(entries), octets(map(_message_of, entries)))
+            queue = consumer.queue
+            queue.settle(len(entries), octets(map(_message_of, entries)))
+            if queue.log is not None:
+                queue.log.settled(map(_position_of, entries))
             self._give_back(consumer, len(entries))
         else:
-            for consumer, _, message in entries:
+            for consumer, position, message in entries:
                 consumer.queue.settle(1, octets((message,)))
+                if consumer.queue.log is not None:
+                    consumer.queue.log.settled((position,))
                 self._give_back(consumer, 1)
         if self.parked:
             self.unpark()
@@ -279,7 +328,7 @@ class Channel:
 
     def close(self) -> None:
         """Let go of everything: consumers leave, what is unacked returns to its queue."""
-        self.send_confirms()
+        self.session.broker.batch.confirm_early(self)
         self.is_confirming = False
         self.session.channels.pop(self.number, None)
         if self.transaction is not None:

@@ -48,8 +48,9 @@ def tx_select(channel: Channel, method: TxSelect) -> None:
 
 def tx_commit(channel: Channel, method: TxCommit) -> None:
     """Carry out what was held back."""
-    _transaction(channel).commit(channel)
-    channel.reply(TxCommitOk())
+    if _transaction(channel).commit(channel):
+        channel.session.broker.batch.must_tell()
+    channel.reply_durably(TxCommitOk())
 
 
 def tx_rollback(channel: Channel, method: TxRollback) -> None:

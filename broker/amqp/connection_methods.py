@@ -177,7 +177,9 @@ def connection_update_secret(session: Session, method: ConnectionUpdateSecret) -
 
 def connection_close(session: Session, method: ConnectionClose) -> None:
     """End everything of the client, its exclusive queues first, then confirm."""
-    session.close(method.reply_text or "closed by the client")
+    session.reason = method.reply_text or "closed by the client"
+    session.give_back()
+    session.closing_since = session.broker.now
     session.reply(ConnectionCloseOk())
 
 

@@ -63,7 +63,7 @@ def exchange_declare(channel: Channel, method: ExchangeDeclare) -> None:
             arguments=method.arguments,
         )
     if not method.no_wait:
-        channel.reply(ExchangeDeclareOk())
+        channel.reply_durably(ExchangeDeclareOk())
 
 
 def exchange_delete(channel: Channel, method: ExchangeDelete) -> None:
@@ -74,7 +74,7 @@ def exchange_delete(channel: Channel, method: ExchangeDelete) -> None:
     session.check_permission("configure", "exchange", name)
     vhost.delete_exchange(name, if_unused=method.if_unused)
     if not method.no_wait:
-        channel.reply(ExchangeDeleteOk())
+        channel.reply_durably(ExchangeDeleteOk())
 
 
 def exchange_bind(channel: Channel, method: ExchangeBind) -> None:
@@ -84,7 +84,7 @@ def exchange_bind(channel: Channel, method: ExchangeBind) -> None:
     vhost.exchange(source)
     vhost.bind(source, vhost.exchange(destination), method.routing_key, method.arguments)
     if not method.no_wait:
-        channel.reply(ExchangeBindOk())
+        channel.reply_durably(ExchangeBindOk())
 
 
 def exchange_unbind(channel: Channel, method: ExchangeUnbind) -> None:
@@ -95,7 +95,7 @@ def exchange_unbind(channel: Channel, method: ExchangeUnbind) -> None:
     if exchange is not None:
         vhost.unbind(source, exchange, method.routing_key, method.arguments)
     if not method.no_wait:
-        channel.reply(ExchangeUnbindOk())
+        channel.reply_durably(ExchangeUnbindOk())
 
 
 def _check_ends(channel: Channel, method: ExchangeBind | ExchangeUnbind) -> tuple[str, str]:

@@ -65,7 +65,8 @@ def queue_declare(channel: Channel, method: QueueDeclare) -> None:
         queue = _declare(channel, method, name)
     channel.last_queue = queue.name
     if not method.no_wait:
-        channel.reply(QueueDeclareOk(queue.name, queue.ready_count, queue.consumer_count))
+        counts = queue.ready_count, queue.consumer_count
+        channel.reply_durably(QueueDeclareOk(queue.name, *counts))
 
 
 def _declare_reply_to(channel: Channel, name: str) -> None:
@@ -109,7 +110,7 @@ def queue_bind(channel: Channel, method: QueueBind) -> None:
     check_exclusive(queue, channel.session)
     vhost.bind(source, queue, routing_key, method.arguments)
     if not method.no_wait:
-        channel.reply(QueueBindOk())
+        channel.reply_durably(QueueBindOk())
 
 
 def queue_unbind(channel: Channel, method: QueueUnbind) -> None:
@@ -120,7 +121,7 @@ def queue_unbind(channel: Channel, method: QueueUnbind) -> None:
     if queue is not None and vhost.find_binding(source, queue, routing_key, method.arguments):
         check_exclusive(queue, channel.session)
         vhost.unbind(source, queue, routing_key, method.arguments)
-    channel.reply(QueueUnbindOk())
+    channel.reply_durably(QueueUnbindOk())
 
 
 def _check_ends(channel: Channel, method: QueueBind | QueueUnbind) -> tuple[str, str, str]:
@@ -142,8 +143,10 @@ def queue_purge(channel: Channel, method: QueuePurge) -> None:
     queue = session.vhost.queue(name)
     check_exclusive(queue, session)
     count = queue.purge()
+    if queue.log is not None:
+        session.broker.batch.must_tell()
     if not method.no_wait:
-        channel.reply(QueuePurgeOk(count))
+        channel.reply_durably(QueuePurgeOk(count))
 
 
 def queue_delete(channel: Channel, method: QueueDelete) -> None:
@@ -157,7 +160,7 @@ def queue_delete(channel: Channel, method: QueueDelete) -> None:
         check_exclusive(queue, session)
         count = vhost.delete_queue(queue, if_unused=method.if_unused, if_empty=method.if_empty)
     if not method.no_wait:
-        channel.reply(QueueDeleteOk(count))
+        channel.reply_durably(QueueDeleteOk(count))
 
 
 HANDLERS: dict[type, Callable[..., None]] = {

@@ -9,6 +9,7 @@ Called by: server.connection (receive, run, flush, close), server.timers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from leveret.broker.amqp import (
@@ -19,9 +20,11 @@ from leveret.broker.amqp import (
     queue_methods,
 )
 from leveret.broker.amqp.channel import Channel
+from leveret.broker.amqp.held import Held
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.publish import publish
 from leveret.broker.core.message import Message
+from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.connection import Connection
 from leveret.protocol.errors import (
     AccessRefused,
@@ -92,6 +95,8 @@ class Session:
       is_ended: Whether the socket is to be closed once the outbox is empty.
       is_hung_up: Whether it is to be closed without a word, after a pause that slows guessing.
       is_blocked: Whether its publishes wait for an alarm to end.
+      is_waiting: Whether a command waits for messages that are being read.
+      has_published: Whether it has ever published.
       is_writing: Whether a writer empties the outbox because the peer is slow.
       closing_since: When the connection began to close, in `broker.now`; None before.
     """
@@ -105,6 +110,7 @@ class Session:
         self.peer = peer
         self.is_loopback = is_loopback
         self.outbox = Outbox()
+        self.held = Held()
         self.outbox_high = limits.outbox_high
         self.connection = Connection(
             Role.SERVER,
@@ -124,6 +130,8 @@ class Session:
         self.is_hung_up = False
         self.is_blocked = False
         self.is_writing = False
+        self.is_waiting = False
+        self.has_published = False
         self.octets_in = 0
         self.octets_out = 0
         self.reason = "the client closed the socket"
@@ -197,10 +205,14 @@ class Session:
         What is left may also wait for the end of an alarm: then `is_blocked` is set.
         """
         commands = self._commands
+        self.is_waiting = False
         while self._index < len(commands):
             number, command = commands[self._index]
             try:
                 done = self._handle(number, command, out_of_time)
+            except NotLoaded:
+                done = False
+                self.is_waiting = True
             except AMQPError as problem:
                 done = True
                 self.fail(number, problem, command)
@@ -287,6 +299,7 @@ class Session:
         if self.broker.blocked:
             self._block()
             return False
+        self.has_published = True
         self._start = publish(channel, contents, self._start, out_of_time)
         if self._start < len(contents):
             return False
@@ -319,15 +332,44 @@ class Session:
         self.broker.batch.flushing[self] = None
 
     def reply(self, method: Method) -> None:
-        """Send a method on channel 0."""
+        """Send a method on channel 0; close-ok goes after all that waits for a commit."""
+        if self.held and isinstance(method, ConnectionCloseOk):
+            self.held.follow(0, partial(self._reply, method))
+        else:
+            self._reply(method)
+
+    def _reply(self, method: Method) -> None:
         self.outbox.append(self.connection.send(0, method))
         if isinstance(method, ConnectionCloseOk):
             self._end()
         self.touch()
 
     def _send(self, number: int, method: Method) -> None:
+        """Send a method on a channel that is closed, after what waits for a commit."""
+        if number in self.held:
+            self.held.follow(number, partial(self._send_now, number, method))
+        else:
+            self._send_now(number, method)
+
+    def _send_now(self, number: int, method: Method) -> None:
         self.outbox.append(self.connection.send(number, method))
         self.touch()
+
+    def hold(self, number: int, commit: int, action: Callable[[], None]) -> None:
+        """Do something on a channel when a commit is done."""
+        self.held.hold(number, commit, action)
+        self.broker.batch.hold(self, commit)
+
+    def hold_confirms(self, channel: Channel, commit: int) -> None:
+        """Confirm what was published on a channel when a commit is done."""
+        self.held.confirm(channel, commit)
+        self.broker.batch.hold(self, commit)
+
+    def release(self, committed: int) -> bool:
+        """Send what waited for commits up to one; return whether more waits."""
+        for action in self.held.take(committed):
+            action()
+        return bool(self.held)
 
     def flush(self) -> None:
         """Write what waits, as far as the peer takes it now."""
@@ -378,7 +420,8 @@ class Session:
 
     # The end: `fail` answers a mistake with a close, which the client confirms; `close` ends once
     # what was written is sent; `abort` and `hang_up` say nothing, at once and after a pause. All
-    # lead to `forget`, when the socket is closed. `release` lets go of what the client held.
+    # lead to `forget`, when the socket is closed. `give_back` lets go of what the client
+    # held.
 
     def open_channel(self, number: int) -> Channel:
         """Add a channel."""
@@ -413,7 +456,7 @@ class Session:
             self._send(number, ChannelClose(*close))
             return
         self.reason = problem.reply_text
-        self.release()
+        self.give_back()
         self.closing_since = self.broker.now
         if self.connection.state is State.PRE_INIT:
             self._end()
@@ -430,7 +473,7 @@ class Session:
         self.is_ended = True
         self.touch()
 
-    def release(self) -> None:
+    def give_back(self) -> None:
         """Let go of all the client holds: channels, consumers, exclusive queues."""
         self.is_running = False  # first: what its consumers were dealt now would be lost
         for channel in tuple(self.channels.values()):
@@ -447,7 +490,7 @@ class Session:
         """End the session; what was written before is still sent."""
         if reason:
             self.reason = reason
-        self.release()
+        self.give_back()
         self._end()
 
     def abort(self, reason: str) -> None:
@@ -462,6 +505,7 @@ class Session:
         if self.broker.sessions.pop(self, self) is None:
             self.broker.events.emit("connection.closed", session=self, reason=self.reason)
         self.broker.batch.flushing.pop(self, None)
+        self.broker.batch.held.pop(self, None)
         self.unblock()
 
 

@@ -48,8 +48,12 @@ class Transaction:
         self._settlements.append((list(tags.values()), requeue))
         self._tags.update(tags)
 
-    def commit(self, channel: Channel) -> None:
-        """Carry out what was held, publishes first, and start anew."""
+    def commit(self, channel: Channel) -> bool:
+        """Carry out what was held, publishes first, and start anew.
+
+        Returns:
+          Whether any of it is to be kept over a restart.
+        """
         publishes, settlements = self._publishes, self._settlements
         self._start_anew()
         for message, queues, mandatory in publishes:
@@ -58,7 +62,10 @@ class Transaction:
             if requeue:
                 channel.requeue(entries)
             else:
-                channel.discard(entries)
+                channel.discard(entries, in_pieces=False)
+        changed = {queue for _, queues, _ in publishes for queue in queues}
+        changed |= {consumer.queue for entries, _ in settlements for consumer, _, _ in entries}
+        return any(queue.log is not None for queue in changed)
 
     def rollback(self, channel: Channel) -> None:
         """Drop held publishes, make held settlements unacknowledged again, start anew."""

@@ -2,8 +2,9 @@
 
 Law: handlers only write down here whom they touched. At the end of the slice each touched queue
 deals once, each channel with new confirms sends them once, each peer gets one write. What does
-not fit into the time of the slice waits for the next; who fails takes nobody along. What must
-reach a disk will stand here too; what waits for it is released after the commit.
+not fit into the time of the slice waits for the next; who fails takes nobody along. What a log
+must keep is counted in commits: what a slice wrote is in the one that is open, and whoever must
+not hear of it before waits until that one is done.
 
 Called by: core.queue, amqp (fill it), server.turns (empties it).
 """
@@ -28,6 +29,16 @@ class Confirming(Protocol):
 
     def send_confirms(self) -> None:
         """Confirm what is due."""
+
+    def hold_confirms(self, commit: int) -> None:
+        """Confirm it when a commit is done."""
+
+
+class Waiting(Protocol):
+    """A session with replies that wait for commits."""
+
+    def release(self, committed: int) -> bool:
+        """Send what waited for commits up to one; return whether more waits."""
 
 
 class Peer(Protocol):
@@ -56,11 +67,33 @@ class Batch:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
       waiting: Queues that did not come to deal in theirs.
       debris: Work on what is gone for everybody, such as freeing it; each step of it is short.
+      is_durable: Whether anything is kept over a restart.
+      must_commit: Whether something to be kept was published since confirms were last looked at.
+      commit: The number of the commit that what is written now will be in.
+      committed: The last commit that is done.
+      telling: The last commit that replies wait for, because of what they tell.
+      wanted: The last commit that anyone waits for.
+      held: Who waits for commits.
       is_crowded: Set when messages published in this slice found consumers, but none with room.
       failed: Told whose part of a slice raised what.
     """
 
-    __slots__ = ("confirming", "debris", "failed", "flushing", "is_crowded", "touched", "waiting")
+    __slots__ = (
+        "commit",
+        "committed",
+        "confirming",
+        "debris",
+        "failed",
+        "flushing",
+        "held",
+        "is_crowded",
+        "is_durable",
+        "must_commit",
+        "telling",
+        "touched",
+        "waiting",
+        "wanted",
+    )
 
     def __init__(self) -> None:
         self.touched: dict[Queue, None] = {}
@@ -68,6 +101,13 @@ class Batch:
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
         self.debris: deque[Iterator[None]] = deque()
+        self.held: dict[Waiting, None] = {}
+        self.is_durable = False
+        self.must_commit = False
+        self.commit = 1
+        self.committed = 0
+        self.telling = 0
+        self.wanted = 0
         self.is_crowded = False
         self.failed: Callable[[object, Exception], None] = _reraise
 
@@ -78,16 +118,53 @@ class Batch:
           False if there was no time for all the queues it touched: they wait.
         """
         is_done = not self.touched or self._deal(out_of_time)
-        if self.confirming:
-            confirming, self.confirming = self.confirming, {}
-            for channel in confirming:
-                try:
-                    channel.send_confirms()
-                except Exception as problem:
-                    self.failed(channel, problem)
+        if self.confirming and not (self.waiting and self.is_durable):
+            self._confirm()
         if self.flushing:
             self._flush()
         return is_done
+
+    def _confirm(self) -> None:
+        """Confirm what was published, or hold the confirms: all of it stands in its queues."""
+        confirming, self.confirming = self.confirming, {}
+        must_commit, self.must_commit = self.must_commit, False
+        for channel in confirming:
+            try:
+                if must_commit:
+                    channel.hold_confirms(self.commit)
+                else:
+                    channel.send_confirms()
+            except Exception as problem:
+                self.failed(channel, problem)
+
+    def confirm_early(self, channel: Confirming) -> None:
+        """Confirm what was published on a channel that ends, wherever it stands by now."""
+        self.confirming.pop(channel, None)
+        if self.is_durable:
+            channel.hold_confirms(self.commit)
+        else:
+            channel.send_confirms()
+
+    def must_tell(self) -> None:
+        """Have replies wait for the open commit: they tell of something that is in it."""
+        if self.is_durable:
+            self.telling = self.commit
+
+    def hold(self, who: Waiting, commit: int) -> None:
+        """Have a session released when a commit is done."""
+        self.held[who] = None
+        self.wanted = max(self.wanted, commit)
+
+    def done(self, commit: int) -> None:
+        """Tell those who waited for a commit that it is on the disk."""
+        self.committed = commit
+        held, self.held = self.held, {}
+        for session in held:
+            try:
+                if session.release(commit):
+                    self.held[session] = None
+            except Exception as problem:
+                self.failed(session, problem)
 
     def resume(self, out_of_time: Callable[[], bool] = _never) -> None:
         """Let the queues that wait and the debris go on, as a slice of their own."""

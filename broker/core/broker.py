@@ -82,7 +82,7 @@ class Broker:
         self.now = 0
         self.batch = Batch()
         self.events = Events()
-        self.users = Users(loopback_users)
+        self.users = Users(loopback_users, self.events)
         self.vhosts: dict[str, VirtualHost] = {}
         self.envelopes: dict[bytes, Envelope] = {}
         self.sessions: dict[Peer, None] = {}
@@ -97,6 +97,15 @@ class Broker:
             vhost = self.vhosts[name] = VirtualHost(self, name)
             self.events.emit("vhost.created", vhost=vhost)
         return vhost
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with all that is in it; its sessions are ended by the caller."""
+        vhost = self.vhosts.pop(name)
+        vhost.clear()
+        self.users.forget_vhost(name)
+        for key in [key for key in self._routes if key[0] == name]:
+            del self._routes[key]
+        self.events.emit("vhost.deleted", vhost=vhost)
 
     def add_defaults(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> None:
         """Make what an empty RabbitMQ has: a virtual host, and an administrator in it."""

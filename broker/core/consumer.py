@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
@@ -34,7 +34,7 @@ class Target(Protocol):
     def deliver(
         self,
         consumer: Consumer,
-        positions: Iterable[int],
+        positions: Sequence[int],
         messages: Sequence[Message],
         redelivered: bool,
     ) -> None:

@@ -10,9 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.protocol.constants import HAS_DELIVERY_MODE, PERSISTENT
+from leveret.protocol.constants import (
+    HAS_CONTENT_ENCODING,
+    HAS_CONTENT_TYPE,
+    HAS_DELIVERY_MODE,
+    HAS_HEADERS,
+    HAS_MORE_FLAGS,
+    PERSISTENT,
+)
 from leveret.protocol.content import Content
-from leveret.protocol.properties import with_headers
+from leveret.protocol.errors import FrameError
+from leveret.protocol.properties import VALUES_OFFSET, with_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +38,27 @@ class Message(Content):
 
     @property
     def persistent(self) -> bool:
-        """Whether its publisher asked for it to survive a restart (delivery mode 2)."""
-        return self.flags & HAS_DELIVERY_MODE != 0 and self.properties.delivery_mode == PERSISTENT
+        """Whether its publisher asked for it to survive a restart (delivery mode 2).
+
+        This is asked of each message that comes into a durable queue, so nothing is decoded: the
+        sizes of what stands before the mode lead to it.
+        """
+        flags, header = self.flags, self.header
+        if not flags & HAS_DELIVERY_MODE:
+            return False
+        at = VALUES_OFFSET
+        try:
+            if flags & HAS_MORE_FLAGS:
+                return self.properties.delivery_mode == PERSISTENT
+            if flags & HAS_CONTENT_TYPE:
+                at += 1 + header[at]
+            if flags & HAS_CONTENT_ENCODING:
+                at += 1 + header[at]
+            if flags & HAS_HEADERS:
+                at += 4 + int.from_bytes(header[at : at + 4])
+            return header[at] == PERSISTENT
+        except (IndexError, FrameError):  # nobody has read its properties yet, and nobody can
+            return False
 
     def with_headers(self, headers: Mapping[str, Value] | None) -> Message:
         """Return a copy with other headers; the body is shared."""

@@ -2,7 +2,8 @@
 
 Law: at most one policy and one operator policy apply to an object: the highest priority wins,
 between equals the first name. An operator's numbers can only lower what a policy asks for, and
-a policy's numbers can only lower what x-arguments ask for.
+a policy's numbers can only lower what x-arguments ask for. A change is told as an event; to put
+again what is there is none.
 
 Called by: core.vhost (effective), entries (put).
 """
@@ -140,10 +141,15 @@ def check_policy(policy: Policy) -> None:
             raise PolicyError(f"{place}: '{key}' is {value!r}, it must be {wanted}")
 
 
+def _tell_nobody(name: str, **fields: object) -> None:
+    pass
+
+
 class Policies:
     """The policies and operator policies of one virtual host."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[..., None] = _tell_nobody) -> None:
+        self._emit = emit
         self._policies: dict[str, Policy] = {}
         self._operator_policies: dict[str, Policy] = {}
 
@@ -158,11 +164,15 @@ class Policies:
     def put(self, policy: Policy, *, operator: bool = False) -> None:
         """Add a policy or replace the one of that name."""
         check_policy(policy)
-        self._table(operator)[policy.name] = policy
+        table = self._table(operator)
+        if table.get(policy.name) != policy:
+            table[policy.name] = policy
+            self._emit("policy.changed", policy=policy, operator=operator)
 
     def delete(self, name: str, *, operator: bool = False) -> None:
         """Remove a policy; KeyError if there is none of that name."""
-        del self._table(operator)[name]
+        policy = self._table(operator).pop(name)
+        self._emit("policy.deleted", policy=policy, operator=operator)
 
     def match(self, kind: Kind, name: str, *, operator: bool = False) -> Policy | None:
         """Return the one policy that applies to an object."""

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Mapping, Sequence
 
+    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
+    from leveret.broker.core.runs import Paged
     from leveret.broker.core.vhost import VirtualHost
 
 # Messages dealt in one go before others get their turn; the queue goes on in the next slice.
@@ -35,6 +37,12 @@ LOOK = 4
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
 # connection may have unsent.
 DEAL_BYTES = 1 << 20
+# Chunks of the front that are read from the log before they are needed.
+READ_AHEAD = 3
+
+
+class NotLoaded(Exception):
+    """What is asked for is being read; the command is to be tried again."""
 
 
 class Queue:
@@ -46,6 +54,8 @@ class Queue:
       unacked_count: Messages delivered and not settled.
       unacked_bytes: Their octets.
       owner: The session that alone may use it, None if all may.
+      log: What keeps its messages over a restart, None if nothing does.
+      delivered_before: Up to which position messages may have been delivered before a restart.
     """
 
     __slots__ = (
@@ -56,8 +66,10 @@ class Queue:
         "arguments",
         "auto_delete",
         "deleted",
+        "delivered_before",
         "durable",
         "incoming",
+        "log",
         "name",
         "next_position",
         "owner",
@@ -86,6 +98,8 @@ class Queue:
         self.policy: Mapping[str, object] = EMPTY_TABLE
         self.deleted = False
         self.incoming: list[Message] = []
+        self.log: Log | None = None
+        self.delivered_before = -1
         self.next_position = 0
         self.unacked_count = 0
         self.unacked_bytes = 0
@@ -122,9 +136,10 @@ class Queue:
 
     @property
     def memory(self) -> int:
-        """Octets its messages are accounted for."""
-        count = self._runs.count + len(self._returned) + self.unacked_count
-        return self.bytes + count * OVERHEAD
+        """Octets its messages are accounted for, as far as they are in memory."""
+        runs = self._runs
+        count = runs.count - runs.paged_count + len(self._returned) + self.unacked_count
+        return self.bytes - runs.paged_bytes + count * OVERHEAD
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -140,6 +155,8 @@ class Queue:
             if self._returned:
                 limit -= self._deal_returned(level)
             elif self._runs.count:
+                if not self._is_loaded():
+                    break
                 limit -= self._deal_runs(level, limit)
             elif incoming:
                 limit -= self._deal_incoming(level, limit)
@@ -150,11 +167,13 @@ class Queue:
             self._store()
             if self._ring.consumers:
                 self.vhost.broker.batch.is_crowded = True
-        if level is not None and (self._runs.count or self._returned):
+        if level is not None and (self._returned or (self._runs.count and self._is_loaded())):
             self.touch()
 
     def _store(self) -> None:
         messages = self.incoming
+        if self.log is not None:
+            self.log.enqueued(self.next_position, messages)
         self._runs.append(self.next_position, messages)
         self.next_position += len(messages)
         messages.clear()
@@ -213,10 +232,18 @@ class Queue:
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         consumers, share, cost = self._next(level, limit, self._runs.count)
         if consumers:
-            base, messages = self._runs.take(min(len(consumers) * share, DEAL_LIMIT), DEAL_BYTES)
-            self._distribute(level, consumers, base, messages)
+            wanted = min(len(consumers) * share, DEAL_LIMIT)
+            base, messages, redelivered = self._take(wanted, DEAL_BYTES)
+            self._distribute(level, consumers, base, messages, redelivered)
             cost += len(messages)
         return cost
+
+    def _take(self, limit: int, size: int) -> tuple[int, list[Message], bool]:
+        """Take neighbours from the front that were all, or none of them, delivered before."""
+        runs = self._runs
+        if runs.first > self.delivered_before:
+            return (*runs.take(limit, size), False)
+        return (*runs.take(min(limit, self.delivered_before - runs.first + 1), size), True)
 
     def _deal_incoming(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         incoming = self.incoming
@@ -232,6 +259,8 @@ class Queue:
             del incoming[:wanted]
         base = self.next_position
         self.next_position = base + len(messages)
+        if self.log is not None:
+            self.log.enqueued(base, messages)
         self._distribute(level, consumers, base, messages)
         return cost + len(messages)
 
@@ -241,18 +270,19 @@ class Queue:
         consumers: list[Consumer],
         base: int,
         messages: list[Message],
+        redelivered: bool = False,
     ) -> None:
         """Deal neighbouring messages out in turns; each of the consumers has room for its share."""
         count, width = len(messages), len(consumers)
         if width == 1:
             consumer = consumers[0]
-            consumer.channel.deliver(consumer, range(base, base + count), messages, False)
+            consumer.channel.deliver(consumer, range(base, base + count), messages, redelivered)
             if len(level) > 1:
                 level.move_to_end(consumer)
             return
         for index, consumer in enumerate(consumers[:count]):
             positions = range(base + index, base + count, width)
-            consumer.channel.deliver(consumer, positions, messages[index::width], False)
+            consumer.channel.deliver(consumer, positions, messages[index::width], redelivered)
         for consumer in consumers[: count if count <= width else count % width]:
             level.move_to_end(consumer)
 
@@ -260,6 +290,9 @@ class Queue:
         """Take the first ready message for basic.get: position, message, redelivered.
 
         It counts as unacked until `settle` or `requeue`.
+
+        Raises:
+          NotLoaded: It is being read; the same may be asked again once it is.
         """
         self.deal()
         if self.incoming:
@@ -269,13 +302,55 @@ class Queue:
             self._returned_bytes -= octets((message,))
             redelivered = True
         elif self._runs.count:
-            position, (message,) = self._runs.take(1)
-            redelivered = False
+            if not self._is_loaded():
+                raise NotLoaded
+            position, (message,), redelivered = self._take(1, DEAL_BYTES)
         else:
             return None
+        if self.log is not None:
+            self.log.delivered(position)
         self.unacked_count += 1
         self.unacked_bytes += octets((message,))
         return position, message, redelivered
+
+    # What is only in the log
+
+    def restore(self, next_position: int, runs: Sequence[tuple[int, int, int]]) -> None:
+        """Take over what a log has, after a restart.
+
+        Args:
+          next_position: The position that the next message gets.
+          runs: First position, number and octets of neighbouring messages, ascending.
+        """
+        self.next_position = next_position
+        for base, count, size in runs:
+            self._runs.append_paged(base, count, size)
+
+    def page_out(self, limit: int) -> None:
+        """Leave messages to the log alone, except so many octets and the first few."""
+        runs = self._runs
+        if self.log is not None and runs.bytes - runs.paged_bytes > limit:
+            runs.page_out(limit, self.log.is_kept)
+
+    def waits_for(self, paged: Paged) -> bool:
+        """Whether messages that were asked for are still needed."""
+        return not self.deleted and self._runs.has(paged)
+
+    def loaded(self, paged: Paged, messages: list[Message]) -> None:
+        """Take in messages that were asked for."""
+        if self._runs.load(paged, messages):
+            self.touch()
+
+    def _is_loaded(self) -> bool:
+        """Whether the first message is in memory; have it, and those after it, read if not."""
+        runs = self._runs
+        if not runs.paged_count:
+            return True
+        if self.log is not None:
+            for paged in runs.wanted(READ_AHEAD):
+                paged.is_asked = True
+                self.log.fetch(self, paged)
+        return not runs.is_front_paged
 
     # Settling
 
@@ -312,6 +387,9 @@ class Queue:
         return count
 
     def _drop_ready(self) -> None:
+        if self.log is not None:
+            returned = [(position, position) for position, _ in self._returned]
+            self.log.dropped(sorted(self._runs.ranges() + returned))
         remains = self._runs.clear(), free(self._returned, CHUNK_LENGTH)
         self.vhost.broker.batch.debris += remains
         self._returned = []
@@ -356,4 +434,7 @@ class Queue:
             self._ring.remove(consumer)
             consumer.channel.cancelled(consumer)
         self._drop_ready()
+        if self.log is not None:
+            self.log.close()
+            self.log = None
         self.vhost.broker.batch.touched.pop(self, None)

@@ -3,6 +3,8 @@
 Law: positions grow and are never reused. They are implicit: a chunk knows the position of its
 first message, the rest follow without gaps. No list grows beyond a chunk, so none ever stalls
 the loop by being resized, and taking from the front moves at most a chunk's worth of pointers.
+Of a paged chunk only the place is here, its messages are in the log; it is loaded before any of
+them is taken.
 
 Called by: core.queue; amqp.channel (octets).
 """
@@ -11,16 +13,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from leveret.broker.core.message import Message
 
 CHUNK_LENGTH = 1024
 UNLIMITED = 1 << 62
+PIECE_OCTETS = 1 << 20  # of a paged chunk, unless it is one message
+FRONT = 2  # chunks that are never paged out
+LOAD_WITHIN = 16  # chunks from the front in which a loaded one is: what is taken meanwhile is more
 
 
 def octets(messages: Iterable[Message]) -> int:
@@ -50,20 +55,55 @@ class Chunk:
         self.messages = messages
 
 
+class Paged:
+    """Neighbouring messages that are not in memory.
+
+    Attributes:
+      base: The position of the first one.
+      count: How many they are.
+      octets: What they are accounted for.
+      is_asked: Whether they are being read.
+    """
+
+    __slots__ = ("base", "count", "is_asked", "octets")
+
+    def __init__(self, base: int, count: int, octets: int) -> None:
+        self.base = base
+        self.count = count
+        self.octets = octets
+        self.is_asked = False
+
+
+def _pieces(chunk: Chunk) -> Iterator[Paged]:
+    """Return what stands for a chunk that is paged out, in pieces that are read at once."""
+    base, size, start = chunk.base, 0, 0
+    for index, message in enumerate(chunk.messages):
+        octets_of_one = message.header_size + message.size
+        if size and size + octets_of_one > PIECE_OCTETS:
+            yield Paged(base + start, index - start, size)
+            start, size = index, 0
+        size += octets_of_one
+    yield Paged(base + start, len(chunk.messages) - start, size)
+
+
 class Runs:
     """A first-in, first-out sequence of messages with positions.
 
     Attributes:
       count: How many they are.
       bytes: Their octets.
+      paged_count: How many of them are not in memory.
+      paged_bytes: Their octets.
     """
 
-    __slots__ = ("_chunks", "bytes", "count")
+    __slots__ = ("_chunks", "bytes", "count", "paged_bytes", "paged_count")
 
     def __init__(self) -> None:
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: deque[Chunk | Paged] = deque()
         self.count = 0
         self.bytes = 0
+        self.paged_count = 0
+        self.paged_bytes = 0
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on at the end."""
@@ -73,15 +113,16 @@ class Runs:
         chunks = self._chunks
         if chunks:
             last = chunks[-1]
-            room = CHUNK_LENGTH - len(last.messages)
-            if room > 0 and last.base + len(last.messages) == base:
-                last.messages += messages[:room]
-                start = room
+            if isinstance(last, Chunk):
+                room = CHUNK_LENGTH - len(last.messages)
+                if room > 0 and last.base + len(last.messages) == base:
+                    last.messages += messages[:room]
+                    start = room
         for index in range(start, len(messages), CHUNK_LENGTH):
             chunks.append(Chunk(base + index, messages[index : index + CHUNK_LENGTH]))
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[int, list[Message]]:
-        """Remove messages from the front; return the first position and them.
+        """Remove messages from the front, which is loaded; return the first position and them.
 
         They are neighbours, so there may be fewer than asked for, but at least one.
 
@@ -90,6 +131,7 @@ class Runs:
           size: How many octets they may have together, unless it is one.
         """
         chunk = self._chunks[0]
+        assert isinstance(chunk, Chunk)
         base, messages = chunk.base, chunk.messages
         taken = messages[:limit] if limit < len(messages) else messages
         total = octets(taken)
@@ -111,6 +153,83 @@ class Runs:
         """Drop everything; what is returned frees it, a chunk at a time."""
         chunks = list(self._chunks)
         self._chunks.clear()
-        self.count = 0
-        self.bytes = 0
+        self.count = self.bytes = 0
+        self.paged_count = self.paged_bytes = 0
         return free(chunks, 1)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the positions: first and last of each run of neighbours."""
+        found: list[tuple[int, int]] = []
+        for chunk in self._chunks:
+            count = chunk.count if isinstance(chunk, Paged) else len(chunk.messages)
+            last = chunk.base + count - 1
+            if found and found[-1][1] + 1 == chunk.base:
+                found[-1] = found[-1][0], last
+            else:
+                found.append((chunk.base, last))
+        return found
+
+    # What is not in memory
+
+    def append_paged(self, base: int, count: int, octets: int) -> None:
+        """Add messages that are only in the log, at the end."""
+        self._chunks.append(Paged(base, count, octets))
+        self.count += count
+        self.bytes += octets
+        self.paged_count += count
+        self.paged_bytes += octets
+
+    def page_out(self, limit: int, is_kept: Callable[[int, int], bool]) -> None:
+        """Let go of messages that the log has, the last ones first, until few enough are left.
+
+        Args:
+          limit: Octets that may stay in memory.
+          is_kept: Says of a first position and a number whether the log has all of those.
+        """
+        chunks = self._chunks
+        tail: list[Chunk | Paged] = []
+        excess = self.bytes - self.paged_bytes - limit
+        while len(chunks) > FRONT and excess > 0:
+            chunk = chunks[-1]
+            if isinstance(chunk, Paged):
+                break
+            chunks.pop()
+            count = len(chunk.messages)
+            if not is_kept(chunk.base, count):
+                tail.append(chunk)  # not yet, or never: it holds transient messages
+                continue
+            for piece in reversed(list(_pieces(chunk))):
+                tail.append(piece)
+                self.paged_count += piece.count
+                self.paged_bytes += piece.octets
+                excess -= piece.octets
+        chunks.extend(reversed(tail))
+
+    @property
+    def first(self) -> int:
+        """The position of the first message."""
+        return self._chunks[0].base
+
+    @property
+    def is_front_paged(self) -> bool:
+        """Whether the first message has to be loaded before it can be taken."""
+        return self.paged_count > 0 and isinstance(self._chunks[0], Paged)
+
+    def wanted(self, ahead: int) -> list[Paged]:
+        """Return the paged chunks among the first few that nobody has asked for yet."""
+        front = islice(self._chunks, ahead)
+        return [each for each in front if isinstance(each, Paged) and not each.is_asked]
+
+    def has(self, paged: Paged) -> bool:
+        """Whether a paged chunk is still among the first."""
+        return any(each is paged for each in islice(self._chunks, LOAD_WITHIN))
+
+    def load(self, paged: Paged, messages: list[Message]) -> bool:
+        """Put messages in the place of a paged chunk; False if it is not here any more."""
+        for index, each in enumerate(islice(self._chunks, LOAD_WITHIN)):
+            if each is paged:
+                self._chunks[index] = Chunk(paged.base, messages)
+                self.paged_count -= paged.count
+                self.paged_bytes -= paged.octets
+                return True
+        return False

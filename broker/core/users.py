@@ -1,7 +1,8 @@
 """Users: who may connect, from where, and what they may touch.
 
 Law: nothing here keeps or compares a password in the clear, and no answer outlives the rule it
-came from: every change clears the memo and raises ``epoch``, on which route memos depend.
+came from: every change clears the memo, raises ``epoch``, on which route memos depend, and is told
+as an event. To set again what is set changes nothing.
 
 Hashes and permissions are RabbitMQ's: base64 of a 4-byte salt and the digest of salt and
 password; three patterns per user and virtual host, searched for unanchored, "" matching nothing.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from leveret.broker.core.events import Events
 from leveret.broker.core.patterns import compile_pattern
 
 Permission = Literal["configure", "write", "read"]
@@ -92,8 +94,11 @@ def check_hash(name: str, password_hash: str, algorithm: str) -> None:
 class Users:
     """All users, their permissions, and the memo of answers."""
 
-    def __init__(self, loopback_users: Iterable[str] = ("guest",)) -> None:
+    def __init__(
+        self, loopback_users: Iterable[str] = ("guest",), events: Events | None = None
+    ) -> None:
         self.epoch = 0
+        self._emit = (Events() if events is None else events).emit
         self.loopback_users = frozenset(loopback_users)
         self._users: dict[str, User] = {}
         self._permissions: dict[tuple[str, str], Permissions] = {}
@@ -125,8 +130,10 @@ class Users:
     def put(self, user: User) -> None:
         """Add a user or replace the one of that name; permissions stay."""
         check_hash(user.name, user.password_hash, user.hashing_algorithm)
-        self._users[user.name] = user
-        self._changed()
+        if self._users.get(user.name) != user:
+            self._users[user.name] = user
+            self._changed()
+            self._emit("user.changed", user=user)
 
     def add(self, name: str, password: str, tags: Iterable[str] = ()) -> User:
         """Add or replace a user with a password in the clear; a password it has keeps its hash."""
@@ -140,8 +147,9 @@ class Users:
 
     def delete(self, name: str) -> None:
         """Remove a user and all its permissions."""
-        del self._users[name]
+        user = self._users.pop(name)
         self._forget(lambda key: key[0] == name)
+        self._emit("user.deleted", user=user)
 
     def forget_vhost(self, vhost: str) -> None:
         """Remove every permission in a virtual host that is being deleted."""
@@ -152,13 +160,16 @@ class Users:
         self._require(user)
         for pattern in permissions:
             compile_pattern(pattern)
-        self._permissions[user, vhost] = permissions
-        self._changed()
+        if self._permissions.get((user, vhost)) != permissions:
+            self._permissions[user, vhost] = permissions
+            self._changed()
+            self._emit("permissions.changed", user=user, vhost=vhost, permissions=permissions)
 
     def clear_permissions(self, user: str, vhost: str) -> None:
         """Take back all permissions of a user in a virtual host, access included."""
-        self._permissions.pop((user, vhost), None)
-        self._changed()
+        if self._permissions.pop((user, vhost), None) is not None:
+            self._changed()
+            self._emit("permissions.deleted", user=user, vhost=vhost)
 
     def set_topic_permissions(
         self, user: str, vhost: str, exchange: str, permissions: TopicPermissions
@@ -167,17 +178,27 @@ class Users:
         self._require(user)
         for pattern in permissions:
             compile_pattern(_expand(pattern, user, vhost))
-        self._topic_permissions.setdefault((user, vhost), {})[exchange] = permissions
-        self._changed()
+        rows = self._topic_permissions.setdefault((user, vhost), {})
+        if rows.get(exchange) != permissions:
+            rows[exchange] = permissions
+            self._changed()
+            self._emit(
+                "topic_permissions.changed",
+                user=user,
+                vhost=vhost,
+                exchange=exchange,
+                permissions=permissions,
+            )
 
     def clear_topic_permissions(self, user: str, vhost: str, exchange: str | None = None) -> None:
         """Lift the limits of a user on one topic exchange, or on all of a virtual host."""
         rows = self._topic_permissions.get((user, vhost), {})
-        for name in [exchange] if exchange is not None else list(rows):
-            rows.pop(name, None)
-        if not rows:
-            self._topic_permissions.pop((user, vhost), None)
-        self._changed()
+        for name in list(rows) if exchange is None else [exchange]:
+            if rows.pop(name, None) is not None:
+                if not rows:
+                    del self._topic_permissions[user, vhost]
+                self._changed()
+                self._emit("topic_permissions.deleted", user=user, vhost=vhost, exchange=name)
 
     def authenticate(self, name: str, password: str | bytes) -> User | None:
         """Return the user if the password is right; equally slow for users that do not exist."""
@@ -229,9 +250,9 @@ class Users:
 
     def _forget(self, gone: Callable[[tuple[str, str]], bool]) -> None:
         for key in [key for key in self._permissions if gone(key)]:
-            del self._permissions[key]
+            self.clear_permissions(*key)
         for key in [key for key in self._topic_permissions if gone(key)]:
-            del self._topic_permissions[key]
+            self.clear_topic_permissions(*key)
         self._changed()
 
     def _remember(self, key: tuple[str, ...], answer: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -95,7 +96,6 @@ class VirtualHost:
       queues: By name.
       epoch: Grows with every change of the topology.
       policies: What policies say, by kind and name.
-      max_queues: How many queues may be declared, None for any number.
     """
 
     def __init__(self, broker: Broker, name: str) -> None:
@@ -104,8 +104,8 @@ class VirtualHost:
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.epoch = 0
-        self.policies = Policies()
-        self.max_queues: int | None = None
+        self.policies = Policies(partial(broker.events.emit, vhost=self))
+        self._max_queues: int | None = None
         self._bindings_to: dict[Destination, dict[Identity, Binding]] = {}
         self._owned: dict[object, dict[Queue, None]] = {}
         self._warned: set[tuple[str, str]] = set()
@@ -116,6 +116,17 @@ class VirtualHost:
 
     def __repr__(self) -> str:
         return f"<VirtualHost {self.name!r}>"
+
+    @property
+    def max_queues(self) -> int | None:
+        """How many queues may be declared, None for any number."""
+        return self._max_queues
+
+    @max_queues.setter
+    def max_queues(self, most: int | None) -> None:
+        if most != self._max_queues:
+            self._max_queues = most
+            self.broker.events.emit("vhost.changed", vhost=self)
 
     # Look-up
 
@@ -304,10 +315,10 @@ class VirtualHost:
 
     def check_queue_limit(self, name: str) -> None:
         """Raise `PreconditionFailed` if one more queue would be too many."""
-        if self.max_queues is not None and len(self.queues) >= self.max_queues:
+        if self._max_queues is not None and len(self.queues) >= self._max_queues:
             raise PreconditionFailed(
                 f"cannot declare queue '{name}': queue limit in vhost '{self.name}' "
-                f"({self.max_queues}) is reached"
+                f"({self._max_queues}) is reached"
             )
 
     def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
@@ -320,6 +331,7 @@ class VirtualHost:
             raise PreconditionFailed(f"{subject} not empty")
         if if_unused and queue.consumer_count:
             raise PreconditionFailed(f"{subject} in use")
+        unused = self._unbind_all(queue)  # it is told of each binding while both ends are there
         del self.queues[queue.name]
         if queue.owner is not None:
             owned = self._owned[queue.owner]
@@ -327,7 +339,6 @@ class VirtualHost:
             if not owned:
                 del self._owned[queue.owner]
         self.epoch += 1
-        unused = self._unbind_all(queue)
         queue.delete()
         self.broker.events.emit("queue.deleted", vhost=self, queue=queue)
         self._delete_exchanges(unused)
@@ -417,6 +428,16 @@ class VirtualHost:
         if binding.destination_kind == "queue":
             return self.queues[binding.destination]
         return self.exchanges[binding.destination]
+
+    def clear(self) -> None:
+        """Delete all that is in it, as it is being deleted itself."""
+        for queue in tuple(self.queues.values()):
+            self.delete_queue(queue)
+        self._delete_exchanges([exchange for name, exchange in self.exchanges.items() if name])
+        for policy in tuple(self.policies):
+            self.policies.delete(policy.name)
+        for policy in tuple(self.policies.operator_policies):
+            self.policies.delete(policy.name, operator=True)
 
     # Policies
 

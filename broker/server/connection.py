@@ -98,8 +98,14 @@ class ClientConnection:
             self._has_work
             or session.is_ended
             or session.is_hung_up
+            or self._must_wait_for_commit()
             or (session.is_writing and session.outbox.replies > session.outbox_high)
         )
+
+    def _must_wait_for_commit(self) -> bool:
+        """Whether this peer publishes faster than the store takes it."""
+        committer = self._turns.committer
+        return committer is not None and committer.is_full and self.session.has_published
 
     async def _settle(self) -> bool:
         """Wait for what keeps us from reading; return False if the connection is at its end."""
@@ -112,6 +118,8 @@ class ClientConnection:
         if session.is_hung_up:
             await trio.sleep(HANG_UP_DELAY)
             return False
+        if self._must_wait_for_commit() and self._turns.committer is not None:
+            await self._turns.committer.room()  # one, and then some more is read
         while session.outbox.replies > session.outbox_high and session.is_writing:
             await self._hold()
         if not session.is_ended:
@@ -128,6 +136,8 @@ class ClientConnection:
         while not session.is_ended:
             if session.is_blocked or (outbox.replies > high and session.is_writing):
                 await self._hold()
+            elif session.is_waiting:
+                await turns.wait_until_loaded()
             else:
                 await turns.caught_up()
                 with turns.runnable():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from leveret.broker.core.broker import Broker
+    from leveret.broker.server.committer import Committer
 
 # Seconds in which every runnable connection should have had a slice.
 ROUND = 0.015
@@ -40,11 +41,15 @@ class Turns:
     Attributes:
       started: When the last slice began, in seconds of the performance counter.
       poller: Calls the connections that can be read.
+      lookers: Called at the end of each slice: whoever carries on what it has caused.
+      committer: What publishers wait for when it has too much to do; None without a store.
     """
 
     def __init__(self, broker: Broker, clock: Callable[[], int]) -> None:
         self.broker = broker
         self.poller = Poller()
+        self.lookers: list[Callable[[], None]] = []
+        self.committer: Committer | None = None
         self.started = 0.0
         self._clock = clock
         self._runnable = 0
@@ -54,6 +59,7 @@ class Turns:
         self._high = broker.limits.outbox_high
         self._more = trio.Event()
         self._caught_up = trio.Event()
+        self._loaded = trio.Event()
         broker.batch.failed = self._failed
 
     @contextmanager
@@ -109,7 +115,19 @@ class Turns:
         is_done = batch.finish(self._is_over)
         if batch.waiting or batch.touched or batch.flushing or batch.debris:
             self._more.set()
+        for look in self.lookers:
+            look()
         return is_done
+
+    def loaded(self) -> None:
+        """Go on with what waited for messages that have been read."""
+        self._loaded.set()
+        self._loaded = trio.Event()
+        self.finish()
+
+    async def wait_until_loaded(self) -> None:
+        """Wait until messages have been read."""
+        await self._loaded.wait()
 
     async def caught_up(self) -> None:
         """Wait until everything that was caused before has been carried out."""

@@ -49,7 +49,7 @@ class FakeSession:
         self.channels = {}
         self.replies = []
         self.reply = self.replies.append
-        self.ended = ""
+        self.ended = self.reason = ""
         self.closing_since = None
 
     def open_channel(self, number):
@@ -60,6 +60,9 @@ class FakeSession:
         self.ended = reason
 
     close = hang_up
+
+    def give_back(self):
+        self.ended = self.reason
 
 
 @pytest.fixture

@@ -81,6 +81,8 @@ class RecordingChannel:
     def reply(self, method):
         self.replies.append(method)
 
+    reply_durably = reply
+
     def room(self, consumer):
         return self.credit
 

@@ -75,6 +75,7 @@ async def edge(
     if limits:
         config = replace(config, limits=replace(config.limits, **limits))
     broker = app.build(config)
+    app.furnish(broker, config, app.read_topology(config), is_new=True)
     bound = app.listen(config)
     made = Edge(broker, bound[0].getsockname())
 

@@ -1,0 +1,43 @@
+"""Logs: what durable queues tell whoever keeps their messages, and ask for what is only there.
+
+Law: a queue without a log keeps nothing; one with a log tells it each position that is given and
+each that is settled. The log decides what that means for a disk.
+
+Called by: core.queue, core.batch, amqp.channel. storage.journal has the implementation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Paged
+
+
+class Log(Protocol):
+    """What is kept of one queue."""
+
+    def enqueued(self, base: int, messages: Sequence[Message]) -> None:
+        """Take in messages at positions from `base` on; transient ones are left out."""
+
+    def delivered(self, position: int) -> None:
+        """Note that positions up to one may have been delivered."""
+
+    def settled(self, positions: Iterable[int]) -> None:
+        """Forget messages."""
+
+    def dropped(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Forget all messages in ascending ranges: first and last position each."""
+
+    def is_kept(self, base: int, count: int) -> bool:
+        """Whether all of so many messages from a position on can be fetched."""
+
+    def fetch(self, queue: Queue, paged: Paged) -> None:
+        """Have messages read; the queue's `loaded` is called with them."""
+
+    def close(self) -> None:
+        """Forget everything: the queue is gone."""

@@ -1,0 +1,137 @@
+"""Store: the interface of what keeps rows and definitions, and what durable means.
+
+Law: a store knows neither queues nor messages. It keeps rows of octets in order, deletes and
+replaces them, and keeps definitions beside them, all that is handed to one `commit` at once or
+not at all. When `commit` returns, it survives the loss of power.
+
+Called by: storage.memory, storage.sqlite (they are stores), server.committer (commits),
+storage.journal (makes rows), app (opens).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+
+class StoreError(Exception):
+    """A store cannot be used; the text is one line for its operator."""
+
+
+class StoreFailed(StoreError):
+    """A commit is not known to be durable: nothing in it may be confirmed, ever."""
+
+
+class Fenced(StoreFailed):
+    """Another owner has taken over; what this one knows is out of date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write, from `acquire` until `deadline`.
+
+    Attributes:
+      shard: What it is for; 0 where there is only one.
+      epoch: Grows with each owner; a store refuses rows of an older one.
+      deadline: When it ends, in seconds of the local monotonic clock.
+    """
+
+    shard: int
+    epoch: int
+    deadline: float
+
+
+class Definition(NamedTuple):
+    """One definition as it is to be kept: a queue, a user, a binding.
+
+    Attributes:
+      kind: What it is ("queue").
+      key: Which one, unique among its kind.
+      value: What is known of it; None deletes it.
+    """
+
+    kind: str
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Row:
+    """What one commit adds, or a part of it.
+
+    Attributes:
+      seq: Its number: grows by each row, never reused.
+      index: What the body holds, in records, checksummed by whoever made it.
+      body: The octets of messages, for `Ref`.
+      delete: Rows that nobody needs any more.
+      replace: Rows of which only a new index is still needed; their bodies become empty.
+      definitions: Changed in the same transaction, in order.
+    """
+
+    seq: int
+    index: bytes
+    body: bytes = b""
+    delete: Sequence[int] = ()
+    replace: Sequence[tuple[int, bytes]] = ()
+    definitions: Sequence[Definition] = field(default=())
+
+
+class Ref(NamedTuple):
+    """Octets in the body of a row."""
+
+    seq: int
+    offset: int
+    length: int
+
+
+class Store(Protocol):
+    """What keeps rows. Every method but the constructor may be slow; none blocks the event loop."""
+
+    async def open(self) -> None:
+        """Make the store usable, creating it if there is none.
+
+        Raises:
+          StoreError: It is in use, not ours, of a newer format, damaged, or cannot be written.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything; what was committed stays."""
+
+    async def acquire(self, shard: int, node: str, seconds: float) -> Lease | None:
+        """Become the owner, under a new epoch; None while somebody else is."""
+
+    async def renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[Lease]:
+        """Prolong leases; return those that are still held."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+
+    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        """Make rows durable, all or none of them.
+
+        Raises:
+          Fenced: A lease is not held any more; nothing was written.
+          StoreFailed: It is not known whether anything was.
+        """
+
+    async def committed(self, lease: Lease, seq: int) -> bool:
+        """Return whether a row is there, after a commit that ended in doubt."""
+
+    def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+        """Return number and index of all rows, ascending, some at a time; never a body."""
+
+    async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
+        """Return octets of bodies, in the order asked for.
+
+        Raises:
+          StoreError: They are not there.
+        """
+
+    async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:
+        """Return kind, key and value of all definitions, in the order they were first kept."""
+
+    async def maintain(self, seconds: float) -> bool:
+        """Give space back for about so long; return whether there is more to do."""

@@ -1,0 +1,242 @@
+"""Database: the SQLite file of a store: its form, and the statements that change it.
+
+Law: everything here runs in the thread that owns the connection. Whatever is many is handed to
+SQLite as one text or blob, never with a call for each: each call gives the interpreter's lock
+away, and a busy loop is slow to give it back.
+
+Called by: storage.sqlite.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from leveret.broker.storage.base import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from leveret.broker.storage.base import Definition, Row
+
+APPLICATION: Final = 0x4C657665  # "Leve", in the header of the file
+FORMAT = 1
+# What makes the next format of each, within a transaction; a copy of the file is kept before.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+PAGE: Final = 16 << 10
+WAL_SIZE = 64 << 20  # what is written twice before it is moved into the file in one go
+SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
+COPY_PAGES: Final = 64
+
+# An insert into the view adds a row and deletes others: one call, and a transaction by itself.
+# The index comes before the body, so that reading it leaves the body alone.
+SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE batch(seq INTEGER PRIMARY KEY, idx BLOB NOT NULL, body BLOB NOT NULL);
+CREATE VIEW row_in(seq, idx, body, del) AS SELECT seq, idx, body, NULL FROM batch;
+CREATE TRIGGER row_t INSTEAD OF INSERT ON row_in BEGIN
+    INSERT INTO batch VALUES(new.seq, new.idx, new.body);
+    DELETE FROM batch WHERE seq IN (SELECT value FROM json_each(new.del));
+END;
+CREATE TABLE meta(
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+    UNIQUE(kind, key)
+);
+CREATE TABLE shard(id INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
+ADD: Final = "INSERT INTO row_in VALUES(?, ?, ?, ?)"
+# These take a blob, and a JSON text that says where in it things are (counted from 1).
+REPLACE: Final = """
+UPDATE batch SET idx = substr(?1, given.value ->> 1, given.value ->> 2), body = x''
+FROM json_each(?2) AS given WHERE batch.seq = given.value ->> 0
+"""
+FORGET: Final = """
+DELETE FROM meta WHERE (kind, key) IN (
+    SELECT value ->> 0, substr(?1, value ->> 1, value ->> 2) FROM json_each(?2)
+)
+"""
+KEEP: Final = """
+INSERT INTO meta(kind, key, value)
+SELECT given.value ->> 0, substr(?1, given.value ->> 1, given.value ->> 2),
+    substr(?1, given.value ->> 3, given.value ->> 4)
+FROM json_each(?2) AS given WHERE true ORDER BY given.key
+ON CONFLICT(kind, key) DO UPDATE SET value = excluded.value
+"""
+
+
+def open_database(file: Path) -> sqlite3.Connection:
+    """Return the connection that writes; make a database of ours out of nothing or an older one.
+
+    Raises:
+      StoreError: It is of something else, or of a later version.
+    """
+    if sqlite3.sqlite_version_info < (3, 38):
+        raise StoreError(f"SQLite is {sqlite3.sqlite_version}: 3.38 or newer is needed")
+    touch(file)
+    connection = connect(file)
+    try:
+        application = number(connection, "PRAGMA application_id")
+        version = number(connection, "PRAGMA user_version")
+        if not application and not number(connection, "SELECT count(*) FROM sqlite_master"):
+            connection.execute(f"PRAGMA page_size = {PAGE}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            settle(connection)
+            connection.executescript(SCHEMA)
+            sync(file.parent)
+        elif application != APPLICATION:
+            raise StoreError(f"{file} is a database of something else")
+        elif version > FORMAT:
+            text = f"its format is {version}, this one knows {FORMAT}"
+            raise StoreError(f"{file} was written by a later Leveret: {text}")
+        else:
+            settle(connection)
+            migrate(connection, file, version)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // PAGE}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+        connection.execute("PRAGMA cache_size = -16000")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, file: Path, version: int) -> None:
+    """Bring a database to our format, one format after the other; keep a copy of the old one."""
+    if any(step not in MIGRATIONS for step in range(version, FORMAT)):
+        raise StoreError(f"{file} has format {version}, which is not known")
+    if version < FORMAT:
+        copy(connection, file.with_name(f"{file.name}.format-{version}"))
+    for step in range(version, FORMAT):
+        connection.execute("BEGIN IMMEDIATE")
+        MIGRATIONS[step](connection)
+        connection.execute(f"PRAGMA user_version = {step + 1}")
+        connection.execute("COMMIT")
+
+
+def take_lock(folder: Path) -> int:
+    """Return a descriptor that keeps other processes out of a folder until it is closed."""
+    try:
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync(folder.parent)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        text = f"the data directory {folder} cannot be used: {problem.strerror}"
+        raise StoreError(text) from problem
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(lock)
+        text = f"the data directory {folder} is in use by another broker"
+        raise StoreError(text) from problem
+    return lock
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def touch(file: Path) -> None:
+    """Make a file that is its owner's alone, if there is none.
+
+    Not while SQLite has it open here: closing it again would end the locks of this process.
+    """
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """Return a connection whose statements are transactions, unless it is told otherwise."""
+    return sqlite3.connect(file, timeout=5, isolation_level=None)
+
+
+def settle(connection: sqlite3.Connection) -> None:
+    """Set what each connection is to have."""
+    if connection.execute("PRAGMA journal_mode = WAL").fetchall() != [("wal",)]:
+        raise sqlite3.OperationalError("the file system cannot share memory between processes")
+    connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+    connection.execute("PRAGMA secure_delete = OFF")  # Debian's default writes everything twice
+
+
+def number(connection: sqlite3.Connection, query: str, arguments: Iterable[int | str] = ()) -> int:
+    """Return the only value of a query."""
+    value: int = connection.execute(query, tuple(arguments)).fetchall()[0][0]
+    return value
+
+
+def copy(
+    source: sqlite3.Connection, file: Path, progress: Callable[[int, int, int], None] | None = None
+) -> None:
+    """Copy a database to a file, which is there as a whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.unlink(missing_ok=True)
+    touch(part)
+    try:
+        with closing(connect(part)) as target:
+            source.backup(target, pages=COPY_PAGES, progress=progress)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(file)
+        sync(file.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def add(execute: Callable[..., object], row: Row) -> None:
+    """Add a row, and delete those that it makes superfluous."""
+    delete = f"[{','.join(map(str, row.delete))}]" if row.delete else None
+    execute(ADD, (row.seq, row.index, row.body, delete))
+
+
+def replace(execute: Callable[..., object], rows: Sequence[tuple[int, bytes]]) -> None:
+    """Give rows other indexes, and no bodies."""
+    pool, places = Pool(), []
+    for seq, index in rows:
+        places.append([seq, *pool.add(index)])
+    execute(REPLACE, (pool.octets, json.dumps(places)))
+
+
+def define(execute: Callable[..., object], definitions: Sequence[Definition]) -> None:
+    """Keep and forget definitions; what is forgotten and kept again goes to the end."""
+    kept: dict[tuple[str, bytes], bytes] = {}
+    forgotten: dict[tuple[str, bytes], None] = {}
+    for kind, key, value in definitions:
+        if value is None:
+            kept.pop((kind, key), None)
+            forgotten[kind, key] = None
+        else:
+            kept[kind, key] = value
+    pool = Pool()
+    if forgotten:
+        places = json.dumps([[kind, *pool.add(key)] for kind, key in forgotten])
+        execute(FORGET, (pool.octets, places))
+    if kept:
+        places = json.dumps(
+            [[kind, *pool.add(key), *pool.add(value)] for (kind, key), value in kept.items()]
+        )
+        execute(KEEP, (pool.octets, places))
+
+
+class Pool:
+    """Many short pieces of octets as one."""
+
+    def __init__(self) -> None:
+        self.octets = bytearray()
+
+    def add(self, piece: bytes) -> tuple[int, int]:
+        """Add a piece; return where it is, counted from 1, and its length."""
+        self.octets += piece
+        return len(self.octets) - len(piece) + 1, len(piece)

@@ -1,0 +1,234 @@
+"""MemoryStore: rows and definitions in memory, and faults on demand.
+
+Law: it keeps what the interface promises, but for the loss of power: `close` and `open` stand for
+a restart. A commit takes effect when it is let through, in the order of the calls; nothing is
+ever half there.
+
+Called by: tests; app, where nothing is to be kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from leveret.broker.storage.base import Ref, Row
+
+STEP_ROWS: Final = 1000
+
+
+class Commit:
+    """A commit that is under way.
+
+    Attributes:
+      rows: What is in it.
+      is_done: Set when it has taken effect or failed.
+      problem: Why it failed.
+    """
+
+    __slots__ = ("is_done", "problem", "rows")
+
+    def __init__(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        self.rows = rows
+        self.is_done = trio.Event()
+        self.problem: StoreError | None = None
+
+
+class MemoryStore:
+    """A store for tests, which decide when a commit returns and how it ends.
+
+    Attributes:
+      rows: Index and body of each row.
+      definitions: By kind and key, in the order they were first kept.
+      commits: How many have been let through.
+      delay: Seconds that each takes.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[bytes, bytes]] = {}
+        self.definitions: dict[tuple[str, bytes], bytes] = {}
+        self.commits = 0
+        self.delay = 0.0
+        self._epochs: dict[int, int] = {}
+        self._leases: dict[int, tuple[str, Lease]] = {}
+        self._waiting: deque[Commit] = deque()
+        self._is_holding = False
+        self._faults: dict[int, bool] = {}  # number of the commit -> whether it takes effect
+        self._failure = ""
+        self._is_open = False
+
+    def fail(self, nth: int = 1, *, after: bool = False) -> None:
+        """Let the nth commit from now on fail.
+
+        Args:
+          nth: Which one; 1 is the next that is let through.
+          after: Whether it takes effect all the same.
+        """
+        self._faults[self.commits + nth] = after
+
+    def hold(self) -> None:
+        """Let no commit through until `let_through`."""
+        self._is_holding = True
+
+    @property
+    def held(self) -> list[list[Row]]:
+        """The rows of each commit that is under way."""
+        return [[row for _, row in commit.rows] for commit in self._waiting]
+
+    def let_through(self, count: int | None = None) -> None:
+        """Let commits through that are held; without a number all, and hold no more."""
+        if count is None:
+            self._is_holding = False
+            count = len(self._waiting)
+        for _ in range(count):
+            self._carry_out(self._waiting.popleft())
+
+    async def open(self) -> None:
+        """Make the store usable."""
+        await trio.lowlevel.checkpoint()
+        self._failure = ""
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Let go of everything; what was committed stays, what is held fails."""
+        self._is_open = False
+        self._leases.clear()
+        self._failure = "the store is closed"
+        while self._waiting:
+            self._carry_out(self._waiting.popleft())
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def acquire(self, shard: int, node: str, seconds: float) -> Lease | None:
+        """Become the owner, under a new epoch; None while another node is."""
+        await self._checkpoint()
+        assert shard == 0, "rows of shards are not told apart here"
+        if shard in self._leases and self._leases[shard][0] != node:
+            return None
+        self._epochs[shard] = self._epochs.get(shard, 0) + 1
+        lease = Lease(shard, self._epochs[shard], math.inf)
+        self._leases[shard] = node, lease
+        return lease
+
+    async def renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[Lease]:
+        """Return those that are still held; none ends by itself."""
+        await trio.lowlevel.checkpoint()
+        return [lease for lease in leases if self._holds(lease)]
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._checkpoint()
+        if self._holds(lease):
+            del self._leases[lease.shard]
+
+    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        """Keep rows, all or none of them, when the commit is let through.
+
+        Whoever waits may be cancelled: then it goes through at once.
+        """
+        commit = Commit(rows)
+        self._waiting.append(commit)
+        try:
+            if self.delay:
+                await trio.sleep(self.delay)
+            if self._is_holding:
+                await commit.is_done.wait()
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            while not commit.is_done.is_set():  # those before it first
+                self._carry_out(self._waiting.popleft())
+        if commit.problem is not None:
+            raise commit.problem
+
+    async def committed(self, lease: Lease, seq: int) -> bool:
+        """Return whether a row is there.
+
+        Raises:
+          StoreFailed: A commit has failed, and the store was not opened again.
+        """
+        await self._checkpoint()
+        if self._failure:
+            raise StoreFailed(self._failure)
+        return seq in self.rows
+
+    async def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+        """Return number and index of all rows, ascending, some at a time."""
+        await self._checkpoint()
+        rows = [(seq, index) for seq, (index, _) in sorted(self.rows.items())]
+        for start in range(0, len(rows), STEP_ROWS):
+            yield rows[start : start + STEP_ROWS]
+
+    async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
+        """Return octets of bodies, in the order asked for."""
+        await self._checkpoint()
+        found = []
+        for seq, offset, length in refs:
+            if seq not in self.rows:
+                raise StoreError(f"row {seq} is not there")
+            octets = self.rows[seq][1][offset : offset + length]
+            if len(octets) != length:
+                raise StoreError(f"row {seq} is shorter than it should be")
+            found.append(octets)
+        return found
+
+    async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:
+        """Return kind, key and value of all definitions, in the order they were first kept."""
+        await self._checkpoint()
+        return [(kind, key, value) for (kind, key), value in self.definitions.items()]
+
+    async def maintain(self, seconds: float) -> bool:
+        """Do nothing: what is free is free."""
+        await self._checkpoint()
+        return False
+
+    async def _checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._is_open:
+            raise StoreError("the store is closed")
+
+    def _holds(self, lease: Lease) -> bool:
+        held = self._leases.get(lease.shard)
+        return held is not None and held[1].epoch == lease.epoch
+
+    def _carry_out(self, commit: Commit) -> None:
+        commit.is_done.set()
+        if self._failure or not self._is_open:
+            commit.problem = StoreFailed(self._failure or "the store is closed")
+            return
+        for lease, _ in commit.rows:
+            if not self._holds(lease):
+                commit.problem = Fenced(f"epoch {lease.epoch} is over")
+                return
+        self.commits += 1
+        rows = [row for _, row in commit.rows]
+        numbers = [row.seq for row in rows]
+        takes_effect = self._faults.pop(self.commits, None)
+        if len({*numbers}) < len(numbers) or any(seq in self.rows for seq in numbers):
+            takes_effect = False
+        if takes_effect is not None:
+            self._failure = f"the commit of rows {numbers} failed"
+            commit.problem = StoreFailed(self._failure)
+        if takes_effect is not False:
+            self._apply(rows)
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.rows[row.seq] = row.index, row.body
+            for seq in row.delete:
+                self.rows.pop(seq, None)
+            for seq, index in row.replace:
+                if seq in self.rows:
+                    self.rows[seq] = index, b""
+            for kind, key, value in row.definitions:
+                if value is None:
+                    self.definitions.pop((kind, key), None)
+                else:
+                    self.definitions[kind, key] = value

@@ -1,0 +1,109 @@
+"""Paging: from where messages are in rows, and back from octets to messages.
+
+Law: what is read becomes the same message again: its publish method, header and body as they came
+in. A chunk is looked up when it is read, not when it is asked for, because rows are rewritten.
+
+Called by: storage.journal (makes places), server.pager (reads them).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leveret.broker.core.message import Message
+from leveret.broker.storage.base import Ref, StoreError
+from leveret.protocol.codec import decode_method
+from leveret.protocol.content import Envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Paged
+    from leveret.broker.storage.journal import QueueLog
+    from leveret.broker.storage.segment import Segment
+
+MEMO_LIMIT = 4096
+FLAGS = slice(12, 14)  # of a header's payload
+
+
+class Envelopes:
+    """Decoded publish methods by their octets."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Envelope] = {}
+
+    def find(self, payload: bytes) -> Envelope:
+        """Return the envelope of a publish method's payload."""
+        envelope = self._known.get(payload)
+        if envelope is None:
+            if len(self._known) >= MEMO_LIMIT:
+                self._known.clear()
+            envelope = self._known[payload] = Envelope(decode_method(payload), 0, payload)
+        return envelope
+
+
+class Place:
+    """A chunk of a queue that is to be read."""
+
+    __slots__ = ("_envelopes", "_log", "_paged", "_parts", "_queue")
+
+    def __init__(self, queue: Queue, log: QueueLog, paged: Paged, envelopes: Envelopes) -> None:
+        self._queue = queue
+        self._log = log
+        self._paged = paged
+        self._envelopes = envelopes
+        self._parts: list[tuple[Segment, int, int]] = []
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its queue still waits for it."""
+        return self._queue.waits_for(self._paged)
+
+    def refs(self) -> Sequence[Ref]:
+        """Return the octets to read.
+
+        Raises:
+          StoreError: The journal does not know where they are.
+        """
+        self._parts = list(self._find())
+        return [_ref(*part) for part in self._parts]
+
+    def _find(self) -> Iterator[tuple[Segment, int, int]]:
+        """Return segments, first position in each, and how many from there."""
+        position, end = self._paged.base, self._paged.base + self._paged.count
+        while position < end:
+            segment = self._log.find(position)
+            if segment is None:
+                raise StoreError(f"queue {self._log.number} has lost position {position}")
+            count = min(segment.end, end) - position
+            yield segment, position, count
+            position += count
+
+    def load(self, octets: Sequence[bytes]) -> None:
+        """Put the messages into the queue."""
+        messages: list[Message] = []
+        for (segment, first, count), body in zip(self._parts, octets, strict=True):
+            places = segment.places(first, count)
+            start = min(place[0] for place in places)
+            for offset, publish, header, size in places:
+                messages.append(self._message(body, offset - start, publish, header, size))
+        self._queue.loaded(self._paged, messages)
+
+    def _message(
+        self, octets: bytes, at: int, publish: int, header_size: int, size: int
+    ) -> Message:
+        envelope = self._envelopes.find(octets[at : at + publish])
+        at += publish
+        header = octets[at : at + header_size]
+        at += header_size
+        frames = (header, octets[at : at + size]) if size else (header,)
+        flags = int.from_bytes(header[FLAGS])
+        return Message(envelope, frames, header_size, size, flags)
+
+
+def _ref(segment: Segment, first: int, count: int) -> Ref:
+    places = segment.places(first, count)
+    start = min(place[0] for place in places)
+    end = max(sum(place) for place in places)
+    return Ref(segment.row.seq, start, end - start)

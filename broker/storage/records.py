@@ -1,0 +1,190 @@
+"""Records: what the index of a row says about messages, as octets.
+
+Law: an index is a checksum (CRC-32 of all that follows), a format number, and records, each with
+its kind and length, so that a kind that is not known is skipped and kept. Numbers are
+little-endian. The octets of a message are in the body of the row: the payload of its publish
+method, the payload of its header, its body; the index has their sizes, so that recovery reads no
+body.
+
+Called by: storage.journal; storage.tools (shows them).
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from struct import Struct, error
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+FORMAT: Final = 1
+
+ENQUEUED: Final = 1
+SETTLED: Final = 2
+DELIVERED: Final = 3
+
+SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
+
+_start = Struct("<IB")  # checksum, format
+_head = Struct("<BBI")  # kind, flags, length
+_enqueued = Struct("<IQQI")  # queue, first position, offset in the body, count
+_settled = Struct("<II")  # queue, count of ranges
+_mark = Struct("<IQ")  # queue, position
+_IS_BIG = sys.byteorder == "big"
+
+
+class RecordError(Exception):
+    """An index is damaged, or of a format that is not known; the text says which."""
+
+
+class Enqueued(NamedTuple):
+    """Messages put into a queue, at positions without gaps.
+
+    Attributes:
+      queue: The queue's number.
+      base: The position of the first one.
+      offsets: Where each begins in the body of the row; a single one if they are neighbours there.
+      publish_sizes: Octets of each one's publish method.
+      header_sizes: Octets of each one's header.
+      body_sizes: Octets of each one's body.
+    """
+
+    queue: int
+    base: int
+    offsets: array[int]
+    publish_sizes: array[int]
+    header_sizes: array[int]
+    body_sizes: array[int]
+
+
+class Settled(NamedTuple):
+    """Positions of a queue that are settled: in this row or older ones, never in younger."""
+
+    queue: int
+    ranges: list[tuple[int, int]]  # first and last
+
+
+class Delivered(NamedTuple):
+    """All positions up to one may have been delivered."""
+
+    queue: int
+    position: int
+
+
+class Unknown(NamedTuple):
+    """A record of a later version."""
+
+    kind: int
+    octets: bytes
+
+
+Record: TypeAlias = Enqueued | Settled | Delivered | Unknown
+
+
+def seal(records: Iterable[bytes]) -> bytes:
+    """Return the index of some encoded records."""
+    octets = bytes((FORMAT,)) + b"".join(records)
+    return crc32(octets).to_bytes(4, "little") + octets
+
+
+def encode_enqueued(record: Enqueued) -> bytes:
+    """Return the record of messages; neighbours in the body need one offset."""
+    count = len(record.body_sizes)
+    columns = [record.publish_sizes, record.header_sizes, record.body_sizes]
+    flags = 0
+    if len(record.offsets) > 1:
+        flags = SCATTERED
+        columns.insert(0, record.offsets)
+    octets = _enqueued.pack(record.queue, record.base, record.offsets[0], count)
+    return _record(ENQUEUED, flags, octets + b"".join(map(_little, columns)))
+
+
+def encode_settled(queue: int, ranges: Iterable[tuple[int, int]]) -> bytes:
+    """Return the record of settled ranges, first and last position each."""
+    flat = array("Q")
+    for pair in ranges:
+        flat.extend(pair)
+    return _record(SETTLED, 0, _settled.pack(queue, len(flat) // 2) + _little(flat))
+
+
+def encode_delivered(queue: int, position: int) -> bytes:
+    """Return the record of the highest delivered position."""
+    return _record(DELIVERED, 0, _mark.pack(queue, position))
+
+
+def _record(kind: int, flags: int, octets: bytes) -> bytes:
+    return _head.pack(kind, flags, len(octets)) + octets
+
+
+def _little(column: array[int]) -> bytes:
+    if _IS_BIG:
+        column = column[:]
+        column.byteswap()
+    return column.tobytes()
+
+
+def _column(code: str, octets: bytes) -> array[int]:
+    column = array(code, octets)
+    if _IS_BIG:
+        column.byteswap()
+    return column
+
+
+def decode(index: bytes) -> list[Record]:
+    """Return the records of an index.
+
+    Raises:
+      RecordError: It is damaged, or of a later format.
+    """
+    if len(index) < _start.size:
+        raise RecordError(f"{len(index)} octets are no index")
+    checksum, version = _start.unpack_from(index)
+    if crc32(memoryview(index)[4:]) != checksum:
+        raise RecordError("the checksum does not match")
+    if version != FORMAT:
+        raise RecordError(f"format {version} is not known")
+    try:
+        return list(_records(index))
+    except (error, ValueError, IndexError) as problem:
+        raise RecordError(f"a record does not fit its length: {problem}") from None
+
+
+def _records(index: bytes) -> Iterator[Record]:
+    at, end = _start.size, len(index)
+    while at < end:
+        kind, flags, length = _head.unpack_from(index, at)
+        at += _head.size
+        octets = index[at : at + length]
+        if len(octets) != length:
+            raise ValueError("it is cut off")
+        at += length
+        if kind == ENQUEUED:
+            yield _decode_enqueued(flags, octets)
+        elif kind == SETTLED:
+            queue, count = _settled.unpack_from(octets)
+            flat = _column("Q", octets[_settled.size :])
+            if len(flat) != 2 * count:
+                raise ValueError("ranges are missing")
+            yield Settled(queue, list(zip(flat[::2], flat[1::2], strict=True)))
+        elif kind == DELIVERED:
+            yield Delivered(*_mark.unpack(octets))
+        else:
+            yield Unknown(kind, _head.pack(kind, flags, length) + octets)
+
+
+def _decode_enqueued(flags: int, octets: bytes) -> Enqueued:
+    queue, base, offset, count = _enqueued.unpack_from(octets)
+    at = _enqueued.size
+    columns = []
+    for code in "QHII" if flags & SCATTERED else "HII":
+        size = count * array(code).itemsize
+        columns.append(_column(code, octets[at : at + size]))
+        at += size
+    if at != len(octets) or not count:
+        raise ValueError("sizes are missing")
+    if not flags & SCATTERED:
+        columns.insert(0, array("Q", (offset,)))
+    return Enqueued(queue, base, *columns)

@@ -1,0 +1,137 @@
+"""Segments: where the messages of a queue are in the rows, and which of them still count.
+
+Law: a segment is a record of messages that were put into one queue together. It lives as long as
+one of them does; a row lives as long as one of its segments does, or an older row that it has
+settled something in: without it, that would come back.
+
+Called by: storage.journal.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from leveret.broker.storage.journal import QueueLog
+    from leveret.broker.storage.records import Enqueued
+
+
+class LiveRow:
+    """A row that is still needed.
+
+    Attributes:
+      seq: Its number in the store.
+      count: How many messages it was made with.
+      live: How many of them are not settled.
+      segments: What it says was enqueued, as far as it lives.
+      settled: Its records of what is settled in older rows, encoded.
+      refs: Those older rows, as long as they are needed.
+      referrers: Younger rows that have settled something in this one.
+      marks: The logs for which it says what was delivered.
+      is_bare: Whether its body was given up.
+    """
+
+    __slots__ = (
+        "count",
+        "is_bare",
+        "live",
+        "marks",
+        "referrers",
+        "refs",
+        "segments",
+        "seq",
+        "settled",
+    )
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.count = 0
+        self.live = 0
+        self.segments: list[Segment] = []
+        self.settled = b""
+        self.refs: set[LiveRow] = set()
+        self.referrers: set[LiveRow] = set()
+        self.marks: list[QueueLog] = []
+        self.is_bare = False
+
+    def __repr__(self) -> str:
+        return f"<Row {self.seq}: {self.live} of {self.count}>"
+
+    def add(self, segment: Segment) -> None:
+        """Take in a segment, all of which lives."""
+        self.segments.append(segment)
+        self.count += segment.live
+        self.live += segment.live
+
+
+class Segment:
+    """Messages at neighbouring positions, in one row.
+
+    Attributes:
+      row: Where they are.
+      record: Their positions and sizes.
+      base: The first position.
+      end: The position after the last.
+      live: How many are not settled.
+    """
+
+    __slots__ = ("_dead", "base", "end", "live", "record", "row")
+
+    def __init__(self, row: LiveRow, record: Enqueued) -> None:
+        self.row = row
+        self.record = record
+        self.base = record.base
+        self.live = len(record.body_sizes)
+        self.end = record.base + self.live
+        self._dead: bytearray | None = None  # one octet a message, made with the first
+
+    def settle(self, first: int, last: int) -> int:
+        """Mark positions as settled, as far as they are here; return how many were not yet."""
+        start, end = max(first, self.base) - self.base, min(last + 1, self.end) - self.base
+        count = self.end - self.base
+        if self._dead is None:
+            if end - start == count:
+                settled, self.live = self.live, 0
+                return settled
+            self._dead = bytearray(count)
+        settled = self._dead.count(0, start, end)
+        self._dead[start:end] = b"\1" * (end - start)
+        self.live -= settled
+        return settled
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Return the unsettled positions: first and number of each run of neighbours."""
+        if not self.live:
+            return
+        if self._dead is None:
+            yield self.base, self.live
+            return
+        at, dead = 0, self._dead
+        while (start := dead.find(0, at)) >= 0:
+            at = dead.find(1, start)
+            if at < 0:
+                at = len(dead)
+            yield self.base + start, at - start
+
+    def octets(self, first: int, count: int) -> int:
+        """Return the octets of headers and bodies of some of its messages."""
+        start = first - self.base
+        end = start + count
+        return sum(self.record.header_sizes[start:end]) + sum(self.record.body_sizes[start:end])
+
+    def places(self, first: int, count: int) -> list[tuple[int, int, int, int]]:
+        """Return where messages are: offset, and octets of publish method, header and body."""
+        record, start = self.record, first - self.base
+        end = start + count
+        columns = (record.publish_sizes, record.header_sizes, record.body_sizes)
+        if len(record.offsets) > 1:
+            sizes = [column[start:end] for column in columns]
+            return list(zip(record.offsets[start:end], *sizes, strict=True))
+        begin = record.offsets[0] + sum(sum(column[:start]) for column in columns)
+        sizes = [column[start:end] for column in columns]
+        wholes = map(sum, zip(*sizes, strict=True))
+        offsets = list(accumulate(wholes, initial=begin))[:-1]
+        return list(zip(offsets, *sizes, strict=True))

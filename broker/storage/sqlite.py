@@ -1,0 +1,357 @@
+"""SQLiteStore: rows and definitions in an SQLite database of one's own, in a folder.
+
+Law: no call of SQLite is made in the event loop's thread. One thread writes and one reads, each
+with a connection of its own. The common commit is one call of SQLite, any other a few, however
+much is in it.
+
+Called by: app (opens it), server.committer, storage.journal through base.Store.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+from contextlib import closing, suppress
+from itertools import groupby
+from operator import attrgetter
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+
+import trio
+
+from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
+from leveret.broker.storage.database import (
+    add,
+    connect,
+    copy,
+    define,
+    number,
+    open_database,
+    replace,
+    settle,
+    take_lock,
+)
+from leveret.broker.storage.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from leveret.broker.storage.base import Ref, Row
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+STEP_PAGES: Final = 32  # given back at once: commits wait for it
+KEPT_PAGES = 2048  # free pages that are left for what comes next
+STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
+
+ACQUIRE: Final = """
+INSERT INTO shard VALUES(?, ?, 1)
+ON CONFLICT(id) DO UPDATE SET owner = excluded.owner, epoch = epoch + 1 RETURNING epoch
+"""
+
+
+class SQLiteStore:
+    """A store in a folder of the file system, for one process at a time.
+
+    Attributes:
+      folder: Where it is; made if there is none.
+      file: The database.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "leveret.db"
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._copying = trio.Lock()  # a copy is made in the writer's thread, in steps
+        # From here on only their threads touch these.
+        self._lock: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._read_connection: sqlite3.Connection | None = None
+        self._leases: dict[int, tuple[str, Lease]] = {}
+        self._failure = ""
+
+    async def open(self) -> None:
+        """Make the store usable, creating it if there is none."""
+        assert self._writer is None
+        self._failure = ""
+        self._writer, self._reader = Worker("store writer"), Worker("store reader")
+        try:
+            await self._writer.run(self._open_writer)
+            await self._reader.run(self._open_reader)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Let go of everything; what was committed stays."""
+        with trio.CancelScope(shield=True):
+            async with self._copying:
+                if self._writer is None or self._reader is None:
+                    return
+                writer, reader = self._writer, self._reader
+                self._writer = self._reader = None
+                await reader.run(self._close_reader)
+                await writer.run(self._close_writer)  # the last one: it tidies up
+                reader.close()
+                writer.close()
+
+    async def acquire(self, shard: int, node: str, seconds: float) -> Lease | None:
+        """Become the owner; the lock on the folder keeps everybody else away, for ever."""
+        return await self._write(self._acquire, shard, node)
+
+    async def renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[Lease]:
+        """Return those that are still held; none ends by itself."""
+        await trio.lowlevel.checkpoint()
+        return [lease for lease in leases if self._holds(lease)]
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._write(self._release, lease)
+
+    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        """Make rows durable, all or none of them; it is finished even if cancelled."""
+        if self._writer is None:
+            raise StoreFailed(f"{self.file} is closed")
+        await self._writer.run(self._commit, rows)
+
+    async def committed(self, lease: Lease, seq: int) -> bool:
+        """Return whether a row is there.
+
+        Raises:
+          StoreFailed: A commit has failed: it may come to light at the next start, or not.
+        """
+        return await self._write(self._committed, seq)
+
+    async def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+        """Return number and index of all rows, ascending, about a megabyte at a time."""
+        rows = await self._read(self._indexes_after, -1 << 63)
+        while rows:
+            yield rows
+            rows = await self._read(self._indexes_after, rows[-1][0])
+
+    async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
+        """Return octets of bodies, in the order asked for."""
+        return await self._read(self._bodies, refs)
+
+    async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:
+        """Return kind, key and value of all definitions, in the order they were first kept."""
+        return await self._read(self._definitions)
+
+    async def maintain(self, seconds: float) -> bool:
+        """Give free pages back to the file system in small steps, and at last the log.
+
+        Commits come in between; those that come while there is nothing else to do are not slowed
+        down by it, so this is for when little happens.
+        """
+        until = monotonic() + seconds
+        while await self._write(self._shrink):
+            if monotonic() >= until:
+                return True
+        return False
+
+    async def backup(self, file: Path) -> None:
+        """Make a copy, as of the end of it; commits go on meanwhile.
+
+        Raises:
+          StoreError: It could not be made; nothing is left of it.
+        """
+        async with self._copying:
+            await self._write(self._back_up, file)
+
+    async def _write(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        if self._writer is None:
+            raise StoreError(f"{self.file} is closed")
+        return await self._writer.run(self._translated, function, *arguments)
+
+    async def _read(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        if self._reader is None:
+            raise StoreError(f"{self.file} is closed")
+        return await self._reader.run(self._translated, function, *arguments)
+
+    # The rest runs in the threads.
+
+    def _translated(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        try:
+            return function(*arguments)
+        except sqlite3.Error as problem:
+            raise StoreError(f"{self.file}: {problem}") from problem
+
+    def _open_writer(self) -> None:
+        self._lock = take_lock(self.folder)
+        try:
+            self._connection = open_database(self.file)
+        except sqlite3.Error as problem:
+            raise StoreError(f"{self.file} cannot be used: {problem}") from problem
+        except OSError as problem:
+            raise StoreError(f"{self.file} cannot be used: {problem.strerror}") from problem
+
+    def _open_reader(self) -> None:
+        try:
+            self._read_connection = connect(self.file)
+            settle(self._read_connection)
+            self._read_connection.execute("PRAGMA cache_size = -4000")
+        except sqlite3.Error as problem:
+            raise StoreError(f"{self.file} cannot be used: {problem}") from problem
+
+    def _close_reader(self) -> None:
+        if self._read_connection is not None:
+            self._read_connection.close()
+            self._read_connection = None
+
+    def _close_writer(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):  # what could not be tidied up is found by the next start
+                self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._leases.clear()
+
+    def _holds(self, lease: Lease) -> bool:
+        held = self._leases.get(lease.shard)
+        return held is not None and held[1].epoch == lease.epoch
+
+    def _acquire(self, shard: int, node: str) -> Lease | None:
+        assert shard == 0, "rows of shards are not told apart here"
+        if self._failure:
+            raise StoreFailed(self._failure)
+        assert self._connection is not None
+        if shard in self._leases and self._leases[shard][0] != node:
+            return None
+        lease = Lease(shard, number(self._connection, ACQUIRE, (shard, node)), math.inf)
+        self._leases[shard] = node, lease
+        return lease
+
+    def _release(self, lease: Lease) -> None:
+        if self._holds(lease):
+            del self._leases[lease.shard]
+
+    def _commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        if self._failure:
+            raise StoreFailed(self._failure)
+        assert self._connection is not None
+        for lease, _ in rows:
+            if not self._holds(lease):
+                raise Fenced(f"{self.file}: epoch {lease.epoch} is over")
+        execute = self._connection.execute
+        try:
+            if len(rows) == 1 and not (rows[0][1].replace or rows[0][1].definitions):
+                add(execute, rows[0][1])
+            elif rows:
+                execute("BEGIN IMMEDIATE")
+                for _, row in rows:
+                    add(execute, row)
+                    if row.replace:
+                        replace(execute, row.replace)
+                define(execute, [one for _, row in rows for one in row.definitions])
+                execute("COMMIT")
+        except Exception as problem:  # whatever it is, something is not as it should be
+            self._failure = f"{self.file}: {problem}"
+            with suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            raise StoreFailed(self._failure) from problem
+
+    def _committed(self, seq: int) -> bool:
+        if self._failure:
+            raise StoreFailed(self._failure)
+        assert self._connection is not None
+        found = self._connection.execute("SELECT 1 FROM batch WHERE seq = ?", (seq,)).fetchone()
+        return found is not None
+
+    def _indexes_after(self, seq: int) -> list[tuple[int, bytes]]:
+        assert self._read_connection is not None
+        rows: list[tuple[int, bytes]] = []
+        size, query = 0, "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq"
+        try:
+            with closing(self._read_connection.execute(query, (seq,))) as cursor:
+                for row in cursor:
+                    rows.append(row)
+                    size += len(row[1])
+                    if size >= STEP_OCTETS:
+                        break
+        except sqlite3.Error as problem:
+            raise StoreError(self._which(rows[-1][0] if rows else seq, problem)) from problem
+        return rows
+
+    def _which(self, seq: int, problem: sqlite3.Error) -> str:
+        """Return what to say of the row after one, which cannot be read."""
+        assert self._read_connection is not None
+        query = "SELECT min(seq) FROM batch WHERE seq > ?"
+        name = f"the row after {seq}" if seq > -1 << 63 else "the first row"
+        with suppress(sqlite3.Error):
+            name = f"row {number(self._read_connection, query, (seq,))}"
+        return f"{self.file}: {name} cannot be read: {problem}"
+
+    def _bodies(self, refs: Sequence[Ref]) -> list[bytes]:
+        found: list[bytes] = []
+        for seq, group in groupby(refs, attrgetter("seq")):
+            wanted = list(group)
+            try:
+                found += self._of_row(seq, wanted)
+            except sqlite3.Error as problem:
+                raise StoreError(f"{self.file}: row {seq}: {problem}") from problem
+        return found
+
+    def _of_row(self, seq: int, refs: Sequence[Ref]) -> list[bytes]:
+        """Read the piece that is wanted of a row, or all of it if there are several."""
+        if len(refs) == 1:
+            pieces = [self._piece(refs[0])]
+        else:
+            body = self._body(seq)
+            pieces = [body[offset : offset + length] for _, offset, length in refs]
+        if any(len(piece) != ref.length for piece, ref in zip(pieces, refs, strict=True)):
+            raise StoreError(f"{self.file}: row {seq} is shorter than it should be")
+        return pieces
+
+    def _piece(self, ref: Ref) -> bytes:
+        assert self._read_connection is not None
+        with self._read_connection.blobopen("batch", "body", ref.seq, readonly=True) as blob:
+            if ref.offset > len(blob):
+                return b""
+            blob.seek(ref.offset)
+            return blob.read(ref.length)
+
+    def _body(self, seq: int) -> bytes:
+        assert self._read_connection is not None
+        query = "SELECT body FROM batch WHERE seq = ?"
+        found = self._read_connection.execute(query, (seq,)).fetchone()
+        if found is None:
+            raise StoreError(f"{self.file}: row {seq} is not there")
+        body: bytes = found[0]
+        return body
+
+    def _definitions(self) -> list[tuple[str, bytes, bytes]]:
+        assert self._read_connection is not None
+        query = "SELECT kind, key, value FROM meta ORDER BY id"
+        return self._read_connection.execute(query).fetchall()
+
+    def _shrink(self) -> bool:
+        """Give some pages back; return whether there may be more."""
+        if self._failure:
+            return False
+        assert self._connection is not None
+        free = number(self._connection, "PRAGMA freelist_count") - KEPT_PAGES
+        if free > 0:
+            # As a script: the cursor of a single statement would do but one page.
+            pages = min(free, STEP_PAGES)
+            self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+            return True
+        # Nobody is waited for: who reads now will have done so next time.
+        self._connection.executescript(
+            "PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = 5000"
+        )
+        return False
+
+    def _back_up(self, file: Path) -> None:
+        assert self._connection is not None
+        assert self._writer is not None
+        pending = self._writer.run_pending
+        try:
+            copy(self._connection, file, lambda *_: pending())
+        except (OSError, sqlite3.Error) as problem:
+            raise StoreError(f"{file} cannot be written: {problem}") from problem

@@ -1,0 +1,364 @@
+"""The journal: what reaches a store, what comes back from it, what is given up."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from leveret.broker.core.batch import Batch
+from leveret.broker.core.message import Message
+from leveret.broker.core.runs import Paged
+from leveret.broker.storage import journal as module
+from leveret.broker.storage.base import Definition, StoreError
+from leveret.broker.storage.journal import Journal, QueueLog, ranges_of
+from leveret.broker.storage.recovery import Recovery
+from leveret.protocol.content import make_content
+from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import Properties, encode
+
+PERSISTENT = encode(Properties(delivery_mode=2, message_id="m"), body_size=0)
+TRANSIENT = encode(Properties(), body_size=0)
+
+
+def message(body: bytes = b"body", header: bytes = PERSISTENT, key: str = "q") -> Message:
+    content = make_content(BasicPublish("", key), header, body, Message)
+    assert isinstance(content, Message)
+    return content
+
+
+class Disk:
+    """What a store would hold: rows by number."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[bytes, bytes]] = {}
+        self.definitions: list[Definition] = []
+
+    def commit(self, journal: Journal) -> int:
+        """Keep what the journal has; return how many rows that were."""
+        rows = journal.close()
+        for row in rows:
+            assert row.seq not in self.rows
+            assert not self.rows or row.seq > max(self.rows)
+            self.rows[row.seq] = row.index, row.body
+            self.definitions += row.definitions
+            for seq in row.delete:
+                del self.rows[seq]
+            for seq, index in row.replace:
+                assert seq in self.rows
+                self.rows[seq] = index, b""
+        return len(rows)
+
+    def recover(self, numbers: set[int]) -> tuple[Journal, dict[int, dict[int, bytes]]]:
+        """Return a journal made from the rows, and bodies by queue and position."""
+        journal = Journal(Batch())
+        recovery = Recovery(journal)
+        for seq, (index, _) in self.rows.items():
+            recovery.read(seq, index)
+        found = recovery.finish(numbers)
+        bodies = {number: self._bodies(one.log, one.runs) for number, one in found.items()}
+        return journal, bodies
+
+    def _bodies(self, log: QueueLog, runs: list[tuple[int, int, int]]) -> dict[int, bytes]:
+        bodies: dict[int, bytes] = {}
+        for base, count, octets in runs:
+            queue = Waiting()
+            log.fetch(queue, Paged(base, count, octets))
+            (place,) = log._journal.take_asked()
+            read = [
+                self.rows[ref.seq][1][ref.offset : ref.offset + ref.length] for ref in place.refs()
+            ]
+            place.load(read)
+            assert octets == sum(each.header_size + each.size for each in queue.messages)
+            bodies.update(zip(range(base, base + count), queue.messages, strict=True))
+        return {position: bytes(each.body) for position, each in bodies.items()}
+
+
+class Waiting:
+    """A queue that waits for a chunk."""
+
+    def loaded(self, paged: Paged, messages: list[Message]) -> None:
+        self.messages = messages
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal(Batch())
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+def test_ranges_are_ascending_and_as_few_as_possible() -> None:
+    assert [(0, 0), (2, 4), (9, 9)] == list(ranges_of([3, 9, 2, 0, 4]))
+    assert [] == list(ranges_of([]))
+
+
+def test_nothing_is_committed_when_nothing_happened(journal: Journal, disk: Disk) -> None:
+    assert not journal.is_dirty
+    assert disk.commit(journal) == 0
+
+
+def test_persistent_messages_come_back_where_they_were(journal: Journal, disk: Disk) -> None:
+    log = journal.log(7)
+    log.enqueued(5, [message(b"a"), message(b"", TRANSIENT), message(b""), message(b"d" * 3000)])
+    disk.commit(journal)
+
+    _, bodies = disk.recover({7})
+
+    assert bodies == {7: {5: b"a", 7: b"", 8: b"d" * 3000}}
+
+
+def test_what_comes_back_is_the_message_as_it_was(journal: Journal, disk: Disk) -> None:
+    original = message(b"hello", encode(Properties(delivery_mode=2, app_id="x"), body_size=5), "k")
+    log = journal.log(1)
+    log.enqueued(0, [original])
+    disk.commit(journal)
+
+    journal, _ = disk.recover({1})
+    queue = Waiting()
+    journal.log(1).fetch(queue, Paged(0, 1, 5))
+    (place,) = journal.take_asked()
+    (ref,) = place.refs()
+    place.load([disk.rows[ref.seq][1][ref.offset : ref.offset + ref.length]])
+    (found,) = queue.messages
+
+    assert found.persistent
+    assert (found.header, found.body, found.flags) == (original.header, b"hello", original.flags)
+    assert found.envelope.method == original.envelope.method
+
+
+def test_what_is_settled_before_its_commit_is_never_written(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    log.enqueued(0, [message(), message()])
+    log.settled(range(2))
+
+    assert disk.commit(journal) == 0
+    assert (journal.count, journal.octets) == (0, 0)
+
+
+def test_a_row_goes_with_its_last_message(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    log.enqueued(0, [message(), message()])
+    disk.commit(journal)
+    (first,) = disk.rows
+    log.settled([0])
+    disk.commit(journal)
+    assert first in disk.rows
+    log.settled([1])
+    disk.commit(journal)
+
+    assert first not in disk.rows
+    assert disk.recover({1})[1] == {1: {}} or disk.recover({1})[1] == {}
+
+
+def test_a_row_that_settled_something_stays_as_long_as_that_is_there(
+    journal: Journal, disk: Disk
+) -> None:
+    old, new = journal.log(1), journal.log(2)
+    old.enqueued(0, [message(b"x"), message(b"stays")])
+    disk.commit(journal)
+    old.settled([0])
+    new.enqueued(0, [message(b"y" * 1000)])
+    disk.commit(journal)
+    _, second = disk.rows
+    new.settled([0])
+    disk.commit(journal)
+
+    assert disk.rows[second][1] == b""  # its messages are gone, what it settled is not
+    assert disk.recover({1, 2})[1][1] == {1: b"stays"}
+
+    old.settled([1])
+    disk.commit(journal)
+    assert second not in disk.rows
+
+
+def test_a_message_of_many_queues_is_written_once(journal: Journal, disk: Disk) -> None:
+    shared = message(b"z" * 10_000)
+    for number in range(5):
+        journal.log(number).enqueued(0, [shared, message(b"own")])
+    disk.commit(journal)
+
+    assert sum(len(body) for _, body in disk.rows.values()) < 11_000
+    assert disk.recover(set(range(5)))[1] == {
+        number: {0: b"z" * 10_000, 1: b"own"} for number in range(5)
+    }
+
+
+def test_messages_of_more_than_a_row_are_in_several(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROW_SIZE", 1000)
+    bodies = [bytes([index]) * 300 for index in range(20)]
+    journal.log(1).enqueued(0, [message(body) for body in bodies])
+
+    assert disk.commit(journal) == 5
+    assert disk.recover({1})[1] == {1: dict(enumerate(bodies))}
+
+
+def test_messages_of_a_queue_that_is_gone_do_not_come_back(journal: Journal, disk: Disk) -> None:
+    journal.log(1).enqueued(0, [message()])
+    journal.log(2).enqueued(0, [message(b"kept")])
+    disk.commit(journal)
+
+    recovered, bodies = disk.recover({2})
+
+    assert bodies == {2: {0: b"kept"}}
+    assert 1 not in recovered.logs
+
+
+def test_a_closed_log_gives_its_rows_up(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    log.enqueued(0, [message()] * 3)
+    disk.commit(journal)
+    log.enqueued(3, [message()])
+    log.close()
+    disk.commit(journal)
+    journal.note(Definition("queue", b"x", None))
+    disk.commit(journal)
+
+    assert not any(body for _, body in disk.rows.values())
+    assert journal.logs == {}
+
+
+def test_what_was_delivered_is_known_as_long_as_it_is_there(journal: Journal, disk: Disk) -> None:
+    log, other = journal.log(1), journal.log(2)
+    log.enqueued(0, [message(), message()])
+    disk.commit(journal)
+    log.delivered(0)
+    other.enqueued(0, [message()])
+    disk.commit(journal)
+    other.settled([0])  # the row that says so goes
+    disk.commit(journal)
+
+    recovered, _ = disk.recover({1, 2})
+
+    assert recovered.log(1).highest == 0
+
+
+def test_damage_is_told_with_the_row(journal: Journal, disk: Disk) -> None:
+    journal.log(1).enqueued(0, [message()])
+    disk.commit(journal)
+    (seq,) = disk.rows
+    index, body = disk.rows[seq]
+    disk.rows[seq] = index[:-1] + bytes([index[-1] ^ 1]), body
+
+    with pytest.raises(StoreError, match=f"row {seq}: the checksum does not match"):
+        disk.recover({1})
+
+
+def test_full_means_that_publishers_should_wait(journal: Journal) -> None:
+    log = journal.log(1)
+    log.enqueued(0, [message(b"x" * (1 << 20))] * 7)
+    assert not journal.is_full
+    log.enqueued(7, [message(b"x" * (1 << 20))])
+    assert journal.is_full
+    log.settled(range(8))
+    assert not journal.is_full
+
+
+QUEUES = st.integers(1, 3)
+ROW_SIZE = module.ROW_SIZE
+
+
+class Model(RuleBasedStateMachine):
+    """Whatever happens, what comes back is what was there at the last commit."""
+
+    @initialize(row_size=st.sampled_from([30, 90, 1 << 20]))
+    def begin(self, row_size: int) -> None:
+        module.ROW_SIZE = row_size
+        self.disk = Disk()
+        self.journal = Journal(Batch())
+        self.next = dict.fromkeys(range(1, 4), 0)
+        self.live: dict[int, dict[int, bytes]] = {number: {} for number in range(1, 4)}
+        self.kept: dict[int, dict[int, bytes]] = {number: {} for number in range(1, 4)}
+        self.delivered = dict.fromkeys(range(1, 4), -1)
+        self.told = dict(self.delivered)
+        self.counter = 0
+
+    def _make(self, number: int, kinds: list[bool]) -> None:
+        messages = []
+        for position, is_persistent in enumerate(kinds, self.next[number]):
+            self.counter += 1
+            body = b"%d" % self.counter * 3
+            messages.append(message(body, PERSISTENT if is_persistent else TRANSIENT))
+            if is_persistent:
+                self.live[number][position] = body
+        self.journal.log(number).enqueued(self.next[number], messages)
+        self.next[number] += len(kinds)
+
+    @rule(number=QUEUES, kinds=st.lists(st.booleans(), min_size=1, max_size=6))
+    def enqueue(self, number: int, kinds: list[bool]) -> None:
+        self._make(number, kinds)
+
+    @rule(shared=st.sets(QUEUES, min_size=2))
+    def fan_out(self, shared: set[int]) -> None:
+        self.counter += 1
+        one = message(b"shared %d" % self.counter)
+        for number in shared:
+            self.journal.log(number).enqueued(self.next[number], [one])
+            self.live[number][self.next[number]] = bytes(one.body)
+            self.next[number] += 1
+
+    @rule(number=QUEUES, share=st.integers(1, 4), offset=st.integers(0, 3))
+    def settle(self, number: int, share: int, offset: int) -> None:
+        chosen = [each for each in range(self.next[number]) if each % 4 < share - offset]
+        chosen = [each for each in chosen if each in self.live[number]]
+        self.journal.log(number).settled(chosen)
+        for position in chosen:
+            del self.live[number][position]
+
+    @rule(number=QUEUES, count=st.integers(1, 8))
+    def settle_oldest(self, number: int, count: int) -> None:
+        chosen = sorted(self.live[number])[:count]
+        self.journal.log(number).settled(chosen)
+        for position in chosen:
+            del self.live[number][position]
+
+    @rule(number=QUEUES)
+    def purge(self, number: int) -> None:
+        ranges = list(ranges_of(self.live[number]))
+        self.journal.log(number).dropped(ranges)
+        self.live[number].clear()
+
+    @rule(number=QUEUES)
+    def deliver(self, number: int) -> None:
+        if self.live[number]:
+            position = max(self.live[number])
+            self.journal.log(number).delivered(position)
+            self.delivered[number] = max(self.delivered[number], position)
+
+    @rule()
+    def commit(self) -> None:
+        self.disk.commit(self.journal)
+        self.kept = {number: dict(live) for number, live in self.live.items()}
+        self.told = dict(self.delivered)
+
+    def teardown(self) -> None:
+        module.ROW_SIZE = ROW_SIZE
+
+    @rule()
+    def restart(self) -> None:
+        """Whatever was not committed is gone."""
+        self.journal, bodies = self.disk.recover({1, 2, 3})
+        self.live = {number: bodies.get(number, {}) for number in range(1, 4)}
+        self.delivered = dict(self.told)
+
+    @invariant()
+    def what_was_committed_comes_back(self) -> None:
+        journal, bodies = self.disk.recover({1, 2, 3})
+        for number, told in self.told.items():
+            delivered = [each for each in self.kept[number] if each <= told]
+            assert max(delivered, default=-1) <= journal.log(number).highest
+        assert {number: bodies.get(number, {}) for number in range(1, 4)} == self.kept
+
+    @invariant()
+    def rows_are_given_up(self) -> None:
+        """No row stays for nothing: one holds a message, says what was settled, or is the last."""
+        needed = [row for row in self.journal.rows.values() if row.live or row.refs]
+        assert set(self.journal.rows) == {row.seq for row in needed}
+
+
+Model.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestModel = Model.TestCase
