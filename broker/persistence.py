@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from leveret.broker.server.committer import Committer
+from leveret.broker.server.housekeeper import Housekeeper
 from leveret.broker.server.pager import Pager
 from leveret.broker.storage.base import StoreError
 from leveret.broker.storage.catalog import Catalog
@@ -116,12 +117,14 @@ class Persistence:
         """
         assert self._lease is not None
         committer = Committer(turns, self._journal, self._store, self._lease, self._limit)
-        pager = Pager(turns, self._journal, self._store, self._lease)
+        pager = Pager(turns, self._journal, self._store, self._lease, committer)
+        housekeeper = Housekeeper(turns, self._journal, self._store, self._lease)
         turns.committer = self._committer = committer
         turns.lookers += committer.look, pager.look
         await committer.commit()
         nursery.start_soon(self._carry_on, committer.run, stop)
         nursery.start_soon(self._carry_on, pager.run, stop)
+        nursery.start_soon(self._carry_on, housekeeper.run, stop)
 
     async def _carry_on(self, run: Callable[[], Awaitable[None]], stop: trio.Event) -> None:
         try:
@@ -133,8 +136,11 @@ class Persistence:
 
     async def flush(self) -> None:
         """Commit what was caused so far, unless the store has failed."""
-        if self._committer is not None and not self.failure and self._journal.is_dirty:
-            await self._committer.room()
+        batch, committer = self._broker.batch, self._committer
+        while committer is not None and not self.failure:
+            if not self._journal.is_dirty and batch.committed == batch.commit - 1:
+                break
+            await committer.room()
 
     async def close(self) -> None:
         """Close the store; what was committed is in it."""

@@ -39,8 +39,8 @@ class Source(Protocol):
     def close(self) -> Sequence[Row]:
         """Return what is to be committed now."""
 
-    def page_out(self, limit: int) -> None:
-        """Leave what was committed to the store, where a queue has more octets in memory."""
+    def done(self, limit: int) -> None:
+        """What was closed is on the disk: leave it to the store where a queue has too much."""
 
 
 class Committer:
@@ -105,7 +105,7 @@ class Committer:
         if rows:
             await self._store.commit([(self._lease, row) for row in rows])
         batch.done(number)
-        self._journal.page_out(self._limit)
+        self._journal.done(self._limit)
         self._committed.set()
         self._committed = trio.Event()
         self._dirty, self._urgent = trio.Event(), trio.Event()

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from leveret.broker.storage.base import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from leveret.broker.server.committer import Committer
     from leveret.broker.server.turns import Turns
     from leveret.broker.storage.base import Lease, Ref, Store
 
@@ -25,6 +28,14 @@ class Place(Protocol):
     @property
     def is_wanted(self) -> bool:
         """Whether its queue still waits for them."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what `refs` returned is in the store already."""
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether what `refs` returned is out of date."""
 
     def refs(self) -> Sequence[Ref]:
         """Return the octets to read."""
@@ -47,8 +58,11 @@ class Index(Protocol):
 class Pager:
     """Reads chunks one after another."""
 
-    def __init__(self, turns: Turns, index: Index, store: Store, lease: Lease) -> None:
+    def __init__(
+        self, turns: Turns, index: Index, store: Store, lease: Lease, committer: Committer
+    ) -> None:
         self._turns = turns
+        self._committer = committer
         self._index = index
         self._store = store
         self._lease = lease
@@ -66,9 +80,19 @@ class Pager:
             await self._asked.wait()
             self._asked = trio.Event()
             for place in index.take_asked():
-                if place.is_wanted:
-                    octets = await self._store.read(self._lease, place.refs())
+                while place.is_wanted:
+                    refs = place.refs()
+                    if not place.is_kept:
+                        await self._committer.room()
+                        continue
+                    try:
+                        octets = await self._store.read(self._lease, refs)
+                    except StoreError:
+                        if place.has_moved:
+                            continue  # its row was given up while it was on its way there
+                        raise
                     turns.look_at_clock()
                     place.load(octets)
                     turns.loaded()
+                    break
             self.look()

@@ -135,7 +135,11 @@ def shown(kind: str, key: bytes) -> str:
         names = " ".join(map(repr, _unpack_names(key, 5 if kind == BINDING else 1 << 16)[0]))
     except (ValueError, IndexError, error):
         names = key.hex()
-    return f"{kind} {names}".rstrip()
+    return f"{_printable(kind)} {names}".rstrip()
+
+
+def _printable(text: object) -> str:
+    return "".join([one if one.isprintable() else ascii(one)[1:-1] for one in str(text)])
 
 
 # What survives
@@ -403,9 +407,9 @@ class _Restorer:
             restore(row)
         except _Absent as absent:
             self._held[kind, key] = row.names
-            self.notes.append(f"{shown(kind, key)}: {absent}; kept as it is")
+            self.notes.append(f"{shown(kind, key)}: {_printable(absent)}; kept as it is")
         except (AMQPError, ValueError, TypeError, LookupError, error) as problem:
-            reason = problem.text if isinstance(problem, AMQPError) else problem
+            reason = _printable(problem.text if isinstance(problem, AMQPError) else problem)
             raise StoreError(f"{shown(kind, key)} cannot be restored: {reason}") from None
 
     def _vhost(self, name: str) -> VirtualHost:

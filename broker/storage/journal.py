@@ -16,6 +16,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from leveret.broker.storage.base import Row
+from leveret.broker.storage.compaction import Piece, Waste, pieces
 from leveret.broker.storage.paging import Envelopes, Place
 from leveret.broker.storage.records import (
     Enqueued,
@@ -163,6 +164,10 @@ class QueueLog:
             base = segment.end
         return True
 
+    def are_kept(self, rows: Iterable[LiveRow]) -> bool:
+        """Whether rows are in the store for certain."""
+        return all(row.seq <= self._journal.kept_seq for row in rows)
+
     def fetch(self, queue: Queue, paged: Paged) -> None:
         """Have messages read; the queue's `loaded` is called with them."""
         self._journal.ask(Place(queue, self, paged, self._journal.envelopes))
@@ -254,6 +259,7 @@ class Journal:
       dirty: Logs with something to say.
       rows: The rows that are needed, by number.
       definitions: Those changed since the last commit.
+      kept_seq: The number of the last row that is in the store for certain.
       count: Messages that wait for a commit.
       octets: Their headers and bodies.
       envelopes: The memo of publish methods that were read.
@@ -270,6 +276,9 @@ class Journal:
         self.count = 0
         self.octets = 0
         self.next_seq = 1
+        self.kept_seq = 0
+        self._waste = Waste()
+        self._moving: list[tuple[Piece, bytes]] = []
         self._doomed: list[int] = []
         self._bare: list[LiveRow] = []
         self._written: list[QueueLog] = []  # by the last commit
@@ -280,7 +289,7 @@ class Journal:
     @property
     def is_dirty(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self.dirty or self.definitions)
+        return bool(self.dirty or self.definitions or self._moving)
 
     @property
     def is_full(self) -> bool:
@@ -311,8 +320,13 @@ class Journal:
         self.count -= count
         self.octets -= octets
 
-    def page_out(self, limit: int) -> None:
-        """After a commit: leave what it has written to the rows, where a queue has too much."""
+    def done(self, limit: int) -> None:
+        """The commit that was closed last is on the disk.
+
+        Args:
+          limit: Octets that a queue may have in memory of what is in rows.
+        """
+        self.kept_seq = self.next_seq - 1
         for log in self._written:
             if log.queue is not None and not log.is_closed:
                 log.queue.page_out(limit)
@@ -334,6 +348,30 @@ class Journal:
         asked, self._asked = self._asked, []
         return asked
 
+    # What takes more room than it should
+
+    def to_move(self) -> list[Piece]:
+        """Return what should be read and handed to `move`; nothing if all is well."""
+        return pieces(self._waste.choose(self.next_seq))
+
+    def move(self, read: Iterable[tuple[Piece, bytes]]) -> None:
+        """Have messages put into a new row with the next commit, and their old rows go."""
+        self._moving += read
+
+    def _move(self, builder: _Builder) -> None:
+        moving, self._moving = self._moving, []
+        emptied: dict[Segment, None] = {}
+        for piece, octets in moving:
+            log = self.logs.get(piece.segment.record.queue)
+            if log is not None and piece.segment.row.seq in self.rows:
+                builder.move(log, piece, octets)
+                emptied[piece.segment] = None
+        for segment in emptied:
+            segment.row.live -= segment.live
+            segment.give_up()
+        builder.settle_moved()
+        self.bury({segment.row for segment in emptied})
+
     # Commits
 
     def close(self) -> list[Row]:
@@ -349,6 +387,8 @@ class Journal:
         for log in dirty:
             if log.pending:
                 builder.add(log)
+        if self._moving:
+            self._move(builder)
         last = builder.finish()
         self._say_settled(last, hits)
         for log in {**dirty, **self._unmarked}:
@@ -376,7 +416,7 @@ class Journal:
         index = seal([*builder.records, settled])
         row = Row(last.seq, index, b"".join(builder.parts))
         rows = [*builder.rows, row]
-        self.rows[last.seq] = last
+        self.keep(last)
         self.next_seq = last.seq + 1
         rows[0].definitions = definitions
         row.delete = doomed
@@ -399,12 +439,18 @@ class Journal:
                 settled.append(encode_settled(log.number, ranges))
         last.settled = b"".join(settled)
 
+    def keep(self, row: LiveRow) -> None:
+        """Take in a row that will be in the store."""
+        self.rows[row.seq] = row
+        self._waste.add(row)
+
     # What is no longer needed
 
     def bury(self, rows: set[LiveRow]) -> None:
         """Give up those rows in which nothing lives any more, or at least their bodies."""
         for row in rows:
             if row.live or row.seq not in self.rows:
+                self._waste.add(row)
                 continue
             if not row.refs:
                 self._doom(row)
@@ -420,6 +466,8 @@ class Journal:
             row = doomed.pop()
             self._doomed.append(row.seq)
             self.rows.pop(row.seq, None)
+            row.is_bare = True
+            self._waste.discard(row)
             self._unmark(row)
             row.segments.clear()
             for other in row.referrers:
@@ -447,6 +495,7 @@ class _Builder:
         self._is_sharing = is_sharing
         self._seen: dict[Message, int] = {}  # where a message of several queues is in the row
         self.rows: list[Row] = []
+        self._moved: list[tuple[QueueLog, Segment]] = []
         self._start_row(journal.next_seq)
 
     def _start_row(self, seq: int) -> None:
@@ -475,6 +524,28 @@ class _Builder:
             expected = position + 1
         self._add_segment(log, base, columns)
 
+    def move(self, log: QueueLog, piece: Piece, octets: bytes) -> None:
+        """Take in what lives of messages that are in another row."""
+        columns = _Columns()
+        base = expected = -1
+        for position, message, sizes in piece.living(octets):
+            if position != expected or self._size >= ROW_SIZE:
+                self._add_segment(log, base, columns, self._moved)
+                if self._size >= ROW_SIZE:
+                    self._next_row()
+                columns, base = _Columns(), position
+            columns.add(self._size, *sizes)
+            self.parts.append(message)
+            self._size += len(message)
+            expected = position + 1
+        self._add_segment(log, base, columns, self._moved)
+
+    def settle_moved(self) -> None:
+        """Give the moved messages to their logs, once the old places are given up."""
+        for log, segment in self._moved:
+            log.add(segment)
+        self._moved.clear()
+
     def _place(self, message: Message) -> int:
         """Return where a message begins in the body of the row."""
         if self._is_sharing:
@@ -488,16 +559,25 @@ class _Builder:
         self._size = offset + len(payload) + message.header_size + message.size
         return offset
 
-    def _add_segment(self, log: QueueLog, base: int, columns: _Columns) -> None:
+    def _add_segment(
+        self,
+        log: QueueLog,
+        base: int,
+        columns: _Columns,
+        moved: list[tuple[QueueLog, Segment]] | None = None,
+    ) -> None:
         if columns.offsets:
             segment = Segment(self._row, columns.record(log.number, base))
             self._row.add(segment)
-            log.add(segment)
+            if moved is None:
+                log.add(segment)
+            else:
+                moved.append((log, segment))
             self.records.append(encode_enqueued(segment.record))
 
     def _next_row(self) -> None:
         row = self._row
-        self._journal.rows[row.seq] = row
+        self._journal.keep(row)
         self.rows.append(Row(row.seq, seal(self.records), b"".join(self.parts)))
         self._start_row(row.seq + 1)
 
@@ -515,10 +595,14 @@ class _Columns:
 
     def append(self, offset: int, message: Message) -> None:
         """Add a message that begins at an offset."""
+        self.add(offset, len(message.envelope.payload), message.header_size, message.size)
+
+    def add(self, offset: int, publish: int, header: int, body: int) -> None:
+        """Add the sizes of a message that begins at an offset."""
         self.offsets.append(offset)
-        self.publishes.append(len(message.envelope.payload))
-        self.headers.append(message.header_size)
-        self.bodies.append(message.size)
+        self.publishes.append(publish)
+        self.headers.append(header)
+        self.bodies.append(body)
 
     def record(self, queue: int, base: int) -> Enqueued:
         """Return the record of all that was added."""

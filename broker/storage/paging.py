@@ -60,6 +60,16 @@ class Place:
         """Whether its queue still waits for it."""
         return self._queue.waits_for(self._paged)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether what `refs` returned is in the store already."""
+        return self._log.are_kept(segment.row for segment, _, _ in self._parts)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether what `refs` returned is out of date."""
+        return any(segment.row.is_bare for segment, _, _ in self._parts)
+
     def refs(self) -> Sequence[Ref]:
         """Return the octets to read.
 

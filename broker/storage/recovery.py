@@ -63,7 +63,7 @@ class Recovery:
             raise StoreError(f"row {seq}: {problem}") from None
         journal = self._journal
         row = journal.rows[seq] = LiveRow(seq)
-        journal.next_seq = seq + 1
+        journal.next_seq, journal.kept_seq = seq + 1, seq
         for record in records:
             if isinstance(record, Enqueued):
                 segment = Segment(row, record)

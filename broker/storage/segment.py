@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from leveret.broker.storage.records import Enqueued
 
 
+LEAST_ROW = 16384  # octets of a page: what a store needs for a row, however small
+
+
 class LiveRow:
     """A row that is still needed.
 
@@ -26,19 +29,23 @@ class LiveRow:
       seq: Its number in the store.
       count: How many messages it was made with.
       live: How many of them are not settled.
+      octets: Of the body, as long as the store has one.
       segments: What it says was enqueued, as far as it lives.
       settled: Its records of what is settled in older rows, encoded.
       refs: Those older rows, as long as they are needed.
       referrers: Younger rows that have settled something in this one.
       marks: The logs for which it says what was delivered.
       is_bare: Whether its body was given up.
+      is_moving: Whether its messages are being read to be put elsewhere.
     """
 
     __slots__ = (
         "count",
         "is_bare",
+        "is_moving",
         "live",
         "marks",
+        "octets",
         "referrers",
         "refs",
         "segments",
@@ -50,21 +57,34 @@ class LiveRow:
         self.seq = seq
         self.count = 0
         self.live = 0
+        self.octets = 0
         self.segments: list[Segment] = []
         self.settled = b""
         self.refs: set[LiveRow] = set()
         self.referrers: set[LiveRow] = set()
         self.marks: list[QueueLog] = []
         self.is_bare = False
+        self.is_moving = False
 
     def __repr__(self) -> str:
         return f"<Row {self.seq}: {self.live} of {self.count}>"
+
+    @property
+    def live_octets(self) -> int:
+        """About how many octets of its body still count."""
+        return self.octets * self.live // self.count if self.count else 0
+
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether half of what it takes is for nothing."""
+        return 2 * self.live_octets <= max(self.octets, LEAST_ROW)
 
     def add(self, segment: Segment) -> None:
         """Take in a segment, all of which lives."""
         self.segments.append(segment)
         self.count += segment.live
         self.live += segment.live
+        self.octets += segment.size
 
 
 class Segment:
@@ -88,6 +108,12 @@ class Segment:
         self.end = record.base + self.live
         self._dead: bytearray | None = None  # one octet a message, made with the first
 
+    @property
+    def size(self) -> int:
+        """The octets of all its messages, settled or not."""
+        record = self.record
+        return sum(record.publish_sizes) + sum(record.header_sizes) + sum(record.body_sizes)
+
     def settle(self, first: int, last: int) -> int:
         """Mark positions as settled, as far as they are here; return how many were not yet."""
         start, end = max(first, self.base) - self.base, min(last + 1, self.end) - self.base
@@ -101,6 +127,10 @@ class Segment:
         self._dead[start:end] = b"\1" * (end - start)
         self.live -= settled
         return settled
+
+    def give_up(self) -> None:
+        """Count nothing of it any more: all that lived is elsewhere."""
+        self.live = 0
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Return the unsettled positions: first and number of each run of neighbours."""

@@ -144,14 +144,15 @@ class SQLiteStore:
     async def maintain(self, seconds: float) -> bool:
         """Give free pages back to the file system in small steps, and at last the log.
 
-        Commits come in between; those that come while there is nothing else to do are not slowed
-        down by it, so this is for when little happens.
+        Commits come in between, but each waits for a step: this is for when little happens.
         """
         until = monotonic() + seconds
-        while await self._write(self._shrink):
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not await self._write(self._shrink):
+                return False
             if monotonic() >= until:
                 return True
-        return False
 
     async def backup(self, file: Path) -> None:
         """Make a copy, as of the end of it; commits go on meanwhile.
@@ -170,6 +171,7 @@ class SQLiteStore:
     async def _read(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         if self._reader is None:
             raise StoreError(f"{self.file} is closed")
+        await trio.lowlevel.checkpoint_if_cancelled()  # not for writing: that is done or it fails
         return await self._reader.run(self._translated, function, *arguments)
 
     # The rest runs in the threads.

@@ -156,3 +156,22 @@ def test_a_bad_policy_is_refused(policy: Policy, text: str):
         policies.put(policy)
 
     assert list(policies) == []
+
+
+def test_each_change_is_told_once_and_no_change_is_not():
+    told = []
+    policies = Policies(lambda name, **fields: told.append((name, fields)))
+    policy, lower = Policy("p", "x", {"max-length": 2}), Policy("p", "x", {"max-length": 1})
+
+    for _ in range(2):
+        policies.put(policy)
+        policies.put(lower, operator=True)
+    policies.put(lower)
+    policies.delete("p", operator=True)
+
+    assert [
+        ("policy.changed", {"policy": policy, "operator": False}),
+        ("policy.changed", {"policy": lower, "operator": True}),
+        ("policy.changed", {"policy": lower, "operator": False}),
+        ("policy.deleted", {"policy": lower, "operator": True}),
+    ] == told

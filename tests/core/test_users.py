@@ -2,6 +2,7 @@
 
 import pytest
 
+from leveret.broker.core.events import Events
 from leveret.broker.core.patterns import PatternError
 from leveret.broker.core.users import (
     MAX_MEMO,
@@ -227,3 +228,47 @@ def test_clearing_topic_permissions_lifts_the_limit():
 )
 def test_guest_comes_from_loopback_only(name: str, loopback: bool, expected: bool):
     assert expected == Users().may_connect_from(name, loopback=loopback)
+
+
+def test_each_change_is_told_once_and_no_change_is_not():
+    events, told = Events(), []
+    for name in ("user", "permissions", "topic_permissions"):
+        for what in (f"{name}.changed", f"{name}.deleted"):
+            events.subscribe(what, lambda what=what, **fields: told.append((what, fields)))
+    users = Users(events=events)
+    topic = TopicPermissions("^a", "")
+
+    for _ in range(2):
+        alice = users.add("alice", "secret")
+        users.set_permissions("alice", "/", ALL)
+        users.set_topic_permissions("alice", "/", "t", topic)
+    row = {"user": "alice", "vhost": "/"}
+    assert [
+        ("user.changed", {"user": alice}),
+        ("permissions.changed", {**row, "permissions": ALL}),
+        ("topic_permissions.changed", {**row, "exchange": "t", "permissions": topic}),
+    ] == told
+
+    told.clear()
+    for _ in range(2):
+        users.clear_permissions("alice", "/")
+        users.clear_topic_permissions("alice", "/", "t")
+        users.clear_topic_permissions("alice", "/")
+    users.delete("alice")
+    assert [
+        ("permissions.deleted", row),
+        ("topic_permissions.deleted", {**row, "exchange": "t"}),
+        ("user.deleted", {"user": alice}),
+    ] == told
+
+
+def test_setting_again_what_is_set_leaves_the_memo():
+    users = users_with(".*", ".*", ".*")
+    users.set_topic_permissions("alice", "/", "t", TopicPermissions("^a", ""))
+    before = users.epoch
+
+    users.add("alice", "secret")
+    users.set_permissions("alice", "/", ALL)
+    users.set_topic_permissions("alice", "/", "t", TopicPermissions("^a", ""))
+
+    assert before == users.epoch

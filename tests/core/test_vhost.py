@@ -8,17 +8,23 @@ import pytest
 from leveret.broker.core.binding import Binding
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.exchange import route
+from leveret.broker.core.policy import Policy
+from leveret.broker.core.users import Permissions
 from leveret.broker.core.vhost import check_exclusive, check_new_name, check_not_default
 from leveret.protocol.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
+ALL = Permissions(".*", ".*", ".*")
 EVENTS = (
     "argument.ineffective",
     "binding.created",
     "binding.deleted",
     "exchange.created",
     "exchange.deleted",
+    "policy.deleted",
     "queue.created",
     "queue.deleted",
+    "vhost.changed",
+    "vhost.deleted",
 )
 
 
@@ -484,3 +490,71 @@ def test_a_changed_policy_reaches_exchanges_and_queues(vhost, monkeypatch):
     vhost.apply_policies()
     assert exchange.alternate is None
     assert {} == classic.policy
+
+
+# what others are told
+
+
+@pytest.mark.parametrize("end", ["queue", "source", "destination"])
+def test_that_a_binding_is_gone_is_told_while_both_ends_are_there(vhost, end):
+    queue = vhost.declare_queue("q")
+    for name in ("x", "y"):
+        vhost.declare_exchange(name, "fanout")
+    vhost.bind("x", queue, "")
+    vhost.bind("x", vhost.exchange("y"), "")
+    found = []
+
+    def told(vhost, binding):
+        ends = vhost.queues if binding.destination_kind == "queue" else vhost.exchanges
+        found.append((vhost.exchanges[binding.source].name, ends[binding.destination].name))
+
+    vhost.broker.events.subscribe("binding.deleted", told)
+    match end:
+        case "queue":
+            vhost.delete_queue(queue)
+        case "source":
+            vhost.delete_exchange("x")
+        case _:
+            vhost.delete_exchange("y")
+
+    expected = {"queue": [("x", "q")], "destination": [("x", "y")]}
+    assert expected.get(end, [("x", "q"), ("x", "y")]) == found
+
+
+def test_a_changed_limit_is_told_once(vhost, events):
+    for most in (None, 3, 3, None):
+        vhost.max_queues = most
+
+    assert [("vhost.changed", {"vhost": vhost})] * 2 == events
+
+
+def test_deleting_a_virtual_host_deletes_all_that_is_in_it(vhost, events):
+    broker = vhost.broker
+    broker.users.add("guest", "guest")
+    for name in ("/", "v"):
+        broker.users.set_permissions("guest", broker.add_vhost(name).name, ALL)
+    vhost.declare_exchange("x", "fanout", auto_delete=True)
+    queue = vhost.declare_queue("q", owner=object())
+    vhost.bind("x", queue, "")
+    vhost.bind("amq.topic", vhost.exchange("amq.fanout"), "")
+    for operator in (False, True):
+        vhost.policies.put(Policy("p", "", {"max-length": 1}), operator=operator)
+    remembered = broker.routes(vhost, "guest")
+    events.clear()
+
+    broker.delete_vhost("/")
+
+    assert {"v": broker.vhosts["v"]} == broker.vhosts
+    assert {("guest", "v"): ALL} == broker.users.permissions
+    assert queue.deleted
+    assert {} == vhost.queues
+    assert ("vhost.deleted", {"vhost": vhost}) == events[-1]
+    counts = {name: told(events).count(name) for name in told(events)}
+    assert {
+        "binding.deleted": 2,
+        "queue.deleted": 1,
+        "exchange.deleted": 7,  # its own, and those that were there from the start
+        "policy.deleted": 2,
+        "vhost.deleted": 1,
+    } == counts
+    assert broker.routes(broker.add_vhost("/"), "guest") is not remembered

@@ -8,8 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.message import Message
 from leveret.broker.core.runs import Paged
+from leveret.broker.storage import compaction
 from leveret.broker.storage import journal as module
 from leveret.broker.storage.base import Definition, StoreError
+from leveret.broker.storage.compaction import Piece
 from leveret.broker.storage.journal import Journal, QueueLog, ranges_of
 from leveret.broker.storage.recovery import Recovery
 from leveret.protocol.content import make_content
@@ -47,6 +49,14 @@ class Disk:
                 assert seq in self.rows
                 self.rows[seq] = index, b""
         return len(rows)
+
+    def read(self, journal: Journal) -> list[tuple[Piece, bytes]]:
+        """Return what the journal wants to move, with the octets."""
+        read: list[tuple[Piece, bytes]] = []
+        for piece in journal.to_move():
+            seq, offset, length = piece.ref()
+            read.append((piece, self.rows[seq][1][offset : offset + length]))
+        return read
 
     def recover(self, numbers: set[int]) -> tuple[Journal, dict[int, dict[int, bytes]]]:
         """Return a journal made from the rows, and bodies by queue and position."""
@@ -237,6 +247,42 @@ def test_what_was_delivered_is_known_as_long_as_it_is_there(journal: Journal, di
     assert recovered.log(1).highest == 0
 
 
+def test_what_lives_in_rows_that_are_mostly_dead_is_moved_together(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "AGE", 0)
+    log = journal.log(1)
+    for number in range(100):
+        log.enqueued(10 * number, [message(b"%d" % each * 1000) for each in range(10)])
+        disk.commit(journal)
+        log.settled(range(10 * number, 10 * number + 9))
+    disk.commit(journal)
+    before = sum(len(body) for _, body in disk.rows.values())
+
+    journal.move(disk.read(journal))
+    disk.commit(journal)
+    after = sum(len(body) for _, body in disk.rows.values())
+
+    assert after < before / 9
+    assert len(disk.rows) < 5
+    assert disk.recover({1})[1] == {1: {10 * each + 9: b"9" * 1000 for each in range(100)}}
+
+
+def test_small_rows_are_moved_together(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "AGE", 0)
+    for number in range(100):
+        journal.log(1).enqueued(number, [message(b"x")])
+        disk.commit(journal)
+    journal.move(disk.read(journal))
+    disk.commit(journal)
+
+    assert len(disk.rows) < 5
+    assert disk.recover({1})[1] == {1: dict.fromkeys(range(100), b"x")}
+    assert journal.to_move() == []
+
+
 def test_damage_is_told_with_the_row(journal: Journal, disk: Disk) -> None:
     journal.log(1).enqueued(0, [message()])
     disk.commit(journal)
@@ -260,6 +306,7 @@ def test_full_means_that_publishers_should_wait(journal: Journal) -> None:
 
 QUEUES = st.integers(1, 3)
 ROW_SIZE = module.ROW_SIZE
+AGE, LEAST_ROWS = compaction.AGE, compaction.LEAST_ROWS
 
 
 class Model(RuleBasedStateMachine):
@@ -268,6 +315,8 @@ class Model(RuleBasedStateMachine):
     @initialize(row_size=st.sampled_from([30, 90, 1 << 20]))
     def begin(self, row_size: int) -> None:
         module.ROW_SIZE = row_size
+        compaction.AGE, compaction.LEAST_ROWS = 0, 1
+        self.late: list[tuple[Piece, bytes]] = []
         self.disk = Disk()
         self.journal = Journal(Batch())
         self.next = dict.fromkeys(range(1, 4), 0)
@@ -330,6 +379,21 @@ class Model(RuleBasedStateMachine):
             self.delivered[number] = max(self.delivered[number], position)
 
     @rule()
+    def compact(self) -> None:
+        """Some may be settled, purged or committed before what was read is put elsewhere."""
+        read = self.disk.read(self.journal)
+        self.journal.move(read)
+
+    @rule()
+    def compact_late(self) -> None:
+        self.late += self.disk.read(self.journal)
+
+    @rule()
+    def bring_what_is_late(self) -> None:
+        self.journal.move(self.late)
+        self.late.clear()
+
+    @rule()
     def commit(self) -> None:
         self.disk.commit(self.journal)
         self.kept = {number: dict(live) for number, live in self.live.items()}
@@ -337,11 +401,13 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         module.ROW_SIZE = ROW_SIZE
+        compaction.AGE, compaction.LEAST_ROWS = AGE, LEAST_ROWS
 
     @rule()
     def restart(self) -> None:
         """Whatever was not committed is gone."""
         self.journal, bodies = self.disk.recover({1, 2, 3})
+        self.late.clear()
         self.live = {number: bodies.get(number, {}) for number in range(1, 4)}
         self.delivered = dict(self.told)
 
@@ -360,5 +426,5 @@ class Model(RuleBasedStateMachine):
         assert set(self.journal.rows) == {row.seq for row in needed}
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Model.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
 TestModel = Model.TestCase

@@ -1,0 +1,164 @@
+"""A process that commits what a seed says, and what must be found after its end.
+
+It marks in its folder what has returned. As a program it is the process; `record` runs it and notes
+all that it does to its files; `crash` looks at what may be left of them.
+
+Called by: test_crash_points, test_faults.
+"""
+
+import os
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import trio
+
+from leveret.broker.storage import database, sqlite
+from leveret.broker.storage.base import Definition, Row, StoreError
+
+from ..support import disk
+
+COMMITS = 150
+SIZES = (0, 40, 3_000, 20_000, 90_000)
+
+
+def commits(seed):
+    """Return the rows of each commit: they add, delete, replace, define."""
+    dice = Random(seed)
+    live, seq, planned = [], 0, []
+    for _ in range(COMMITS):
+        rows = []
+        for _ in range(dice.choice([1, 1, 1, 2, 4])):
+            seq += dice.choice([1, 1, 7])
+            row = Row(seq, dice.randbytes(dice.choice([9, 400, 9_000])))
+            row.body = dice.randbytes(dice.choice(SIZES))
+            if len(live) > 20 or dice.random() < 0.5:
+                row.delete = dice.sample(live, len(live) // 3)
+                live = [one for one in live if one not in row.delete]
+            if live and dice.random() < 0.2:
+                replaced = dice.sample(live, dice.randrange(1, len(live) + 1))
+                row.replace = [(one, dice.randbytes(20)) for one in replaced]
+            if dice.random() < 0.2:
+                keys = [b"%d" % dice.randrange(10) for _ in range(5)]
+                row.definitions = [
+                    Definition("queue", key, dice.choice([None, dice.randbytes(50)]))
+                    for key in keys
+                ]
+            live.append(seq)
+            rows.append(row)
+        planned.append(rows)
+    return planned
+
+
+def states(seed):
+    """Return what is there before the first commit and after each: rows, and definitions."""
+    rows, definitions = {}, {}
+    found = [({}, [])]
+    for commit in commits(seed):
+        for row in commit:
+            rows[row.seq] = row.index, row.body
+            for seq in row.delete:
+                del rows[seq]
+            for seq, index in row.replace:
+                rows[seq] = index, b""
+            for kind, key, value in row.definitions:
+                if value is None:
+                    definitions.pop((kind, key), None)
+                else:
+                    definitions[kind, key] = value
+        found.append((dict(rows), [(*name, value) for name, value in definitions.items()]))
+    return found
+
+
+async def write(folder, seed):
+    marks = os.open(folder / "marks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    store = sqlite.SQLiteStore(folder)
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    os.write(marks, b"E%d\n" % lease.epoch)
+    for number, rows in enumerate(commits(seed), 1):
+        await store.commit([(lease, row) for row in rows])
+        os.write(marks, b"C%d\n" % number)
+        if number % 20 == 0:
+            await store.maintain(0.002)
+        if number % 50 == 0:
+            await store.close()
+            await store.open()
+            lease = await store.acquire(0, "hare", 10)
+            os.write(marks, b"E%d\n" % lease.epoch)
+    await store.close()
+
+
+def record(library, folder, seed, fault="", synchronous="FULL"):
+    """Let the writer write; return its exit status and what it did."""
+    data = (folder / "data").resolve()
+    data.mkdir()
+    writer = [sys.executable, "-m", "tests.storage.crash", data, str(seed), synchronous]
+    status = disk.run(library, data, folder / "record", writer, fault)
+    operations = disk.read_record(folder / "record")
+    (folder / "record").unlink()
+    shutil.rmtree(data)
+    return status, operations
+
+
+def marks_of(operations):
+    """Return the last commit that had returned, and the last epoch that was given."""
+    found = {"C": 0, "E": 0}
+    for operation in operations:
+        if operation.name == "marks" and operation.kind == disk.WRITE:
+            mark = operation.data.decode()
+            found[mark[0]] = int(mark[1:])
+    return found["C"], found["E"]
+
+
+async def look(folder):
+    """Open a store that has crashed; return rows, definitions, epoch and what is corrupt."""
+    store = sqlite.SQLiteStore(folder)
+    await store.open()
+    lease = await store.acquire(0, "tortoise", 10)
+    definitions = await store.load_definitions()
+    indexes = {seq: index async for rows in store.recover(lease) for seq, index in rows}
+    await store.close()
+    with closing(sqlite3.connect(store.file)) as connection:
+        rows = {seq: octets for seq, *octets in connection.execute("SELECT * FROM batch")}
+        corrupt = connection.execute("PRAGMA integrity_check").fetchall()
+    assert indexes == {seq: index for seq, (index, _) in rows.items()}
+    rows = {seq: tuple(octets) for seq, octets in rows.items()}
+    return (rows, list(definitions)), lease.epoch, corrupt
+
+
+async def crash(operations, folder, seed, points, first=0):
+    """Crash at some points; return what was wrong after each: nothing, if all is well."""
+    right = states(seed)
+    problems = []
+    for number, (done, files) in enumerate(disk.crashes(operations, points, Random(seed), first)):
+        data = folder / f"crash-{number}"
+        data.mkdir()
+        for name, octets in files.items():
+            if name != "marks" and not name.endswith("-shm"):
+                (data / name).write_bytes(octets)
+        returned, epoch = marks_of(operations[:done])
+        state, next_epoch, corrupt = await look(data)
+        if corrupt != [("ok",)]:
+            problems.append(f"crash {number}: {corrupt}")
+        if state not in right[returned : returned + 2]:
+            others = [n for n, one in enumerate(right) if one == state]
+            problems.append(f"crash {number}: {returned} had returned, found {others or 'a mix'}")
+        if next_epoch <= epoch:
+            problems.append(f"crash {number}: epoch {next_epoch} after {epoch}")
+        shutil.rmtree(data)
+    return problems
+
+
+if __name__ == "__main__":
+    database.SYNCHRONOUS = sys.argv[3]
+    database.WAL_SIZE = 60 * database.PAGE  # so that it is moved into the file often
+    sqlite.KEPT_PAGES = 10
+    try:
+        trio.run(write, Path(sys.argv[1]), int(sys.argv[2]))
+    except StoreError as problem:
+        print(type(problem).__name__, problem, file=sys.stderr)
+        sys.exit(3)

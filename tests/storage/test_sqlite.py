@@ -1,0 +1,454 @@
+"""What is SQLite's own: the folder, the file, the calls, the threads."""
+
+import os
+import sqlite3
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from leveret.broker.storage import database, sqlite
+from leveret.broker.storage.base import Definition, Ref, Row, StoreError, StoreFailed
+from leveret.broker.storage.sqlite import SQLiteStore
+
+
+@pytest.fixture
+async def store(tmp_path):
+    made = SQLiteStore(tmp_path / "data")
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def lease(store):
+    return await store.acquire(0, "hare", 10)
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    """Every call of SQLite by connections made from here on: its thread, and its statement."""
+    seen = []
+
+    class Connection(sqlite3.Connection):
+        def execute(self, statement, *arguments):
+            seen.append((threading.get_ident(), statement))
+            return super().execute(statement, *arguments)
+
+        def executescript(self, script):
+            seen.append((threading.get_ident(), script))
+            return super().executescript(script)
+
+        def blobopen(self, *arguments, **options):
+            seen.append((threading.get_ident(), "blobopen"))
+            return super().blobopen(*arguments, **options)
+
+    def connect(file):
+        seen.append((threading.get_ident(), "connect"))
+        return sqlite3.connect(file, isolation_level=None, factory=Connection)
+
+    monkeypatch.setattr(database, "connect", connect)
+    monkeypatch.setattr(sqlite, "connect", connect)
+    return seen
+
+
+async def opened(folder):
+    store = SQLiteStore(folder)
+    await store.open()
+    return store, await store.acquire(0, "hare", 10)
+
+
+async def indexes(store, lease):
+    return [row async for rows in store.recover(lease) for row in rows]
+
+
+# The folder and the file
+
+
+async def test_the_folder_is_made_for_its_owner_alone(tmp_path):
+    store, _ = await opened(tmp_path / "deep" / "down")
+
+    assert 0o700 == store.folder.stat().st_mode & 0o777
+    await store.close()
+
+
+async def test_the_files_are_for_their_owner_alone_wherever_they_are(tmp_path):
+    tmp_path.chmod(0o755)
+    store, lease = await opened(tmp_path)
+    await store.commit([(lease, Row(1, b""))])
+    await store.backup(tmp_path / "copy")
+
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    await store.close()
+
+    names = ["copy", "leveret.db", "leveret.db-shm", "leveret.db-wal", "lock"]
+    assert dict.fromkeys(names, 0o600) == modes
+
+
+async def test_a_second_process_is_refused_while_the_first_one_lives(store):
+    program = (
+        "import sys, trio\n"
+        "from pathlib import Path\n"
+        "from leveret.broker.storage.sqlite import SQLiteStore\n"
+        "trio.run(SQLiteStore(Path(sys.argv[1])).open)\n"
+    )
+    arguments = [sys.executable, "-c", program, str(store.folder)]
+
+    refused = await trio.run_process(arguments, capture_stderr=True, check=False)
+    await store.close()
+    accepted = await trio.run_process(arguments, capture_stderr=True, check=False)
+
+    text = f"the data directory {store.folder} is in use by another broker"
+    assert text in refused.stderr.decode()
+    assert b"" == accepted.stderr
+
+
+async def test_a_store_that_was_refused_can_be_opened_later(store):
+    other = SQLiteStore(store.folder)
+    with pytest.raises(StoreError, match="in use by another broker"):
+        await other.open()
+
+    await store.close()
+
+    await other.open()
+    await other.close()
+
+
+async def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreError, match=r"the data directory .*/file cannot be used: Not a"):
+        await SQLiteStore(tmp_path / "file").open()
+    with pytest.raises(StoreError, match=r"the data directory .*/file/data cannot be used: Not a"):
+        await SQLiteStore(tmp_path / "file" / "data").open()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(StoreError, match="cannot be used: Permission denied"):
+        await SQLiteStore(tmp_path).open()
+
+
+async def test_a_file_system_without_room_for_a_folder_is_refused():
+    with pytest.raises(StoreError, match="the data directory /proc/leveret cannot be used: "):
+        await SQLiteStore(Path("/proc/leveret")).open()
+
+
+async def test_a_file_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / "leveret.db").mkdir()
+
+    with pytest.raises(StoreError, match=r"leveret\.db cannot be used: Is a directory"):
+        await SQLiteStore(tmp_path).open()
+
+
+async def test_what_is_no_database_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "leveret.db").write_bytes(b"a letter to the hare\n" * 1000)
+
+    with pytest.raises(StoreError, match=r"leveret\.db cannot be used: file is not a database"):
+        await SQLiteStore(tmp_path).open()
+
+    assert b"a letter to the hare\n" * 1000 == (tmp_path / "leveret.db").read_bytes()
+
+
+async def test_a_database_of_something_else_is_refused_and_left_as_it_is(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "leveret.db")) as other:
+        other.execute("CREATE TABLE bookmarks(address)")
+    before = (tmp_path / "leveret.db").read_bytes()
+
+    with pytest.raises(StoreError, match=r"leveret\.db is a database of something else"):
+        await SQLiteStore(tmp_path).open()
+
+    assert before == (tmp_path / "leveret.db").read_bytes()
+
+
+async def test_an_empty_file_becomes_a_store(tmp_path):
+    (tmp_path / "leveret.db").touch()
+
+    store, lease = await opened(tmp_path)
+
+    await store.commit([(lease, Row(1, b""))])
+    await store.close()
+
+
+async def test_a_truncated_file_is_refused(store, lease):
+    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(10)])
+    await store.close()
+    os.truncate(store.file, 100 << 10)
+
+    with pytest.raises(StoreError, match="malformed"):
+        await store.open()
+
+
+async def test_the_settings_are_those_that_the_promises_need(store):
+    with closing(sqlite3.connect(store.file)) as other:
+        found = [
+            other.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_size", "auto_vacuum", "journal_mode", "application_id")
+        ]
+    settings = await store._writer.run(
+        lambda: [
+            database.number(store._connection, f"PRAGMA {name}")
+            for name in ("synchronous", "secure_delete", "wal_autocheckpoint", "journal_size_limit")
+        ]
+    )
+
+    assert [16384, 2, "wal", 0x4C657665] == found
+    assert [2, 0, 4096, 64 << 20] == settings
+
+
+# Formats
+
+
+def set_format(store, number):
+    with closing(sqlite3.connect(store.file)) as other:
+        other.execute(f"PRAGMA user_version = {number}")
+
+
+async def test_a_newer_format_is_refused(store):
+    await store.close()
+    set_format(store, 7)
+
+    with pytest.raises(StoreError) as caught:
+        await store.open()
+
+    expected = "was written by a later Leveret: its format is 7, this one knows 1"
+    assert f"{store.file} {expected}" == str(caught.value)
+
+
+async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
+    store, lease, monkeypatch
+):
+    await store.commit([(lease, Row(1, b"index", b"body"))])
+    await store.close()
+    monkeypatch.setattr(database, "FORMAT", 3)
+    steps = {
+        1: lambda connection: connection.execute("ALTER TABLE batch ADD COLUMN kind"),
+        2: lambda connection: connection.execute("UPDATE batch SET kind = 'old'"),
+    }
+    monkeypatch.setattr(database, "MIGRATIONS", steps)
+
+    await store.open()
+    await store.close()
+
+    with closing(sqlite3.connect(store.file)) as new:
+        assert [(1, "old")] == new.execute("SELECT seq, kind FROM batch").fetchall()
+        assert 3 == database.number(new, "PRAGMA user_version")
+    with closing(sqlite3.connect(store.folder / "leveret.db.format-1")) as old:
+        found = old.execute("SELECT * FROM batch").fetchall()
+        assert [(1, b"index", b"body")] == found
+        assert 1 == database.number(old, "PRAGMA user_version")
+
+
+async def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
+    await store.close()
+    monkeypatch.setattr(database, "FORMAT", 2)
+
+    def fail(connection):
+        connection.execute("DROP TABLE batch")
+        connection.execute("not SQL")
+
+    monkeypatch.setattr(database, "MIGRATIONS", {1: fail})
+    with pytest.raises(StoreError, match="syntax error"):
+        await store.open()
+
+    monkeypatch.undo()
+    await store.open()
+    assert [] == await store.load_definitions()
+
+
+async def test_a_format_that_nobody_knows_is_refused(store):
+    await store.close()
+    set_format(store, 0)
+
+    with pytest.raises(StoreError, match="has format 0, which is not known"):
+        await store.open()
+
+
+# Calls and threads
+
+
+async def test_a_common_commit_is_one_call(statements, store, lease):
+    await store.commit([(lease, Row(1, b"", b"body"))])
+    del statements[:]
+
+    await store.commit([(lease, Row(2, b"index", b"body", delete=[1, *range(100, 5000)]))])
+
+    assert [database.ADD] == [statement for _, statement in statements]
+
+
+async def test_the_number_of_calls_does_not_grow_with_what_is_in_a_commit(statements, store, lease):
+    await store.commit([(lease, Row(seq, b"", b"body")) for seq in range(500)])
+    await store.commit([(lease, Row(500, b"", definitions=many(Definition, 500)))])
+    del statements[:]
+
+    row = Row(501, b"", delete=range(200))
+    row.replace = [(seq, b"rest %d" % seq) for seq in range(200, 500)]
+    row.definitions = [*many(Definition, 250, None), *many(Definition, 900)]
+    await store.commit([(lease, row)])
+
+    assert 6 == len(statements)
+    assert 302 == len(await indexes(store, lease))
+    assert 900 == len(await store.load_definitions())
+
+
+def many(make, count, value=b"value"):
+    return [make("queue", b"%d" % number, value) for number in range(count)]
+
+
+async def test_rows_are_replaced_without_looking_at_all_of_them(store):
+    def plan():
+        query = f"EXPLAIN QUERY PLAN {database.REPLACE}"
+        return [row[3] for row in store._connection.execute(query, (b"", "[]"))]
+
+    steps = await store._writer.run(plan)
+
+    assert any("SEARCH batch USING INTEGER PRIMARY KEY" in step for step in steps)
+    assert not any("SCAN batch" in step for step in steps)
+
+
+async def test_nothing_is_called_in_the_thread_of_the_event_loop(statements, tmp_path):
+    store, lease = await opened(tmp_path)
+    await store.commit([(lease, Row(1, b"", b"body", definitions=many(Definition, 1)))])
+    await store.read(lease, [Ref(1, 0, 4)])
+    await store.committed(lease, 1)
+    await indexes(store, lease)
+    await store.load_definitions()
+    await store.maintain(0)
+    await store.backup(tmp_path / "copy")
+    await store.release(lease)
+    await store.close()
+
+    threads = {thread for thread, _ in statements}
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+async def test_the_threads_end_with_the_store(tmp_path):
+    before = threading.active_count()
+    store, _ = await opened(tmp_path)
+    assert before + 2 == threading.active_count()
+
+    await store.close()
+
+    assert before == threading.active_count()
+
+
+# Faults
+
+
+async def test_an_error_of_the_database_ends_the_store(store, lease):
+    await store.commit([(lease, Row(1, b""))])
+    await store._writer.run(lambda: store._connection.execute("PRAGMA query_only = ON") and None)
+
+    with pytest.raises(StoreFailed, match=r"leveret\.db: attempt to write a readonly database"):
+        await store.commit([(lease, Row(2, b""))])
+    await store._writer.run(lambda: store._connection.execute("PRAGMA query_only = OFF") and None)
+
+    with pytest.raises(StoreFailed):  # it could now, and must not
+        await store.commit([(lease, Row(3, b""))])
+    with pytest.raises(StoreFailed):
+        await store.acquire(0, "hare", 10)
+    assert not await store.maintain(1)
+    assert [(1, b"")] == await indexes(store, lease)
+
+
+async def test_a_damaged_page_is_named_by_its_row(store, lease):
+    await store.commit([(lease, Row(seq, bytes(12_000))) for seq in range(1, 41)])
+    await store.close()
+    content = bytearray(store.file.read_bytes())
+    pages = [at for at in range(0, len(content), database.PAGE) if content[at] == 13]
+    content[pages[20] : pages[20] + 100] = b"\xff" * 100
+    store.file.write_bytes(content)
+
+    await store.open()
+
+    with pytest.raises(StoreError, match=r"row (after )?\d+ cannot be read: .*malformed"):
+        await indexes(store, lease)
+
+
+# Space
+
+
+async def test_free_pages_are_reused(store, lease):
+    for seq in range(50):
+        await store.commit([(lease, Row(seq, b"", bytes(100_000), delete=[seq - 1]))])
+
+    await store.close()
+    assert store.file.stat().st_size < 1_000_000
+
+
+async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypatch):
+    monkeypatch.setattr(sqlite, "KEPT_PAGES", 10)
+    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(100)])
+    await store.commit([(lease, Row(100, b"", b"the last", delete=range(100)))])
+    await store._writer.run(lambda: database.number(store._connection, "PRAGMA wal_checkpoint"))
+    assert store.file.stat().st_size > 10_000_000
+
+    steps = 1
+    while await store.maintain(0):
+        steps += 1
+
+    assert steps >= 20
+    assert store.file.stat().st_size < 500_000
+    assert 0 == store.file.with_name("leveret.db-wal").stat().st_size
+    assert [b"the last"] == await store.read(lease, [Ref(100, 0, 8)])
+
+
+async def test_some_free_pages_are_kept_for_what_comes(store, lease):
+    await store.commit([(lease, Row(1, b"", bytes(1_000_000)))])
+    await store.commit([(lease, Row(2, b"", delete=[1]))])
+
+    assert not await store.maintain(10)
+
+    assert store.file.stat().st_size > 1_000_000
+
+
+# Copies
+
+
+async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
+    store, lease, tmp_path, monkeypatch
+):
+    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+    monkeypatch.setattr(database, "COPY_PAGES", 1)
+    finished = []
+
+    async def back_up():
+        await store.backup(tmp_path / "copy.db")
+        finished.append("backup")
+
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(back_up)
+        for seq in range(200, 220):
+            await store.commit([(lease, Row(seq, b"meanwhile"))])
+        finished.append("commits")
+
+    assert ["commits", "backup"] == finished
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        assert [("ok",)] == copy.execute("PRAGMA integrity_check").fetchall()
+        assert 120 == database.number(copy, "SELECT count(*) FROM batch")
+    assert ["copy.db", "data"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+async def test_a_backup_that_cannot_be_made_leaves_nothing_and_does_no_harm(store, lease, tmp_path):
+    with pytest.raises(StoreError, match=r"nowhere/copy\.db cannot be written"):
+        await store.backup(tmp_path / "nowhere" / "copy.db")
+
+    await store.commit([(lease, Row(1, b""))])
+
+
+async def test_a_store_is_closed_after_its_backup_is_made(store, lease, tmp_path):
+    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(store.backup, tmp_path / "copy.db")
+        await trio.testing.wait_all_tasks_blocked()
+        await store.close()
+
+    assert (tmp_path / "copy.db").stat().st_size > 10_000_000
