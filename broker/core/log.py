@@ -27,6 +27,9 @@ class Log(Protocol):
     def delivered(self, position: int) -> None:
         """Note that positions up to one may have been delivered."""
 
+    def returned(self, positions: Sequence[int]) -> None:
+        """Count that messages came back to the queue."""
+
     def settled(self, positions: Iterable[int]) -> None:
         """Forget messages."""
 

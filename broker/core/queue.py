@@ -369,6 +369,8 @@ class Queue:
         self.settle(len(entries), size)
         if self.deleted:
             return
+        if self.log is not None:
+            self.log.returned([position for position, _ in entries])
         self._returned_bytes += size
         if self.incoming:
             self._store()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.runs import Paged
-    from leveret.broker.storage.journal import QueueLog
+    from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
 
 MEMO_LIMIT = 4096

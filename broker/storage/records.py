@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT: Final = 1
 
 ENQUEUED: Final = 1
 SETTLED: Final = 2
 DELIVERED: Final = 3
+COUNTED: Final = 4
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
 _start = Struct("<IB")  # checksum, format
 _head = Struct("<BBI")  # kind, flags, length
 _enqueued = Struct("<IQQI")  # queue, first position, offset in the body, count
-_settled = Struct("<II")  # queue, count of ranges
+_settled = Struct("<II")  # queue, count of ranges or of positions
 _mark = Struct("<IQ")  # queue, position
 _IS_BIG = sys.byteorder == "big"
 
@@ -74,6 +75,13 @@ class Delivered(NamedTuple):
     position: int
 
 
+class Counted(NamedTuple):
+    """How often messages came back to a queue; the last record of a position counts."""
+
+    queue: int
+    counts: dict[int, int]  # by position
+
+
 class Unknown(NamedTuple):
     """A record of a later version."""
 
@@ -81,7 +89,7 @@ class Unknown(NamedTuple):
     octets: bytes
 
 
-Record: TypeAlias = Enqueued | Settled | Delivered | Unknown
+Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Unknown
 
 
 def seal(records: Iterable[bytes]) -> bytes:
@@ -113,6 +121,12 @@ def encode_settled(queue: int, ranges: Iterable[tuple[int, int]]) -> bytes:
 def encode_delivered(queue: int, position: int) -> bytes:
     """Return the record of the highest delivered position."""
     return _record(DELIVERED, 0, _mark.pack(queue, position))
+
+
+def encode_counted(queue: int, counts: Mapping[int, int]) -> bytes:
+    """Return the record of how often messages came back, by position."""
+    columns = _little(array("Q", counts)) + _little(array("I", counts.values()))
+    return _record(COUNTED, 0, _settled.pack(queue, len(counts)) + columns)
 
 
 def _record(kind: int, flags: int, octets: bytes) -> bytes:
@@ -169,10 +183,20 @@ def _records(index: bytes) -> Iterator[Record]:
             if len(flat) != 2 * count:
                 raise ValueError("ranges are missing")
             yield Settled(queue, list(zip(flat[::2], flat[1::2], strict=True)))
+        elif kind == COUNTED:
+            yield _decode_counted(octets)
         elif kind == DELIVERED:
             yield Delivered(*_mark.unpack(octets))
         else:
             yield Unknown(kind, _head.pack(kind, flags, length) + octets)
+
+
+def _decode_counted(octets: bytes) -> Counted:
+    queue, count = _settled.unpack_from(octets)
+    middle = _settled.size + count * array("Q").itemsize
+    positions = _column("Q", octets[_settled.size : middle])
+    counts = _column("I", octets[middle:])
+    return Counted(queue, dict(zip(positions, counts, strict=True)))
 
 
 def _decode_enqueued(flags: int, octets: bytes) -> Enqueued:

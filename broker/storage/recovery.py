@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from leveret.broker.core.runs import CHUNK_LENGTH
 from leveret.broker.storage.base import StoreError
 from leveret.broker.storage.records import (
+    Counted,
     Delivered,
     Enqueued,
     RecordError,
     Settled,
     decode,
+    encode_counted,
     encode_settled,
 )
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
-    from leveret.broker.storage.journal import Journal, QueueLog
+    from leveret.broker.storage.journal import Journal
+    from leveret.broker.storage.queue_log import QueueLog
 
 
 class Found(NamedTuple):
@@ -48,6 +51,7 @@ class Recovery:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._settled: list[tuple[LiveRow, Settled]] = []
+        self._counted: list[tuple[LiveRow, Counted]] = []
         self._next: dict[int, int] = {}
         self.messages = 0
 
@@ -73,6 +77,8 @@ class Recovery:
                 self._seen(record.queue, segment.end)
             elif isinstance(record, Settled):
                 self._settled.append((row, record))
+            elif isinstance(record, Counted):
+                self._counted.append((row, record))
             elif isinstance(record, Delivered):
                 log = journal.log(record.queue)
                 self._seen(record.queue, record.position + 1)
@@ -100,6 +106,11 @@ class Recovery:
                 self._seen(record.queue, record.ranges[-1][1] + 1)
                 self._apply(row, settled, record)
         self._settled.clear()
+        for row, counted in self._counted:
+            came_back = journal.logs.get(counted.queue)
+            if came_back is not None:
+                self._count(row, came_back, counted)
+        self._counted.clear()
         for number, log in tuple(journal.logs.items()):
             if number not in numbers:
                 for segment in log.segments:
@@ -114,12 +125,20 @@ class Recovery:
         hits = log.settle_older(record.ranges, row.seq)
         kept: list[tuple[int, int]] = []
         for older, ranges in hits.items():
-            if older is not row:
-                row.refs.add(older)
-                older.referrers.add(row)
+            row.refer(older)
             kept += ranges
         if kept:
-            row.settled += encode_settled(record.queue, kept)
+            row.statements += encode_settled(record.queue, kept)
+
+    def _count(self, row: LiveRow, log: QueueLog, record: Counted) -> None:
+        kept: dict[int, int] = {}
+        for position, count in record.counts.items():
+            segment = log.find(position)
+            if segment is not None and segment.has(position):
+                log.counts[position] = kept[position] = count
+                row.refer(segment.row)
+        if kept:
+            row.statements += encode_counted(record.queue, kept)
 
     def _found(self, log: QueueLog) -> Found:
         runs = [

@@ -1,8 +1,8 @@
 """Segments: where the messages of a queue are in the rows, and which of them still count.
 
 Law: a segment is a record of messages that were put into one queue together. It lives as long as
-one of them does; a row lives as long as one of its segments does, or an older row that it has
-settled something in: without it, that would come back.
+one of them does; a row lives as long as one of its segments does, or an older row that it says
+something about: without it, what was settled there would come back.
 
 Called by: storage.journal.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from leveret.broker.storage.journal import QueueLog
+    from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.records import Enqueued
 
 
@@ -31,9 +31,9 @@ class LiveRow:
       live: How many of them are not settled.
       octets: Of the body, as long as the store has one.
       segments: What it says was enqueued, as far as it lives.
-      settled: Its records of what is settled in older rows, encoded.
+      statements: Its records about messages of older rows, encoded.
       refs: Those older rows, as long as they are needed.
-      referrers: Younger rows that have settled something in this one.
+      referrers: Younger rows that say something about this one.
       marks: The logs for which it says what was delivered.
       is_bare: Whether its body was given up.
       is_moving: Whether its messages are being read to be put elsewhere.
@@ -50,7 +50,7 @@ class LiveRow:
         "refs",
         "segments",
         "seq",
-        "settled",
+        "statements",
     )
 
     def __init__(self, seq: int) -> None:
@@ -59,7 +59,7 @@ class LiveRow:
         self.live = 0
         self.octets = 0
         self.segments: list[Segment] = []
-        self.settled = b""
+        self.statements = b""
         self.refs: set[LiveRow] = set()
         self.referrers: set[LiveRow] = set()
         self.marks: list[QueueLog] = []
@@ -78,6 +78,12 @@ class LiveRow:
     def is_wasteful(self) -> bool:
         """Whether half of what it takes is for nothing."""
         return 2 * self.live_octets <= max(self.octets, LEAST_ROW)
+
+    def refer(self, row: LiveRow) -> None:
+        """Stay as long as another row, about which this one says something."""
+        if row is not self:
+            self.refs.add(row)
+            row.referrers.add(self)
 
     def add(self, segment: Segment) -> None:
         """Take in a segment, all of which lives."""
@@ -127,6 +133,10 @@ class Segment:
         self._dead[start:end] = b"\1" * (end - start)
         self.live -= settled
         return settled
+
+    def has(self, position: int) -> bool:
+        """Whether a position of it is not settled."""
+        return self.live > 0 and (self._dead is None or not self._dead[position - self.base])
 
     def give_up(self) -> None:
         """Count nothing of it any more: all that lived is elsewhere."""

@@ -9,10 +9,11 @@ from leveret.broker.core.batch import Batch
 from leveret.broker.core.message import Message
 from leveret.broker.core.runs import Paged
 from leveret.broker.storage import compaction
-from leveret.broker.storage import journal as module
+from leveret.broker.storage import row_builder as module
 from leveret.broker.storage.base import Definition, StoreError
 from leveret.broker.storage.compaction import Piece
-from leveret.broker.storage.journal import Journal, QueueLog, ranges_of
+from leveret.broker.storage.journal import Journal
+from leveret.broker.storage.queue_log import QueueLog, ranges_of
 from leveret.broker.storage.recovery import Recovery
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
@@ -324,6 +325,8 @@ class Model(RuleBasedStateMachine):
         self.kept: dict[int, dict[int, bytes]] = {number: {} for number in range(1, 4)}
         self.delivered = dict.fromkeys(range(1, 4), -1)
         self.told = dict(self.delivered)
+        self.counts: dict[int, dict[int, int]] = {number: {} for number in range(1, 4)}
+        self.kept_counts: dict[int, dict[int, int]] = {number: {} for number in range(1, 4)}
         self.counter = 0
 
     def _make(self, number: int, kinds: list[bool]) -> None:
@@ -378,6 +381,14 @@ class Model(RuleBasedStateMachine):
             self.journal.log(number).delivered(position)
             self.delivered[number] = max(self.delivered[number], position)
 
+    @rule(number=QUEUES, count=st.integers(1, 3))
+    def give_back(self, number: int, count: int) -> None:
+        chosen = sorted(self.live[number])[:count]
+        self.journal.log(number).returned(chosen)
+        for position in chosen:
+            counts = self.counts[number]
+            counts[position] = counts.get(position, 0) + 1
+
     @rule()
     def compact(self) -> None:
         """Some may be settled, purged or committed before what was read is put elsewhere."""
@@ -398,6 +409,11 @@ class Model(RuleBasedStateMachine):
         self.disk.commit(self.journal)
         self.kept = {number: dict(live) for number, live in self.live.items()}
         self.told = dict(self.delivered)
+        self.kept_counts = {number: self._live_counts(number) for number in range(1, 4)}
+
+    def _live_counts(self, number: int) -> dict[int, int]:
+        live = self.live[number]
+        return {each: count for each, count in self.counts[number].items() if each in live}
 
     def teardown(self) -> None:
         module.ROW_SIZE = ROW_SIZE
@@ -410,6 +426,7 @@ class Model(RuleBasedStateMachine):
         self.late.clear()
         self.live = {number: bodies.get(number, {}) for number in range(1, 4)}
         self.delivered = dict(self.told)
+        self.counts = {number: dict(kept) for number, kept in self.kept_counts.items()}
 
     @invariant()
     def what_was_committed_comes_back(self) -> None:
@@ -417,6 +434,7 @@ class Model(RuleBasedStateMachine):
         for number, told in self.told.items():
             delivered = [each for each in self.kept[number] if each <= told]
             assert max(delivered, default=-1) <= journal.log(number).highest
+            assert journal.log(number).counts == self.kept_counts[number]
         assert {number: bodies.get(number, {}) for number in range(1, 4)} == self.kept
 
     @invariant()

@@ -1,0 +1,275 @@
+"""Queue logs: what the journal knows of one durable queue.
+
+Law: every position that a queue gives is told here, and every one that is settled. What happens
+to both between two commits is forgotten.
+
+Called by: core.queue, amqp.channel (tell), storage.journal (asks).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from leveret.broker.storage.paging import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Paged
+    from leveret.broker.storage.journal import Journal
+    from leveret.broker.storage.segment import LiveRow, Segment
+
+Range = tuple[int, int]  # first and last position
+
+
+def ranges_of(positions: Iterable[int]) -> Iterator[Range]:
+    """Return ascending ranges, first and last, of positions in any order.
+
+    >>> list(ranges_of([5, 1, 2, 3]))
+    [(1, 3), (5, 5)]
+    """
+    ordered = iter(sorted(positions))
+    first = last = next(ordered, -1)
+    for position in ordered:
+        if position == last + 1:
+            last = position
+        else:
+            yield first, last
+            first = last = position
+    if last >= 0:
+        yield first, last
+
+
+class QueueLog:
+    """What the journal knows of one durable queue.
+
+    Attributes:
+      number: The queue's number in the records.
+      queue: The queue, None if nobody has said.
+      pending: Messages that are in no row yet, by position.
+      segments: Those that are, by position.
+      highest: The highest position that was delivered, -1 for none.
+      counts: How often messages came back to the queue, by position; those that ever did.
+      recounted: Positions whose count the rows do not know yet.
+    """
+
+    __slots__ = (
+        "_dead",
+        "_journal",
+        "_settled",
+        "_settled_ranges",
+        "counts",
+        "highest",
+        "is_closed",
+        "mark",
+        "mark_row",
+        "number",
+        "pending",
+        "queue",
+        "recounted",
+        "segments",
+    )
+
+    def __init__(self, journal: Journal, number: int) -> None:
+        self._journal = journal
+        self.number = number
+        self.queue: Queue | None = None
+        self.pending: dict[int, Message] = {}
+        self.segments: list[Segment] = []
+        self.highest = -1
+        self.mark = -1  # what the rows say of `highest`
+        self.mark_row: LiveRow | None = None  # the one that says it
+        self.counts: dict[int, int] = {}
+        self.recounted: set[int] = set()
+        self.is_closed = False
+        self._settled: list[int] = []
+        self._settled_ranges: list[Range] = []
+        self._dead = 0  # segments without anything live
+
+    def __repr__(self) -> str:
+        return f"<QueueLog {self.number}>"
+
+    # What the queue tells
+
+    def enqueued(self, base: int, messages: Sequence[Message]) -> None:
+        """Take in messages at positions from `base` on; transient ones are left out."""
+        pending, octets, before = self.pending, 0, len(self.pending)
+        for position, message in enumerate(messages, base):
+            if message.persistent:
+                pending[position] = message
+                octets += message.header_size + message.size
+        if octets:
+            self._journal.took_in(self, len(pending) - before, octets)
+
+    def delivered(self, position: int) -> None:
+        """Note that positions up to one may have been delivered."""
+        if position > self.highest:
+            self.highest = position
+            if self.segments:
+                self._journal.dirty[self] = None
+
+    def returned(self, positions: Sequence[int]) -> None:
+        """Count that messages came back to the queue."""
+        if self.pending or self.segments:
+            counts = self.counts
+            for position in positions:
+                counts[position] = counts.get(position, 0) + 1
+            self.recounted.update(positions)
+            self._journal.dirty[self] = None
+
+    def settled(self, positions: Iterable[int]) -> None:
+        """Forget messages; those that are in no row yet never will be."""
+        pending, journal = self.pending, self._journal
+        if self.counts:
+            positions = list(positions)
+            for position in positions:
+                self.counts.pop(position, None)
+        if pending:
+            count = octets = 0
+            for position in positions:
+                message = pending.pop(position, None)
+                if message is None:
+                    self._settled.append(position)
+                else:
+                    count += 1
+                    octets += message.header_size + message.size
+            journal.let_go(count, octets)
+        elif self.segments:
+            self._settled.extend(positions)
+        else:
+            return
+        journal.dirty[self] = None
+
+    def dropped(self, ranges: Sequence[Range]) -> None:
+        """Forget all messages in ascending ranges."""
+        pending = self.pending
+        if pending:
+            firsts = [first for first, _ in ranges]
+            self.settled([each for each in pending if _is_within(each, ranges, firsts)])
+        if self.counts:
+            firsts = [first for first, _ in ranges]
+            gone = [each for each in self.counts if _is_within(each, ranges, firsts)]
+            for position in gone:
+                del self.counts[position]
+        if self.segments:
+            self._settled_ranges += ranges
+            self._journal.dirty[self] = None
+
+    def is_kept(self, base: int, count: int) -> bool:
+        """Whether all of so many messages from a position on are in rows."""
+        end = base + count
+        while base < end:
+            segment = self.find(base)
+            if segment is None:
+                return False
+            base = segment.end
+        return True
+
+    def are_kept(self, rows: Iterable[LiveRow]) -> bool:
+        """Whether rows are in the store for certain."""
+        return all(row.seq <= self._journal.kept_seq for row in rows)
+
+    def fetch(self, queue: Queue, paged: Paged) -> None:
+        """Have messages read; the queue's `loaded` is called with them."""
+        self._journal.ask(Place(queue, self, paged, self._journal.envelopes))
+
+    def close(self) -> None:
+        """Forget everything: the queue is gone."""
+        self.is_closed = True
+        self.dropped([(0, 1 << 62)])
+
+    # What the journal asks
+
+    def apply_settled(self) -> dict[LiveRow, list[Range]]:
+        """Mark what was settled in the segments; return the ranges by row."""
+        found: dict[LiveRow, list[Range]] = {}
+        if self._settled or self._settled_ranges:
+            ranges = [*self._settled_ranges, *ranges_of(self._settled)]
+            self._settled, self._settled_ranges = [], []
+            for first, last in ranges:
+                self._settle(first, last, found)
+            self._let_go_of_dead()
+        return found
+
+    def settle_older(self, ranges: Iterable[Range], seq: int) -> dict[LiveRow, list[Range]]:
+        """Mark what a row has settled in rows up to itself; return the ranges by row."""
+        found: dict[LiveRow, list[Range]] = {}
+        for first, last in ranges:
+            self._settle(first, last, found, seq)
+        return found
+
+    def _settle(
+        self, first: int, last: int, found: dict[LiveRow, list[Range]], seq: int = 1 << 62
+    ) -> None:
+        segments = self.segments
+        start = max(bisect_right(segments, first, key=_base) - 1, 0)
+        for index in range(start, len(segments)):
+            segment = segments[index]
+            if segment.base > last:
+                break
+            if segment.end > first and segment.live and segment.row.seq <= seq:
+                count = segment.settle(first, last)
+                if count:
+                    segment.row.live -= count
+                    part = max(first, segment.base), min(last, segment.end - 1)
+                    found.setdefault(segment.row, []).append(part)
+                    if not segment.live:
+                        self._dead += 1
+
+    def _let_go_of_dead(self) -> None:
+        """Drop segments in which nothing lives: at the front at once, others when they are many."""
+        segments = self.segments
+        front = 0
+        while front < len(segments) and not segments[front].live:
+            front += 1
+        del segments[:front]
+        self._dead -= front
+        if self._dead > len(segments) // 2:
+            self.segments = [segment for segment in segments if segment.live]
+            self._dead = 0
+
+    def add(self, segment: Segment) -> None:
+        """Take in a segment; one made of older ones goes between others."""
+        segments = self.segments
+        if segments and segments[-1].base > segment.base:
+            segments.insert(bisect_right(segments, segment.base, key=_base), segment)
+        else:
+            segments.append(segment)
+
+    def find(self, position: int) -> Segment | None:
+        """Return the segment that a position is in."""
+        index = bisect_right(self.segments, position, key=_base) - 1
+        if index >= 0 and position < self.segments[index].end:
+            return self.segments[index]
+        return None
+
+    def recount(self, first: int, length: int) -> None:
+        """Have counts of neighbouring messages said anew: what said them goes away."""
+        self.recounted.update(self.counts.keys() & range(first, first + length))
+
+    def take_recounted(self) -> dict[Segment, dict[int, int]]:
+        """Return the counts that rows do not know yet, once, by where the messages are."""
+        found: dict[Segment, dict[int, int]] = {}
+        for position in sorted(self.recounted & self.counts.keys()):
+            segment = self.find(position)
+            if segment is not None and segment.has(position):
+                found.setdefault(segment, {})[position] = self.counts[position]
+        self.recounted.clear()
+        return found
+
+    @property
+    def needs_mark(self) -> bool:
+        """Whether the rows do not say yet what was delivered of what they hold."""
+        return self.mark < self.highest and bool(self.segments)
+
+
+def _is_within(position: int, ranges: Sequence[Range], firsts: Sequence[int]) -> bool:
+    at = bisect_right(firsts, position) - 1
+    return at >= 0 and position <= ranges[at][1]
+
+
+def _base(segment: Segment) -> int:
+    return segment.base
