@@ -115,9 +115,12 @@ class Turns:
         is_done = batch.finish(self._is_over)
         if batch.waiting or batch.touched or batch.flushing or batch.debris:
             self._more.set()
+        self._look()
+        return is_done
+
+    def _look(self) -> None:
         for look in self.lookers:
             look()
-        return is_done
 
     def loaded(self) -> None:
         """Go on with what waited for messages that have been read."""
@@ -142,6 +145,7 @@ class Turns:
             self.broker.now = self._clock()
             self._start()
             batch.resume(self._is_over)
+            self._look()
             if not batch.waiting:
                 self._caught_up.set()
                 self._caught_up = trio.Event()

@@ -139,6 +139,25 @@ async def test_queues_that_do_not_come_to_deal_in_their_slice_do_so_after_it(
     assert 50 == before + answers(client)
 
 
+async def test_whoever_carries_on_looks_after_each_slice_also_those_after_it(
+    turns, client, counter, nursery
+):
+    chunk = touched_by_one(client, [f"q{number}" for number in range(50)])
+    nursery.start_soon(turns.go_on)
+    turns.run(client.session, chunk)
+    seen = []
+    turns.lookers.append(lambda: seen.append(len(turns.broker.batch.waiting)))
+    counter.step = LONGEST / 20
+    while not turns.run(client.session, chunk):
+        chunk = b""
+    assert seen[-1] > 0
+
+    with trio.fail_after(10):
+        await turns.caught_up()
+
+    assert seen[-1] == 0
+
+
 async def test_caught_up_does_not_wait_when_nothing_is_left(turns, client):
     turns.run(client.session, DECLARE)
 
