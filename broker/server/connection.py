@@ -133,10 +133,11 @@ class ClientConnection:
         """Handle, and carry out, what did not fit into the first slice."""
         turns, session = self._turns, self.session
         outbox, high = session.outbox, session.outbox_high
+        is_waiting_still = False  # what it waits for may have come before this began
         while not session.is_ended:
             if session.is_blocked or (outbox.replies > high and session.is_writing):
                 await self._hold()
-            elif session.is_waiting:
+            elif session.is_waiting and is_waiting_still:
                 await turns.wait_until_loaded()
             else:
                 await turns.caught_up()
@@ -144,6 +145,7 @@ class ClientConnection:
                     await trio.lowlevel.checkpoint()
             if turns.run(session):
                 break
+            is_waiting_still = session.is_waiting
         self._has_work = False
 
     async def _hold(self) -> None:

@@ -8,53 +8,51 @@ Called by: storage.journal, server.housekeeper.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.storage.base import Ref
+from leveret.broker.storage.segment import LEAST_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from leveret.broker.storage.segment import LiveRow, Segment
 
-STEP_OCTETS = 1 << 20  # moved in one commit
-STEP_ROWS = 1024
-# So many have to be there, or so many octets of the living: one row less is not worth a commit.
-LEAST_ROWS, LEAST_OCTETS = 64, 1 << 18
+# What is read, and what is moved, in one step.
+READ_OCTETS, STEP_OCTETS = 4 << 20, 1 << 20
+# What a step has to be good for: octets that it frees, or rows. Less is not worth a commit.
+LEAST_GAIN, LEAST_ROWS = 1 << 20, 64
 AGE = 128  # rows made since: what is young may be gone soon by itself
 
 
 class Piece(NamedTuple):
-    """Neighbouring messages of a row that lived when it was planned."""
+    """What is read of a row: a segment, with what is dead in it."""
 
     segment: Segment
-    first: int
-    length: int
 
     @property
     def is_there(self) -> bool:
-        """Whether their octets have not been given up since."""
+        """Whether its octets have not been given up since."""
         return not self.segment.row.is_bare
 
     def ref(self) -> Ref:
-        """Return where their octets are."""
-        places = self.segment.places(self.first, self.length)
+        """Return where its octets are."""
+        segment = self.segment
+        places = segment.places(segment.base, segment.end - segment.base)
         start = min(place[0] for place in places)
-        return Ref(self.segment.row.seq, start, max(sum(place) for place in places) - start)
+        return Ref(segment.row.seq, start, max(sum(place) for place in places) - start)
 
     def living(self, octets: bytes) -> Iterator[tuple[int, bytes, tuple[int, int, int]]]:
         """Return position, octets, and sizes of those messages that live still."""
-        end = self.first + self.length
-        start = self.ref().offset
-        for first, count in self.segment.runs():
-            low, high = max(first, self.first), min(first + count, end)
-            if low < high:
-                places = self.segment.places(low, high - low)
-                for position, (offset, *sizes) in enumerate(places, low):
-                    at = offset - start
-                    publish, header, body = sizes
-                    yield position, octets[at : at + sum(sizes)], (publish, header, body)
+        segment = self.segment
+        places = segment.places(segment.base, segment.end - segment.base)
+        start = min(place[0] for place in places)
+        for first, count in segment.runs():
+            for position in range(first, first + count):
+                offset, publish, header, body = places[position - segment.base]
+                at = offset - start
+                end = at + publish + header + body
+                yield position, octets[at:end], (publish, header, body)
 
 
 class Waste:
@@ -75,14 +73,15 @@ class Waste:
     def choose(self, next_seq: int) -> list[LiveRow]:
         """Return rows to be moved in one step; none if it is not worth it yet."""
         chosen: list[LiveRow] = []
-        octets = 0
-        for row in islice(self._rows, STEP_ROWS):
-            if row.seq + AGE <= next_seq and row.live:
-                chosen.append(row)
-                octets += row.live_octets
-                if octets >= STEP_OCTETS:
-                    break
-        if len(chosen) < LEAST_ROWS and octets < LEAST_OCTETS:
+        read = moved = gain = 0
+        for row in self._rows:
+            if row.seq + AGE > next_seq or read >= READ_OCTETS or moved >= STEP_OCTETS:
+                break
+            chosen.append(row)
+            read += row.octets
+            moved += row.live_octets
+            gain += max(row.octets, LEAST_ROW) - row.live_octets
+        if gain < LEAST_GAIN and len(chosen) < LEAST_ROWS:
             return []
         for row in chosen:
             row.is_moving = True
@@ -92,9 +91,4 @@ class Waste:
 
 def pieces(rows: Sequence[LiveRow]) -> list[Piece]:
     """Return what lives in some rows."""
-    return [
-        Piece(segment, first, count)
-        for row in rows
-        for segment in row.segments
-        for first, count in segment.runs()
-    ]
+    return [Piece(segment) for row in rows for segment in row.segments if segment.live]

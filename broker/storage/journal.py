@@ -148,7 +148,7 @@ class Journal:
             log = self.logs.get(piece.segment.record.queue)
             if log is not None and piece.segment.row.seq in self.rows:
                 builder.move(log, piece, octets)
-                log.recount(piece.first, piece.length)
+                log.recount(piece.segment.base, piece.segment.end)
                 emptied[piece.segment] = None
                 logs[log] = None
         for segment in emptied:

@@ -163,7 +163,7 @@ class QueueLog:
         end = base + count
         while base < end:
             segment = self.find(base)
-            if segment is None:
+            if segment is None or not segment.lives_wholly(base, min(end, segment.end)):
                 return False
             base = segment.end
         return True
@@ -246,9 +246,9 @@ class QueueLog:
             return self.segments[index]
         return None
 
-    def recount(self, first: int, length: int) -> None:
+    def recount(self, first: int, end: int) -> None:
         """Have counts of neighbouring messages said anew: what said them goes away."""
-        self.recounted.update(self.counts.keys() & range(first, first + length))
+        self.recounted.update(each for each in self.counts if first <= each < end)
 
     def take_recounted(self) -> dict[Segment, dict[int, int]]:
         """Return the counts that rows do not know yet, once, by where the messages are."""

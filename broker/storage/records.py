@@ -42,7 +42,9 @@ class RecordError(Exception):
 
 
 class Enqueued(NamedTuple):
-    """Messages put into a queue, at positions without gaps.
+    """Messages put into a queue, at neighbouring positions.
+
+    Where all sizes are 0 there is no message: a transient one, or one that was settled before.
 
     Attributes:
       queue: The queue's number.

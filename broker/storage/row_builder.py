@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # Octets of messages in a row: what is read at a time, and what a straggler keeps on the disk.
 ROW_SIZE = 1 << 20
+# Positions that may be missing between two messages of one record: a hole takes less than a
+# record of its own.
+GAP = 4
 
 
 class RowBuilder:
@@ -53,7 +56,7 @@ class RowBuilder:
         columns = _Columns()
         base = expected = -1
         for position, message in pending.items():
-            if position != expected or self._size >= ROW_SIZE:
+            if not columns.reach(position - expected, self._size) or self._size >= ROW_SIZE:
                 self._add_segment(log, base, columns)
                 if self._size >= ROW_SIZE:
                     self._next_row()
@@ -67,7 +70,7 @@ class RowBuilder:
         columns = _Columns()
         base = expected = -1
         for position, message, sizes in piece.living(octets):
-            if position != expected or self._size >= ROW_SIZE:
+            if not columns.reach(position - expected, self._size) or self._size >= ROW_SIZE:
                 self._add_segment(log, base, columns, self._moved)
                 if self._size >= ROW_SIZE:
                     self._next_row()
@@ -130,6 +133,14 @@ class _Columns:
         self.publishes: list[int] = []
         self.headers: list[int] = []
         self.bodies: list[int] = []
+
+    def reach(self, gap: int, offset: int) -> bool:
+        """Add holes up to a position; return False if it is not near enough."""
+        if not self.offsets or gap > GAP:
+            return False
+        for _ in range(gap):
+            self.add(offset, 0, 0, 0)
+        return True
 
     def append(self, offset: int, message: Message) -> None:
         """Add a message that begins at an offset."""

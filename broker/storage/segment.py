@@ -94,7 +94,7 @@ class LiveRow:
 
 
 class Segment:
-    """Messages at neighbouring positions, in one row.
+    """Messages at neighbouring positions, in one row; some may be missing.
 
     Attributes:
       row: Where they are.
@@ -113,6 +113,9 @@ class Segment:
         self.live = len(record.body_sizes)
         self.end = record.base + self.live
         self._dead: bytearray | None = None  # one octet a message, made with the first
+        if 0 in record.header_sizes:  # no message is without a header: these are holes
+            self._dead = bytearray(not size for size in record.header_sizes)
+            self.live = self._dead.count(0)
 
     @property
     def size(self) -> int:
@@ -133,6 +136,12 @@ class Segment:
         self._dead[start:end] = b"\1" * (end - start)
         self.live -= settled
         return settled
+
+    def lives_wholly(self, first: int, end: int) -> bool:
+        """Whether all positions from one up to another, which is not meant, are not settled."""
+        if self._dead is None:
+            return self.live > 0
+        return not self._dead.count(1, first - self.base, end - self.base)
 
     def has(self, position: int) -> bool:
         """Whether a position of it is not settled."""
