@@ -95,15 +95,18 @@ def consume(channel: Channel, method: BasicConsume) -> None:
         arguments=method.arguments,
     )
     channel.consumers[tag] = consumer
+    consumer.hold()
     channel.then(partial(_start, consumer, channel, method.no_wait))
+    queue.add_consumer(consumer)
 
 
 def _start(consumer: Consumer, channel: Channel, no_wait: bool) -> None:
-    """Let a consumer take part, after consume-ok and no sooner."""
+    """Give a consumer what comes for it, after consume-ok and no sooner."""
     if not no_wait:
-        channel.reply(BasicConsumeOk(consumer.tag))
-    if channel.consumers.get(consumer.tag) is consumer:
-        consumer.queue.add_consumer(consumer)
+        channel.send(BasicConsumeOk(consumer.tag))
+    consumer.release()
+    if consumer in channel.parked:
+        consumer.queue.unpark(consumer)
 
 
 def _readable_queue(channel: Channel, name: str) -> Queue:

@@ -90,15 +90,15 @@ class Channel:
         """Send a method to the client, after those that wait for a commit."""
         held = self.session.held
         if held and self.number in held:
-            held.follow(self.number, partial(self._send, method))
+            held.follow(self.number, partial(self.send, method))
         else:
-            self._send(method)
+            self.send(method)
 
     def reply_durably(self, method: Method) -> None:
         """Send a method once what it tells is on the disk, and all that was told before."""
         batch = self.session.broker.batch
         if batch.telling > batch.committed:
-            self.session.hold(self.number, batch.telling, partial(self._send, method))
+            self.session.hold(self.number, batch.telling, partial(self.send, method))
         else:
             self.reply(method)
 
@@ -110,7 +110,8 @@ class Channel:
         else:
             action()
 
-    def _send(self, method: Method) -> None:
+    def send(self, method: Method) -> None:
+        """Send a method to the client now, whatever waits."""
         self.outbox.append(method_frame(self.number, method))
         self.session.touch()
 
@@ -119,7 +120,7 @@ class Channel:
         self.then(partial(self._send_content, method, message))
 
     def _send_content(self, method: Method, message: Message) -> None:
-        self._send(method)
+        self.send(method)
         for part in framed(message, self.number, self.session.frame_max):
             self.outbox.append(part)
 
@@ -145,7 +146,7 @@ class Channel:
         count = seqno - self.confirmed_seqno
         if count > 0:
             self.confirmed_seqno = seqno
-            self._send(BasicAck(seqno, count > 1))
+            self.send(BasicAck(seqno, count > 1))
 
     # Deliveries
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
 
 UNLIMITED = 1 << 62
+HELD = UNLIMITED << 1
 
 
 class Target(Protocol):
@@ -88,6 +89,14 @@ class Consumer:
         self.credit = UNLIMITED if no_ack or not prefetch_count else prefetch_count
         self.arguments = arguments or {}
         self.heads: dict[int, bytes] = {}
+
+    def hold(self) -> None:
+        """Let it have no room until `release`, whatever its credit."""
+        self.credit -= HELD
+
+    def release(self) -> None:
+        """Let it have the room that its credit says."""
+        self.credit += HELD
 
     def __repr__(self) -> str:
         return f"<Consumer {self.tag!r} of {self.queue.name!r}>"

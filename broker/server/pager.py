@@ -93,6 +93,6 @@ class Pager:
                         raise
                     turns.look_at_clock()
                     place.load(octets)
-                    turns.loaded()
                     break
+                turns.loaded()  # also if nobody needs it: a get on a deleted queue waits for it
             self.look()

@@ -61,6 +61,7 @@ class Journal:
         self._waste = Waste()
         self._moving: list[tuple[Piece, bytes]] = []
         self._doomed: list[int] = []
+        self._has_dead = False  # whether any of those has messages
         self._bare: list[LiveRow] = []
         self._written: list[QueueLog] = []  # by the last commit
         self._unmarked: dict[QueueLog, None] = {}  # what says what they delivered goes away
@@ -197,8 +198,11 @@ class Journal:
         bare = [row for row in self._bare if row.seq in self.rows]
         self._bare.clear()
         statements = last.statements
-        if not (builder.rows or builder.records or statements or definitions or doomed or bare):
+        is_needed = builder.rows or builder.records or statements or definitions or bare
+        if not is_needed and not self._has_dead:
+            self._doomed = doomed  # they hold nothing, and go with the next commit
             return []
+        self._has_dead = False
         index = seal([*builder.records, statements])
         row = Row(last.seq, index, b"".join(builder.parts))
         rows = [*builder.rows, row]
@@ -260,6 +264,7 @@ class Journal:
         while doomed:
             row = doomed.pop()
             self._doomed.append(row.seq)
+            self._has_dead |= row.octets > 0 and not row.is_bare
             self.rows.pop(row.seq, None)
             row.is_bare = True
             self._waste.discard(row)

@@ -180,6 +180,7 @@ class QueueLog:
         """Forget everything: the queue is gone."""
         self.is_closed = True
         self.dropped([(0, 1 << 62)])
+        self._journal.dirty[self] = None
 
     # What the journal asks
 
