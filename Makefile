@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # A file of tests stays on one core: what it starts (brokers, RabbitMQ) is started once.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test check test-all bench wheel clean help
+.PHONY: run test check test-all bench bench-long wheel clean help
 
 help:
 	@echo "make run       start the broker with deploy/topology.yaml on this machine's port 5672 (FLAGS='--listen ...')"
@@ -17,6 +17,7 @@ help:
 	@echo "make check     format, lint, types, tests"
 	@echo "make test-all  all tests"
 	@echo "make bench     measure beside RabbitMQ and GarageMQ, as far as they are installed"
+	@echo "make bench-long  the measurements that take ten million messages"
 	@echo "make wheel     build dist/leveret-*.whl"
 
 # For this machine only, unless told otherwise: the sample has a user with a known password.
@@ -36,6 +37,10 @@ test-all: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(FLAGS)
+
+# Ten million messages in one queue: 25 GB of disk and a quarter of an hour.
+bench-long: $(DEV)
+	$(BIN)/python -m tests.bench --group long $(FLAGS)
 
 wheel: $(DEV)
 	rm -rf dist

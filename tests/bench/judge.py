@@ -37,13 +37,42 @@ def _absolute(workload: Workload, ours: dict) -> Iterator[Bar]:
         each = ours["rss_kib_each"]
         bar = f"{workload.memory_kib:g} KiB"
         yield Bar("memory each", f"{each:.2f} KiB", bar, each <= workload.memory_kib)
-    if workload.start_ms:
-        took = ours["start_ms"]
-        yield Bar(
-            "start", f"{took:.0f} ms", f"{workload.start_ms:.0f} ms", took <= workload.start_ms
-        )
+    for name, key, unit, most in (
+        ("start", "start_ms", "ms", workload.start_ms),
+        ("recovery", "recovery_s", "s", workload.recovery_s),
+        ("memory", "peak_rss_mib", "MiB", workload.rss_mib),
+        ("files afterwards", "file_mib", "MiB", workload.file_mib),
+        ("written per octet", "written", "", workload.written),
+    ):
+        if most:
+            yield _at_most(name, ours.get(key), most, unit)
+    for quantile, most in workload.limits_ms:
+        value = ours[f"{workload.latency}_ms"].get(quantile)
+        yield _at_most(f"{quantile} by itself", value, most, "ms")
+    if workload.stall_ms:
+        yield _stall(workload.stall_ms, ours)
+    if workload.drain_rate:
+        rate = ours["drain_rate"]
+        wanted = f"{workload.drain_rate:,.0f}/s"
+        yield Bar("consumed", f"{rate:,.0f}/s", wanted, rate >= workload.drain_rate)
     if not ours.get("verification", {}).get("faultless", True):
         yield Bar("verification", "faulty", "faultless", False)
+
+
+def _at_most(name: str, value: float | None, most: float, unit: str) -> Bar:
+    """Judge a figure that must not be larger; one that could not be measured is undecided."""
+    if value is None:
+        return Bar(name, "not measured", f"{most:g} {unit}".strip(), None)
+    shown = f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return Bar(name, f"{shown} {unit}".strip(), f"{most:g} {unit}".strip(), value <= most)
+
+
+def _stall(most: float, ours: dict) -> Bar:
+    """Judge how long small requests took; a machine that wakes nobody in time decides nothing."""
+    value = ours.get("stall_ms", {}).get("p99.9")
+    late = ours.get("probe_late_ms", {}).get("p99.9", 0.0)
+    bar = _at_most("stall p99.9", value, most, "ms")
+    return bar._replace(passed=None) if bar.passed is False and late > most / 2 else bar
 
 
 def _beside_rabbitmq(workload: Workload, ours: dict, rabbitmq: dict) -> Iterator[Bar]:

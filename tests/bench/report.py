@@ -1,5 +1,7 @@
 """The matrix as a Markdown table."""
 
+from collections.abc import Iterator
+
 from leveret.clients.perf.report import DISTURBED
 
 from .judge import Bar
@@ -41,17 +43,47 @@ def _figures(workload: Workload, figures: dict | None) -> str:
         return f"failed: {figures['failed']}"
     if workload.kind == "start":
         return f"{figures['start_ms']:,.0f} ms"
+    if workload.kind in {"recover", "paged"}:
+        return "<br>".join(_journal(figures))
     if "rss_kib_each" in figures:
         return f"{figures['rss_kib_each']:.2f} KiB each"
-    cells = [f"{_rate(figures['rate'])}, {figures['broker']['cpu_us']:.2f} µs"]
+    return "<br>".join(_load(workload, figures))
+
+
+def _load(workload: Workload, figures: dict) -> Iterator[str]:
+    yield f"{_rate(figures['rate'])}, {figures['broker']['cpu_us']:.2f} µs"
     if workload.latency:
         latency = figures[f"{workload.latency}_ms"]
-        cells.append(f"p50 {latency.get('p50', 0):.2f} ms, p99 {latency.get('p99', 0):.2f} ms")
+        yield f"p50 {latency.get('p50', 0):.2f} ms, p99 {latency.get('p99', 0):.2f} ms"
+    if workload.latency == "confirm_latency" and "write_floor_ms" in figures:
+        yield f"the disk alone: {figures['write_floor_ms']:.2f} ms"
+    if "written" in figures:
+        yield f"{figures['written']:.2f} written an octet"
+    if figures.get("stall_ms"):
+        yield (
+            f"stalls p99.9 {figures['stall_ms']['p99.9']:.1f} ms "
+            f"(probe late {figures['probe_late_ms']['p99.9']:.1f})"
+        )
     if figures.get("others_cores", 0.0) > DISTURBED:
-        cells.append(f"disturbed: others used {figures['others_cores']:.1f} cores")
+        yield f"disturbed: others used {figures['others_cores']:.1f} cores"
     if not figures["verification"]["faultless"]:
-        cells.append("**faulty**")
-    return "<br>".join(cells)
+        yield "**faulty**"
+
+
+def _journal(figures: dict) -> Iterator[str]:
+    if "recovery_s" in figures:
+        yield f"{figures['recovery_s']:.2f} s, from {figures['file_mib']:,.0f} MiB"
+        yield f"filled at {_rate(figures['fill_rate'])}"
+    else:
+        yield f"filled at {_rate(figures['fill_rate'])}, emptied at {_rate(figures['drain_rate'])}"
+        yield f"{figures['peak_rss_mib']:,.0f} MiB of memory at most"
+        yield (
+            f"files {figures['full_mib']:,.0f} MiB, {figures['file_mib']:,.0f} MiB "
+            f"{figures['shrunk_s']:.0f} s after the end"
+        )
+        yield f"stalls p99.9 {figures['stall_ms']['p99.9']:.1f} ms"
+    if not figures["verification"]["faultless"]:
+        yield "**faulty**"
 
 
 def _rate(rate: float) -> str:

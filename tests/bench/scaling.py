@@ -1,4 +1,4 @@
-"""Whether the cost of a message stays flat: `python -m tests.bench.scaling [--broker NAME]`.
+"""Whether the cost of a message stays flat: `python -m tests.bench.scaling --help`.
 
 Law: in each table one thing grows and the load stays as it is: connections (each with the same
 window, so that chunks stay equal), queues nobody uses, bindings that match nothing, messages
@@ -51,10 +51,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--broker", choices=(LEVERET, RABBITMQ), default=LEVERET)
+    parser.add_argument("--durable", action="store_true", help="persistent, in durable queues")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args(arguments)
-    (broker,) = brokers([options.broker])
+    (broker,) = brokers([options.broker], durable=options.durable)
     broker.restart()
     try:
         for name, (counts, load) in SERIES.items():
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str]) -> int:
 def _cost(broker: Broker, load: str, options: argparse.Namespace) -> float:
     command = [sys.executable, "-m", "leveret.clients.perf", "--uri", broker.uri, "--json", "-"]
     command += ["--broker-pid", str(broker.pid), *COMMON.split(), *load.split()]
+    if options.durable:
+        command += ["--persistent", "--durable"]
     command += ["--time", str(options.seconds), "--warmup", "1"]
     costs = []
     for _ in range(options.rounds):

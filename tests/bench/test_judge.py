@@ -63,6 +63,44 @@ def test_memory_and_start_have_bars_of_their_own():
     assert {"start": False} == passed({"start_ms": 301.0}, {}, start)
 
 
+def test_what_is_on_disk_has_bars_of_its_own():
+    load = Workload("d", "d", (), written=2, latency="latency", limits_ms=(("p99", 15.0),))
+    ours = figures(1.0, 500, p99=15.0) | {"written": 2.0}
+    over = figures(1.0, 500, p99=15.1) | {"written": 2.1}
+
+    assert {"written per octet": True, "p99 by itself": True} == passed(ours, {}, load)
+    assert {"written per octet": False, "p99 by itself": False} == passed(over, {}, load)
+    assert passed(figures(1.0, 500), {}, load)["written per octet"] is None
+
+
+def test_stall_is_undecided_where_the_machine_is_late_itself():
+    load = Workload("d", "d", (), stall_ms=20)
+
+    def stall(took: float, late: float) -> bool | None:
+        found = {"stall_ms": {"p99.9": took}, "probe_late_ms": {"p99.9": late}}
+        return passed(figures(1.0, 500) | found, {}, load)["stall p99.9"]
+
+    assert [True, False, None] == [stall(20, 15), stall(21, 1), stall(21, 11)]
+
+
+def test_recovery_and_a_long_queue_have_bars():
+    recover = Workload("r", "r", (), kind="recover", recovery_s=2)
+    paged = Workload("p", "p", (), kind="paged", rss_mib=1024, drain_rate=100_000, file_mib=256)
+    good = {"peak_rss_mib": 1024, "drain_rate": 100_000, "file_mib": 256}
+
+    assert {"recovery": True} == passed({"recovery_s": 2.0}, {}, recover)
+    assert {"recovery": False} == passed({"recovery_s": 2.1}, {}, recover)
+    assert {True} == set(passed(good, {}, paged).values())
+    assert {False} == set(
+        passed(
+            {k: v * (0.9 if k == "drain_rate" else 1.1) for k, v in good.items()}, {}, paged
+        ).values()
+    )
+
+
 def test_every_workload_has_a_key_of_its_own_and_a_bar():
     assert len(WORKLOADS) == len({workload.key for workload in WORKLOADS})
-    assert all(each.cpu or each.memory_kib or each.start_ms for each in WORKLOADS)
+    assert all(
+        each.cpu or each.memory_kib or each.start_ms or each.stall_ms or each.recovery_s
+        for each in WORKLOADS
+    )

@@ -110,6 +110,15 @@ class Durable:
             process.kill()
         self._process = None
 
+    def put_down(self) -> None:
+        """Kill it, and leave it to others to take note."""
+        if self._process is not None:
+            self._process.kill()
+
+    def is_alive(self) -> bool:
+        """Return whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
     def __enter__(self) -> "Durable":
         return self
 

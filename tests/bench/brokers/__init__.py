@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +16,23 @@ from pathlib import Path
 from ..workloads import GARAGEMQ, LEVERET, RABBITMQ
 
 HERE = Path(__file__).parent
-STATE = Path(tempfile.gettempdir()) / f"leveret-bench-{os.getuid()}"
 FIRST_PORT = 5790
 START_PATIENCE = 90.0
 STOP_PATIENCE = 15.0
+
+
+def _place() -> Path:
+    """Return a folder for temporary files on a disk: memory would make every journal quick."""
+    for folder in (tempfile.gettempdir(), "/var/tmp"):
+        kind = subprocess.run(
+            ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=False
+        )
+        if kind.stdout.strip() not in {"tmpfs", "ramfs"}:
+            return Path(folder)
+    raise SystemExit("no temporary folder is on a disk: set TMPDIR")
+
+
+STATE = _place() / f"leveret-bench-{os.getuid()}"
 
 
 class NoBroker(Exception):
@@ -27,13 +41,23 @@ class NoBroker(Exception):
 
 @dataclass
 class Broker:
-    """A broker under test."""
+    """A broker under test.
+
+    Attributes:
+      durable: Whether Leveret keeps its messages on disk; RabbitMQ does what its queues ask for.
+    """
 
     name: str
     port: int
+    durable: bool = False
     pid: int = 0
     start_ms: list[float] = field(default_factory=list)
     _child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data(self) -> Path:
+        """Where a durable Leveret keeps its messages."""
+        return STATE / f"leveret-{self.port}"
 
     @property
     def uri(self) -> str:
@@ -44,9 +68,15 @@ class Broker:
         """Start it, with nothing left of an earlier life."""
         self.stop()
         STATE.mkdir(exist_ok=True)
+        if self.name == LEVERET:
+            shutil.rmtree(self.data, ignore_errors=True)
+        self.resume()
+
+    def resume(self) -> None:
+        """Start it, Leveret with what it has on disk."""
         started = time.monotonic()
         if self.name == LEVERET:
-            self._child = _serve(self.port)
+            self._child = _serve(self.port, self.data if self.durable else None)
             self.pid = self._child.pid
         else:
             self.pid = _run_script(self.name, self.port)
@@ -65,6 +95,12 @@ class Broker:
                 break
         self.pid, self._child = 0, None
 
+    def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._wait_until_gone()
+        self.pid, self._child = 0, None
+
     def _wait_until_gone(self) -> bool:
         end = time.monotonic() + STOP_PATIENCE
         while time.monotonic() < end:
@@ -76,11 +112,11 @@ class Broker:
         return False
 
 
-def brokers(names: Sequence[str]) -> list[Broker]:
+def brokers(names: Sequence[str], *, durable: bool = False) -> list[Broker]:
     """Return the brokers named, Leveret first."""
     known = [name for name in (LEVERET, RABBITMQ, GARAGEMQ) if name in names]
     ports = (port for port in range(FIRST_PORT, FIRST_PORT + 1000) if _is_free(port))
-    return [Broker(name, port) for name, port in zip(known, ports, strict=False)]
+    return [Broker(name, port, durable) for name, port in zip(known, ports, strict=False)]
 
 
 def _is_free(port: int) -> bool:
@@ -99,8 +135,9 @@ def serve_command() -> list[str]:
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "leveret.broker"]
 
 
-def _serve(port: int) -> subprocess.Popen[bytes]:
-    arguments = ["serve", "--in-memory", "--listen", f"127.0.0.1:{port}", "--log-level", "warning"]
+def _serve(port: int, data: Path | None) -> subprocess.Popen[bytes]:
+    place = ["--in-memory"] if data is None else ["--data-dir", str(data)]
+    arguments = ["serve", *place, "--listen", f"127.0.0.1:{port}", "--log-level", "warning"]
     log = STATE / f"leveret-{port}.log"
     with log.open("wb") as stderr:
         child = subprocess.Popen(

@@ -1,0 +1,40 @@
+"""kill -9 under load: nothing confirmed is lost, nothing is invented, nothing settled comes back.
+
+`durability` has the clients, the ledger and the rules. A failure says its seed: what the clients
+do follows from it, though not when the broker hears of it.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from .durability.broker import mortal
+from .durability.storm import Storm
+
+LIVES = 10
+SECONDS = 1.5
+
+
+def weather(folder: Path, seed: int, kills: int, seconds: float) -> Storm:
+    """Return a storm that is over."""
+    with mortal(folder) as broker:
+        storm = Storm(broker, seed)
+        storm.rage(kills, seconds)
+    print(storm)
+    return storm
+
+
+def assert_nothing_happened(storm: Storm) -> None:
+    assert not storm.ledger.faults, str(storm)
+    for figure in ("confirmed", "acks known to be committed", "found after a kill"):
+        assert storm.ledger.figures[figure], f"nothing was proven: {storm}"
+
+
+def test_broker_killed_under_load_keeps_what_it_promised(tmp_path):
+    assert_nothing_happened(weather(tmp_path, seed=4, kills=4, seconds=1.0))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 100 + 200 // LIVES))
+def test_broker_killed_two_hundred_times(tmp_path, seed):
+    assert_nothing_happened(weather(tmp_path, seed, LIVES, SECONDS))
