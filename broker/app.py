@@ -21,7 +21,7 @@ import trio
 from leveret.broker import __version__, logs
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
-from leveret.broker.server import alarms, listener, timers
+from leveret.broker.server import alarms, disk, listener, timers
 from leveret.broker.server.turns import Turns
 from leveret.protocol.errors import AMQPError, ConnectionForced, InternalError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leveret.broker.config import Config
     from leveret.broker.entries import Definitions
     from leveret.broker.persistence import Persistence
+    from leveret.broker.server.disk import Volume
 
 NODE = f"leveret@{socket.gethostname()}"
 # Seconds that peers have at shutdown to take what waits for them and to say close-ok.
@@ -43,6 +44,7 @@ STOP_TIMEOUT = 5
 GC_THRESHOLD = (5_000, 1_000_000, 1_000_000)
 
 SHUTDOWN = ConnectionForced("broker forced connection closure with reason 'shutdown'")
+FAILED = InternalError("the store has failed")
 
 log = structlog.get_logger()
 
@@ -122,16 +124,52 @@ async def open_store(broker: Broker, config: Config) -> Persistence | None:
     if config.in_memory:
         return None
     from leveret.broker.persistence import Persistence
-    from leveret.broker.storage.base import StoreError
+    from leveret.broker.server.control import Control
+    from leveret.broker.storage.base import Damaged, StoreError
     from leveret.broker.storage.sqlite import SQLiteStore
 
-    persistence = Persistence(broker, SQLiteStore(config.data_dir), limit=config.queue.memory)
+    store = SQLiteStore(config.data_dir)
+    persistence = Persistence(broker, store, limit=config.queue.memory)
+    persistence.control = Control(config.data_dir, store)
     try:
         await persistence.open()
     except StoreError as problem:
         await persistence.close()
-        raise StartError(str(problem)) from None
+        hint = f"; try: leveret store repair {config.data_dir}"
+        raise StartError(f"{problem}{hint * isinstance(problem, Damaged)}") from None
     return persistence
+
+
+def measure(config: Config) -> Volume | None:
+    """Look at the disk that the store is on, and make room for it if there is none.
+
+    Returns:
+      What is to be watched; None if nothing is kept, or the disk is not to be looked after.
+
+    Raises:
+      StartError: The data directory cannot be used.
+    """
+    if config.in_memory:
+        return None
+    from leveret.broker.storage.database import WAL_SIZE
+    from leveret.broker.storage.journal import PENDING_OCTETS
+
+    folder = config.data_dir
+    need = 2 * (WAL_SIZE + PENDING_OCTETS + config.limits.max_message_size)
+    try:
+        volume = disk.Volume(
+            folder,
+            config.disk.free_bytes,
+            pending=2 * PENDING_OCTETS,  # of the commit under way, and of the next
+            need=need,
+            log=folder / "leveret.db-wal",
+        )
+        if volume.make_room():
+            log.warning("reserve.released", file=str(volume.reserve.file))
+    except OSError as problem:
+        reason = f"the data directory {folder} cannot be used: {problem.strerror}"
+        raise StartError(reason) from None
+    return volume if volume.has_alarm else None
 
 
 def listen(config: Config) -> list[socket.socket]:
@@ -172,24 +210,33 @@ async def serve(
     config: Config,
     stop: trio.Event,
     persistence: Persistence | None = None,
+    volume: Volume | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve clients until told to stop, then close the listeners, tell the clients and drain.
 
     `task_status` starts when all listeners accept. Cancelling ends everything at once.
+
+    Raises:
+      StartError: What was defined cannot be kept; in a group.
     """
     turns = Turns(broker, _now)
     broker.now = _now()
-    alarm = alarms.MemoryAlarm(broker, config.memory.limit_bytes(), config.memory.resume)
+    raised = alarms.Alarms(broker)
+    memory = alarms.MemoryAlarm(raised, config.memory.limit_bytes(), config.memory.resume)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.go_on)
+            if volume is not None:
+                alarm = disk.DiskAlarm(raised, volume)
+                await alarm.look()
+                nursery.start_soon(disk.watch, alarm, turns)
             if persistence is not None:
-                await persistence.start(turns, nursery, stop)
+                await _start(persistence, turns, nursery, stop)
             nursery.start_soon(turns.poller.run)
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
-            nursery.start_soon(alarms.watch, alarm, turns)
+            nursery.start_soon(alarms.watch, memory, turns)
             for one in bound:
                 nursery.start_soon(listener.accept, one, turns, nursery)
             task_status.started()
@@ -197,18 +244,27 @@ async def serve(
             for one in bound:
                 listener.close(one)
             with trio.move_on_after(STOP_TIMEOUT):
-                if persistence is None:
-                    await _say_goodbye(broker, turns, SHUTDOWN)
-                elif persistence.failure:
-                    await _say_goodbye(broker, turns, InternalError("the store has failed"))
-                else:
+                if persistence is not None:
                     await persistence.flush()
-                    await _say_goodbye(broker, turns, SHUTDOWN)
+                has_failed = persistence is not None and persistence.failure
+                await _say_goodbye(broker, turns, FAILED if has_failed else SHUTDOWN)
+                if persistence is not None:
                     await persistence.flush()
             nursery.cancel_scope.cancel()
     finally:
         for one in bound:
             listener.close(one)
+
+
+async def _start(
+    persistence: Persistence, turns: Turns, nursery: trio.Nursery, stop: trio.Event
+) -> None:
+    from leveret.broker.storage.base import StoreError
+
+    try:
+        await persistence.start(turns, nursery, stop)
+    except StoreError as problem:
+        raise StartError(str(problem)) from None
 
 
 async def _say_goodbye(broker: Broker, turns: Turns, reason: AMQPError) -> None:
@@ -244,18 +300,34 @@ async def _run(config: Config) -> int:
     """
     topology = read_topology(config)
     broker = build(config)
+    volume = measure(config)
     persistence = await open_store(broker, config)
     try:
         furnish(broker, config, topology, is_new=persistence is None or persistence.is_empty)
-        await _serve_until_told(broker, listen(config), config, persistence)
+        await _serve_until_told(broker, listen(config), config, persistence, volume)
         return 0 if persistence is None or not persistence.failure else 1
+    except ExceptionGroup as group:  # the one exception of a task has gone through nurseries
+        problem, others = group.split(StartError)
+        if others is not None or problem is None:
+            raise
+        raise StartError(str(_first(problem))) from None
     finally:
         if persistence is not None:
             await persistence.close()
 
 
+def _first(problem: Exception) -> Exception:
+    while isinstance(problem, ExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem
+
+
 async def _serve_until_told(
-    broker: Broker, bound: list[socket.socket], config: Config, persistence: Persistence | None
+    broker: Broker,
+    bound: list[socket.socket],
+    config: Config,
+    persistence: Persistence | None,
+    volume: Volume | None,
 ) -> None:
     if config.listeners.management is not None:
         log.warning(
@@ -266,7 +338,7 @@ async def _serve_until_told(
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, broker, bound, config, stop, persistence)
+            await nursery.start(serve, broker, bound, config, stop, persistence, volume)
             gc.collect()
             gc.freeze()
             print(f"leveret ready amqp={','.join(map(_shown, bound))} management=off", flush=True)

@@ -1,4 +1,4 @@
-"""The ``leveret`` command: serve, check, perf.
+"""The ``leveret`` command: serve, check, store, perf.
 
 Law: what is wrong with a command line or a file is one line on stderr and exit status 2. Only
 the parts a verb needs are imported.
@@ -7,17 +7,23 @@ Called by: the console script, ``python -m leveret.broker``.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from leveret.broker import __version__
 from leveret.broker.config import ConfigError, load
 from leveret.broker.document import DocumentError
 from leveret.broker.logs import FORMATS, LEVELS
 
+if TYPE_CHECKING:
+    from leveret.broker.storage.tools import Answer
+
 USAGE_ERROR = 2
+INTERRUPTED = 130  # what a shell says of a process that SIGINT has ended
 
 DESCRIPTION = """\
 A message broker that speaks RabbitMQ's AMQP 0-9-1.
@@ -49,6 +55,33 @@ examples:
 CHECK = """\
 Read a topology file (YAML, or RabbitMQ's definitions in a .json file), try it on an empty
 broker in memory, and say what it holds. Nothing is started. Exit status 0: it can be used."""
+
+STORE = """\
+Look at what a broker keeps in its data directory, mend it, make it smaller, copy it.
+
+All but backup need a broker that is stopped. Exit status 0: done, or all is well; 1: something is
+damaged; 2: it cannot be done."""
+
+INFO = "Say what a data directory holds: format, sizes, messages by queue, dead space."
+
+STORE_CHECK = """\
+Read all of a data directory and say what is damaged: rows, messages, definitions, the database.
+Exit status 0: nothing is; 1: something is."""
+
+REPAIR = """\
+Drop what is damaged, and only that, and say what is lost by it. A copy of all as it was is made
+first, beside it: leveret.db.before-repair-1. There has to be room for it, and for a second one
+if the database itself is damaged."""
+
+COMPACT = """\
+Write anew what lives in rows that are mostly dead, then the whole file without gaps. There has to
+be room for another one meanwhile. A running broker does most of this by itself."""
+
+BACKUP = """\
+Copy the store into one file, which is there as a whole or not at all. If a broker runs on the data
+directory it makes the copy itself, as of the end of it, while it goes on.
+
+To go back to a copy, put it into an empty directory under the name leveret.db."""
 
 PERF = "Measure a broker: producers, consumers, rates, latencies. See leveret perf --help."
 
@@ -86,8 +119,37 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("file", metavar="FILE", help="topology to read")
 
+    _add_store(verbs)
+
     verbs.add_parser("perf", help="measure a broker", description=PERF, add_help=False)
     return top
+
+
+def _add_store(verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    shape = argparse.RawDescriptionHelpFormatter
+    store = verbs.add_parser(
+        "store",
+        help="look at, mend or copy what is kept on disk",
+        description=STORE,
+        formatter_class=shape,
+        allow_abbrev=False,
+    )
+    commands = store.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text, description in (
+        ("info", "what it holds", INFO),
+        ("check", "whether it is whole", STORE_CHECK),
+        ("repair", "drop what is damaged", REPAIR),
+        ("compact", "make it smaller", COMPACT),
+        ("backup", "copy it, also while a broker runs", BACKUP),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=description, formatter_class=shape, allow_abbrev=False
+        )
+        command.add_argument("dir", metavar="DIR", type=Path, help="data directory")
+        if name == "backup":
+            command.add_argument("file", metavar="FILE", type=Path, help="where to; a new file")
+        if name in ("info", "check"):
+            command.add_argument("--json", action="store_true", help="for machines")
 
 
 def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
@@ -135,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(options, os.environ)
         if options.verb == "check":
             return _check(options.file)
+        if options.verb == "store":
+            return _store(options)
     except (ConfigError, DocumentError) as error:
         print(f"leveret {options.verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -175,3 +239,38 @@ def _check(file: str) -> int:
         print(f"leveret check: {note}", file=sys.stderr)
     print(f"{file}: good ({definitions.summary()})")
     return 0
+
+
+def _store(options: argparse.Namespace) -> int:
+    from leveret.broker.storage.base import Damaged, StoreError
+
+    try:
+        answer = _tool(options)
+    except StoreError as problem:
+        print(f"leveret store {options.command}: {problem}", file=sys.stderr)
+        return 1 if isinstance(problem, Damaged) else USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if getattr(options, "json", False):
+        print(json.dumps(answer.facts))
+    else:
+        print("\n".join(answer.lines))
+    return 0 if answer.is_good else 1
+
+
+def _tool(options: argparse.Namespace) -> "Answer":
+    from leveret.broker.storage import repair, tools
+
+    if options.command == "backup":
+        try:
+            return tools.backup(options.dir, options.file)
+        except tools.InUse:
+            from leveret.broker.server.control import ask
+
+            file = str(options.file.absolute())
+            told = ask(options.dir, {"command": "backup", "file": file})
+            return tools.copied(options.file, told["octets"])
+    if options.command == "repair":
+        return repair.repair(options.dir)
+    tool = {"info": tools.info, "check": tools.check, "compact": tools.compact}[options.command]
+    return tool(options.dir)

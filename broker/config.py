@@ -10,6 +10,7 @@ Called by: cli (load), app (the values).
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PREFIX = "LEVERET_"
+MOST_FREE = 1 << 30  # what is to be free on a large file system
 
 # What Kubernetes puts into the environment of every pod beside a service named "leveret".
 FOREIGN = re.compile(r"LEVERET_(SERVICE_(HOST|PORT)|PORT$|PORT_\d)")
@@ -50,6 +52,23 @@ class ConfigError(ValueError):
 def read_by(convert: Callable[[object], object]) -> dict[str, Callable[[object], object]]:
     """Name the function that reads the value of a key."""
     return {"convert": convert}
+
+
+def free_space(value: object) -> float | None:
+    """Read bytes (from 1 KiB), a share of a file system, ``auto`` (None) or 0."""
+    if value in ("auto", None):
+        return None
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0.0
+    with suppress(ValueError):
+        return float(size(1 << 10, 1 << 60)(value))
+    try:
+        return share(value)
+    except ValueError:
+        raise ValueError(
+            "expected auto, 0, a share of the file system (0.05, 5%) or bytes from 1KiB (2GiB), "
+            f"found {value!r}"
+        ) from None
 
 
 # All keys.
@@ -83,6 +102,19 @@ class Memory:
     def limit_bytes(self) -> int:
         """Return the memory at which the alarm begins."""
         return int(self.limit if self.limit > 1 else self.limit * available_memory())
+
+
+@dataclass(frozen=True)
+class Disk:
+    """When publishers are blocked because the file system of the data directory is full."""
+
+    free: float | None = field(default=None, metadata=read_by(free_space))
+
+    def free_bytes(self, total: int) -> int:
+        """Return the free bytes below which the alarm begins, on a file system of some size."""
+        if self.free is None:
+            return min(MOST_FREE, total // 20)
+        return int(self.free * total if self.free <= 1 else self.free)
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,7 @@ class Config:
     topology: Path | None = field(default=None, metadata=read_by(path_or_none))
     log: Log = Log()
     memory: Memory = Memory()
+    disk: Disk = Disk()
     queue: Queue = Queue()
     limits: Limits = Limits()
     announce: Announce = Announce()

@@ -8,29 +8,31 @@ Called by: app.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
+import trio
 
 from leveret.broker.server.committer import Committer
 from leveret.broker.server.housekeeper import Housekeeper
 from leveret.broker.server.pager import Pager
-from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.recovery import Recovery
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    import trio
+    from collections.abc import Awaitable, Callable, Mapping
 
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
+    from leveret.broker.server.control import Control
     from leveret.broker.server.turns import Turns
     from leveret.broker.storage.base import Lease, Store
+    from leveret.broker.storage.recovery import Found
 
 SHARD = 0
 FOREVER = float("inf")  # a store of one process has no rivals
@@ -48,6 +50,7 @@ class Persistence:
     Attributes:
       is_empty: Whether the store was empty when it was opened.
       failure: Why the store cannot be used any more, empty while it can.
+      control: Takes commands while the broker runs; None if nobody is to give any.
     """
 
     def __init__(self, broker: Broker, store: Store, *, limit: int) -> None:
@@ -58,8 +61,10 @@ class Persistence:
         self._catalog = Catalog(broker, self._journal.note)
         self._lease: Lease | None = None
         self._committer: Committer | None = None
+        self._flushing = trio.CancelScope()
         self.is_empty = True
         self.failure = ""
+        self.control: Control | None = None
 
     async def open(self) -> None:
         """Open the store and bring back what it holds.
@@ -75,19 +80,13 @@ class Persistence:
         definitions = await store.load_definitions()
         self.is_empty = not definitions
         started = perf_counter()
-        queues = self._catalog.restore(definitions)
+        try:
+            queues = self._catalog.restore(definitions)
+        except StoreError as problem:
+            raise Damaged(str(problem)) from None
         for note in self._catalog.notes:
             log.warning("definitions.kept", reason=note)
-        recovery = Recovery(self._journal)
-        rows, told = 0, started
-        async for some in store.recover(self._lease):
-            for seq, index in some:
-                recovery.read(seq, index)
-            rows += len(some)
-            if perf_counter() - told > SLOW:
-                told = perf_counter()
-                log.info("store.recovering", rows=rows, messages=recovery.messages)
-        found = recovery.finish(set(queues))
+        found = await self._recover(queues, started)
         for number, queue in queues.items():
             self._attach(queue, number)
             if number in found:
@@ -97,6 +96,38 @@ class Persistence:
         milliseconds = round((perf_counter() - started) * 1000)
         log.info("store.opened", queues=len(queues), messages=ready, milliseconds=milliseconds)
         broker.events.subscribe("queue.created", self._queue_created)
+
+    async def _recover(self, queues: Mapping[int, Queue], started: float) -> dict[int, Found]:
+        """Read all rows; return what there is, by queue."""
+        assert self._lease is not None
+        recovery = Recovery(self._journal, lambda number: self._name(queues, number))
+        rows, told = 0, started
+        async with aclosing(self._store.recover(self._lease)) as steps:
+            async for some in steps:
+                sizes = await self._store.body_sizes(self._lease, some[0][0], some[-1][0])
+                for (seq, index), size in zip(some, sizes, strict=True):
+                    recovery.read(seq, index, size)
+                rows += len(some)
+                if perf_counter() - told > SLOW:
+                    told = perf_counter()
+                    log.info("store.recovering", rows=rows, messages=recovery.messages)
+        for loss in recovery.lost:
+            log.warning(
+                "row.discarded",
+                row=loss.seq,
+                reason=loss.problem,
+                held=recovery.held(loss),
+                messages=loss.messages,
+            )
+        return recovery.finish(set(queues))
+
+    def _name(self, queues: Mapping[int, Queue], number: int) -> str:
+        """Return what a queue is called for people; its definition may be gone."""
+        queue = queues.get(number)
+        for vhost in self._broker.vhosts.values():
+            if queue is not None and vhost.queues.get(queue.name) is queue:
+                return f"queue {queue.name!r} in vhost {vhost.name!r}"
+        return f"a queue that is gone (number {number})"
 
     def _attach(self, queue: Queue, number: int) -> None:
         log = self._journal.log(number)
@@ -125,22 +156,27 @@ class Persistence:
         nursery.start_soon(self._carry_on, committer.run, stop)
         nursery.start_soon(self._carry_on, pager.run, stop)
         nursery.start_soon(self._carry_on, housekeeper.run, stop)
+        if self.control is not None:
+            nursery.start_soon(self.control.run)
 
     async def _carry_on(self, run: Callable[[], Awaitable[None]], stop: trio.Event) -> None:
         try:
             await run()
         except StoreError as problem:
-            log.critical("store.failed", reason=str(problem))
+            if not self.failure:
+                log.critical("store.failed", reason=str(problem))
             self.failure = self.failure or str(problem)
+            self._flushing.cancel()
             stop.set()
 
     async def flush(self) -> None:
         """Commit what was caused so far, unless the store has failed."""
         batch, committer = self._broker.batch, self._committer
-        while committer is not None and not self.failure:
-            if not self._journal.is_dirty and batch.committed == batch.commit - 1:
-                break
-            await committer.room()
+        with trio.CancelScope() as self._flushing:
+            while committer is not None and not self.failure:
+                if not self._journal.is_dirty and batch.committed == batch.commit - 1:
+                    break
+                await committer.room()
 
     async def close(self) -> None:
         """Close the store; what was committed is in it."""

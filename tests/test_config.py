@@ -67,6 +67,10 @@ def test_a_file_may_leave_things_out(tmp_path: Path, text: str, expected: Config
         ("memory: {limit: 0}", "expected a share of the memory (0.6, 60%) or bytes from 1MiB"),
         ("memory: {limit: 120%}", "expected a share of the memory"),
         ("memory: {limit: .nan}", "expected a share of the memory"),
+        ("disk: {free: 120%}", "expected auto, 0, a share of the file system (0.05, 5%) or bytes"),
+        ("disk: {free: 100}", "from 1KiB (2GiB), found 100"),
+        ("disk: {free: much}", "disk.free: expected auto, 0, a share"),
+        ("disk: {free: false}", "disk.free: expected auto, 0, a share"),
         ("limits: {frame_max: 100}", "expected bytes (65536, 2MiB) from 4096 to"),
         ("limits: {handshake_timeout: -1}", "expected seconds"),
         (
@@ -110,6 +114,36 @@ def test_errors_name_the_variable(environment: dict[str, str], expected: str):
 def test_errors_name_the_flag():
     with pytest.raises(ConfigError, match=r"^--listen: expected HOST:PORT"):
         load(flags={"listeners.amqp": ("--listen", ["nowhere"])})
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "expected"),
+    [
+        ("auto", 10 << 30, (10 << 30) // 20),
+        ("auto", 1 << 40, 1 << 30),
+        ("0", 1 << 40, 0),
+        ("2%", 1000 << 20, 20 << 20),
+        ("0.5", 1 << 20, 1 << 19),
+        ("3GiB", 1 << 20, 3 << 30),
+    ],
+)
+def test_free_space_of_a_disk_is_a_size_or_a_share_or_as_large_as_it_should_be(
+    text: str, total: int, expected: int
+):
+    config = load(None, {"LEVERET_DISK_FREE": text})
+
+    assert expected == config.disk.free_bytes(total)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("5%", 5), ("0.05", 5), ("1024", 1024), ("", 5)]
+)
+def test_free_space_is_read_from_a_file_as_from_the_environment(
+    tmp_path: Path, text: str, expected: int
+):
+    config = load(written(tmp_path, f"disk: {{free: {text}}}"))
+
+    assert expected == config.disk.free_bytes(100)
 
 
 def test_what_kubernetes_sets_beside_a_service_of_that_name_is_no_mistake():

@@ -1,10 +1,12 @@
-"""Alarms: when memory runs short, publishers wait and consumers go on.
+"""Alarms: when memory or disk runs short, publishers wait and consumers go on.
 
-Law: the alarm rises by what the process has and ends by what its messages are accounted for:
-memory that was freed is not always given back. What was not given back when it ended does not
-count until it is used again. Between both marks nothing changes, so it does not flap.
+Law: publishers go on when the last alarm has ended; who was told that he is blocked is not told
+again (RabbitMQ's rule). The memory alarm rises by what the process has and ends by what its
+messages are accounted for: memory that was freed is not always given back. What was not given
+back when it ended does not count until it is used again. Between both marks nothing changes, so
+it does not flap.
 
-Called by: app (starts `watch`).
+Called by: app (starts `watch`), server.disk (raises and ends the other alarm).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.25  # seconds between looks at the memory
 SHARE = 0.02  # of the time, at most, that looking may take: it adds up all queues
-LOW_ON_MEMORY = "low on memory"
+MEMORY, DISK = "memory", "disk"
+LOW_ON_MEMORY = f"low on {MEMORY}"
 TRIM = 64 << 20  # octets that messages have left behind before the C library is asked for them
 _OWN = re.compile(rb"^Vm(?:RSS|Swap):\s+(\d+) kB", re.MULTILINE)
 
@@ -47,6 +50,41 @@ class Resident:
         os.close(self._file)
 
 
+class Alarms:
+    """Which resources are short; it blocks publishers as long as there is one."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._short: set[str] = set()
+
+    def is_raised(self, resource: str) -> bool:
+        """Return whether a resource is short."""
+        return resource in self._short
+
+    def start(self, resource: str, **facts: int) -> None:
+        """Raise an alarm.
+
+        Args:
+          facts: For the log.
+        """
+        self._short.add(resource)
+        self._tell()
+        log.warning("alarm.raised", reason=f"low on {resource}", **facts)
+
+    def end(self, resource: str, **facts: int) -> None:
+        """End an alarm; publishers go on if it was the last."""
+        self._short.discard(resource)
+        self._tell()
+        log.warning("alarm.cleared", reason=f"low on {resource}", **facts)
+        if not self._short:
+            for session in tuple(cast("dict[Session, None]", self.broker.sessions)):
+                session.unblock()
+
+    def _tell(self) -> None:
+        short = " & ".join(sorted(self._short))  # in RabbitMQ, too, the disk comes first
+        self.broker.blocked = f"low on {short}" if short else ""
+
+
 class MemoryAlarm:
     """Blocks publishing above a mark, lets it go on below another.
 
@@ -57,9 +95,9 @@ class MemoryAlarm:
     """
 
     def __init__(
-        self, broker: Broker, limit: int, resume: float, measure: Callable[[], int] | None = None
+        self, alarms: Alarms, limit: int, resume: float, measure: Callable[[], int] | None = None
     ) -> None:
-        self._broker = broker
+        self._alarms = alarms
         self._limit = limit
         self._low = int(limit * resume)
         self._measure = Resident() if measure is None else measure
@@ -69,21 +107,17 @@ class MemoryAlarm:
 
     def look(self) -> None:
         """Raise or end the alarm; give memory back that messages have left."""
-        broker, resident = self._broker, self._measure()
+        alarms, resident = self._alarms, self._measure()
         # a message in many queues counts in each, but nothing counts for more than there is
-        accounted = min(self._base + broker.memory, resident)
+        accounted = min(self._base + alarms.broker.memory, resident)
         unused = resident - accounted
         self._kept = min(self._kept, unused)
-        if not broker.blocked:
+        if not alarms.is_raised(MEMORY):
             if resident - self._kept >= self._limit:
-                broker.blocked = LOW_ON_MEMORY
-                log.warning("alarm.raised", reason=LOW_ON_MEMORY, bytes=resident)
+                alarms.start(MEMORY, bytes=resident)
         elif accounted < self._low:
-            broker.blocked = ""
             self._kept = unused
-            log.warning("alarm.cleared", reason=LOW_ON_MEMORY, bytes=accounted)
-            for session in tuple(cast("dict[Session, None]", broker.sessions)):
-                session.unblock()
+            alarms.end(MEMORY, bytes=accounted)
         if unused - self._left > TRIM:
             _give_back()
             self._left = max(self._measure() - accounted, 0)

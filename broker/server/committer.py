@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from leveret.broker.storage.base import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,17 +61,18 @@ class Committer:
         self._store = store
         self._lease = lease
         self._limit = limit
+        self._has_failed = False
         self._dirty = trio.Event()
         self._urgent = trio.Event()
         self._committed = trio.Event()
 
     @property
     def is_full(self) -> bool:
-        """Whether publishers should wait for a commit."""
-        return self._journal.is_full
+        """Whether publishers should wait for a commit; not for one that cannot come."""
+        return self._journal.is_full and not self._has_failed
 
     async def room(self) -> None:
-        """Wait until a commit is done."""
+        """Wait until a commit is done, or cannot be."""
         self._dirty.set()
         self._urgent.set()
         await self._committed.wait()
@@ -103,7 +106,12 @@ class Committer:
         number = batch.commit
         batch.commit += 1
         if rows:
-            await self._store.commit([(self._lease, row) for row in rows])
+            try:
+                await self._store.commit([(self._lease, row) for row in rows])
+            except StoreError:
+                self._has_failed = True
+                self._committed.set()
+                raise
         batch.done(number)
         self._journal.done(self._limit)
         self._committed.set()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
 
 class StoreError(Exception):
@@ -23,6 +23,10 @@ class StoreError(Exception):
 
 class StoreFailed(StoreError):
     """A commit is not known to be durable: nothing in it may be confirmed, ever."""
+
+
+class Damaged(StoreError):
+    """What a store holds is not what was written there; the text says where."""
 
 
 class Fenced(StoreFailed):
@@ -120,8 +124,11 @@ class Store(Protocol):
     async def committed(self, lease: Lease, seq: int) -> bool:
         """Return whether a row is there, after a commit that ended in doubt."""
 
-    def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+    def recover(self, lease: Lease) -> AsyncGenerator[Sequence[tuple[int, bytes]], None]:
         """Return number and index of all rows, ascending, some at a time; never a body."""
+
+    async def body_sizes(self, lease: Lease, first: int, last: int) -> Sequence[int]:
+        """Return how long the bodies of rows are, from one row to another, in their order."""
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
         """Return octets of bodies, in the order asked for.

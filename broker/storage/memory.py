@@ -18,7 +18,7 @@ import trio
 from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from leveret.broker.storage.base import Ref, Row
 
@@ -159,12 +159,17 @@ class MemoryStore:
             raise StoreFailed(self._failure)
         return seq in self.rows
 
-    async def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+    async def recover(self, lease: Lease) -> AsyncGenerator[Sequence[tuple[int, bytes]], None]:
         """Return number and index of all rows, ascending, some at a time."""
         await self._checkpoint()
         rows = [(seq, index) for seq, (index, _) in sorted(self.rows.items())]
         for start in range(0, len(rows), STEP_ROWS):
             yield rows[start : start + STEP_ROWS]
+
+    async def body_sizes(self, lease: Lease, first: int, last: int) -> Sequence[int]:
+        """Return how long the bodies of rows are, in their order."""
+        await self._checkpoint()
+        return [len(body) for seq, (_, body) in sorted(self.rows.items()) if first <= seq <= last]
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
         """Return octets of bodies, in the order asked for."""

@@ -1,18 +1,22 @@
 """Recovery: the rows of a store become a journal again.
 
 Law: first all that was enqueued, then all that was settled; what a row has settled reaches rows
-up to itself and never younger ones. No body is read.
+up to itself and never younger ones. No body is read. What is damaged at the very end is left out
+and said, as if its commit had not come to pass; damage anywhere else stops it.
 
-Called by: app (at start), storage.tools (check).
+Called by: persistence (at start), storage.inspection (offline).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from struct import Struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 from leveret.broker.core.runs import CHUNK_LENGTH
-from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.records import (
+    FORMAT,
     Counted,
     Delivered,
     Enqueued,
@@ -21,12 +25,136 @@ from leveret.broker.storage.records import (
     decode,
     encode_counted,
     encode_settled,
+    seal,
 )
+from leveret.broker.storage.row_builder import ROW_SIZE
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
     from leveret.broker.storage.journal import Journal
-    from leveret.broker.storage.queue_log import QueueLog
+    from leveret.broker.storage.queue_log import QueueLog, Range
+    from leveret.broker.storage.records import Record
+
+SHOWN: Final = 5  # queues and ranges that a line names
+_HEAD: Final = 5  # octets of an index in front of its records
+_record = Struct("<BBI")  # kind, flags, length
+
+
+# What a row says, and what it said before it was damaged
+
+
+def judge(index: bytes, size: int | None = None) -> tuple[list[Record], str]:
+    """Return the records of an index, and what is wrong with the row, if anything.
+
+    Args:
+      size: Octets of the body; None if nobody has looked.
+
+    Raises:
+      StoreError: It is of a later format.
+    """
+    try:
+        records = decode(index)
+    except RecordError as problem:
+        is_whole = len(index) >= _HEAD and crc32(index[4:]).to_bytes(4, "little") == index[:4]
+        if is_whole and index[4] != FORMAT:
+            raise StoreError(f"a later Leveret wrote it: {problem}") from None
+        return salvage(index), str(problem)
+    if size is not None:
+        needed = max([_end(each) for each in records if isinstance(each, Enqueued)], default=0)
+        if size < needed:
+            return records, f"its body has {size} octets instead of {needed}"
+    return records, ""
+
+
+def split(index: bytes) -> Iterator[bytes]:
+    """Return the records of an index, each as it is encoded, up to where they make no sense."""
+    at = _HEAD
+    while at + _record.size <= len(index):
+        _, _, length = _record.unpack_from(index, at)
+        end = at + _record.size + length
+        if end > len(index):
+            return
+        yield index[at:end]
+        at = end
+
+
+def salvage(index: bytes) -> list[Record]:
+    """Return what can be made out of a damaged index; some of it may be wrong."""
+    found: list[Record] = []
+    for octets in split(index):
+        try:
+            found += decode(seal([octets]))
+        except RecordError:
+            continue
+    return found
+
+
+def _end(record: Enqueued) -> int:
+    columns = (record.publish_sizes, record.header_sizes, record.body_sizes)
+    if len(record.offsets) > 1:
+        return max(map(sum, zip(record.offsets, *columns, strict=True)))
+    return record.offsets[0] + sum(map(sum, columns))
+
+
+def contents(records: Iterable[Record], name: Callable[[int], str]) -> str:
+    """Return for people what a damaged row held."""
+    enqueued: dict[int, list[Range]] = {}
+    settled: dict[int, list[Range]] = {}
+    for record in records:
+        if isinstance(record, Enqueued):
+            last = record.base + len(record.body_sizes) - 1
+            enqueued.setdefault(record.queue, []).append((record.base, last))
+        elif isinstance(record, Settled):
+            settled.setdefault(record.queue, []).extend(record.ranges)
+    parts = [
+        f"{what}: {tell(by_queue, name)}"
+        for what, by_queue in (("messages", enqueued), ("settled", settled))
+        if by_queue
+    ]
+    return f"it held {'; '.join(parts)}" if parts else "what it held cannot be made out"
+
+
+def tell(by_queue: dict[int, list[Range]], name: Callable[[int], str]) -> str:
+    """Return for people how many messages of which queues, and where.
+
+    >>> tell({1: [(4, 6), (8, 8)]}, "queue {}".format)
+    '4 of queue 1 (4-6, 8)'
+    """
+    shown = [
+        f"{sum(last - first + 1 for first, last in ranges)} of {name(queue)} ({_show(ranges)})"
+        for queue, ranges in list(by_queue.items())[:SHOWN]
+    ]
+    more = len(by_queue) - SHOWN
+    return ", ".join(shown) + (f", and of {more} more queues" if more > 0 else "")
+
+
+def _show(ranges: Sequence[Range]) -> str:
+    shown = [f"{first}-{last}" if first < last else f"{first}" for first, last in ranges[:SHOWN]]
+    return ", ".join([*shown, "..."] if len(ranges) > SHOWN else shown)
+
+
+class Loss(NamedTuple):
+    """A row that is damaged.
+
+    Attributes:
+      seq: Its number.
+      problem: What is wrong with it.
+      records: What it held, as far as that can be made out.
+      size: Octets of its body; None if nobody has looked.
+    """
+
+    seq: int
+    problem: str
+    records: list[Record]
+    size: int | None
+
+    @property
+    def messages(self) -> int:
+        """How many messages it held, as far as that can be made out."""
+        enqueued = [each for each in self.records if isinstance(each, Enqueued)]
+        return sum(len(each.body_sizes) for each in enqueued)
 
 
 class Found(NamedTuple):
@@ -46,25 +174,57 @@ class Found(NamedTuple):
 
 
 class Recovery:
-    """Reads the indexes of a store into an empty journal."""
+    """Reads the indexes of a store into an empty journal.
 
-    def __init__(self, journal: Journal) -> None:
+    Args:
+      name: Returns the name of a queue by its number, for people.
+
+    Attributes:
+      messages: Those that rows were made with, so far.
+      lost: Damaged rows that nothing came after; they are deleted with the next commit.
+    """
+
+    def __init__(self, journal: Journal, name: Callable[[int], str] = "queue {}".format) -> None:
         self._journal = journal
+        self._name = name
         self._settled: list[tuple[LiveRow, Settled]] = []
         self._counted: list[tuple[LiveRow, Counted]] = []
         self._next: dict[int, int] = {}
         self.messages = 0
+        self.lost: list[Loss] = []
 
-    def read(self, seq: int, index: bytes) -> None:
+    def read(self, seq: int, index: bytes, size: int | None = None) -> None:
         """Take in a row; they come in ascending order.
 
+        Args:
+          size: Octets of its body; None if nobody has looked.
+
         Raises:
-          StoreError: Its index is damaged.
+          StoreError: It is of a later format, or a row before it was damaged.
         """
         try:
-            records = decode(index)
-        except RecordError as problem:
-            raise StoreError(f"row {seq}: {problem}") from None
+            records, problem = judge(index, size)
+        except StoreError as later:
+            raise StoreError(f"row {seq}: {later}") from None
+        if self.lost and not (problem and self._may_be_one_commit()):
+            first = self.lost[0]
+            raise Damaged(f"row {first.seq}: {first.problem}; {self.held(first)}")
+        if problem:
+            self.lost.append(Loss(seq, problem, records, size))
+        else:
+            self.take_in(seq, records)
+
+    def _may_be_one_commit(self) -> bool:
+        """Whether a row may belong to the same commit as the damaged one before it."""
+        size = self.lost[-1].size
+        return size is not None and size >= ROW_SIZE  # all but the last of a commit are full
+
+    def held(self, loss: Loss) -> str:
+        """Return for people what a damaged row held."""
+        return contents(loss.records, self._name)
+
+    def take_in(self, seq: int, records: Iterable[Record]) -> None:
+        """Take in the records of a row."""
         journal = self._journal
         row = journal.rows[seq] = LiveRow(seq)
         journal.next_seq, journal.kept_seq = seq + 1, seq
@@ -98,6 +258,8 @@ class Recovery:
           numbers: The queues that still exist.
         """
         journal = self._journal
+        for loss in self.lost:
+            self.take_in(loss.seq, ())  # nothing lives in it: it goes like any other such row
         for log in journal.logs.values():
             log.segments.sort(key=lambda segment: segment.base)
         for row, record in self._settled:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import trio
 
-from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
+from leveret.broker.storage.base import Damaged, Fenced, Lease, StoreError, StoreFailed
 from leveret.broker.storage.database import (
     add,
     connect,
@@ -35,7 +35,7 @@ from leveret.broker.storage.database import (
 from leveret.broker.storage.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
 
     from leveret.broker.storage.base import Ref, Row
@@ -51,6 +51,16 @@ ACQUIRE: Final = """
 INSERT INTO shard VALUES(?, ?, 1)
 ON CONFLICT(id) DO UPDATE SET owner = excluded.owner, epoch = epoch + 1 RETURNING epoch
 """
+
+
+def _error(problem: sqlite3.Error) -> type[StoreError]:
+    """Return what to raise for an error of SQLite's."""
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    return Damaged if code == sqlite3.SQLITE_CORRUPT else StoreError
+
+
+def _always() -> bool:
+    return True
 
 
 class SQLiteStore:
@@ -126,12 +136,16 @@ class SQLiteStore:
         """
         return await self._write(self._committed, seq)
 
-    async def recover(self, lease: Lease) -> AsyncIterator[Sequence[tuple[int, bytes]]]:
+    async def recover(self, lease: Lease) -> AsyncGenerator[Sequence[tuple[int, bytes]], None]:
         """Return number and index of all rows, ascending, about a megabyte at a time."""
         rows = await self._read(self._indexes_after, -1 << 63)
         while rows:
             yield rows
             rows = await self._read(self._indexes_after, rows[-1][0])
+
+    async def body_sizes(self, lease: Lease, first: int, last: int) -> Sequence[int]:
+        """Return how long the bodies of rows are, in their order."""
+        return await self._read(self._body_sizes, first, last)
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
         """Return octets of bodies, in the order asked for."""
@@ -154,14 +168,18 @@ class SQLiteStore:
             if monotonic() >= until:
                 return True
 
-    async def backup(self, file: Path) -> None:
+    async def backup(self, file: Path, is_wanted: Callable[[], bool] = _always) -> None:
         """Make a copy, as of the end of it; commits go on meanwhile.
+
+        Args:
+          file: Where to; what is there already is left alone.
+          is_wanted: Called in a thread, again and again: whether to go on.
 
         Raises:
           StoreError: It could not be made; nothing is left of it.
         """
         async with self._copying:
-            await self._write(self._back_up, file)
+            await self._write(self._back_up, file, is_wanted)
 
     async def _write(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         if self._writer is None:
@@ -180,14 +198,14 @@ class SQLiteStore:
         try:
             return function(*arguments)
         except sqlite3.Error as problem:
-            raise StoreError(f"{self.file}: {problem}") from problem
+            raise _error(problem)(f"{self.file}: {problem}") from problem
 
     def _open_writer(self) -> None:
         self._lock = take_lock(self.folder)
         try:
             self._connection = open_database(self.file)
         except sqlite3.Error as problem:
-            raise StoreError(f"{self.file} cannot be used: {problem}") from problem
+            raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
         except OSError as problem:
             raise StoreError(f"{self.file} cannot be used: {problem.strerror}") from problem
 
@@ -197,7 +215,7 @@ class SQLiteStore:
             settle(self._read_connection)
             self._read_connection.execute("PRAGMA cache_size = -4000")
         except sqlite3.Error as problem:
-            raise StoreError(f"{self.file} cannot be used: {problem}") from problem
+            raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
 
     def _close_reader(self) -> None:
         if self._read_connection is not None:
@@ -277,8 +295,14 @@ class SQLiteStore:
                     if size >= STEP_OCTETS:
                         break
         except sqlite3.Error as problem:
-            raise StoreError(self._which(rows[-1][0] if rows else seq, problem)) from problem
+            raise Damaged(self._which(rows[-1][0] if rows else seq, problem)) from problem
         return rows
+
+    def _body_sizes(self, first: int, last: int) -> list[int]:
+        assert self._read_connection is not None
+        # The length stands in the head of a row: its body is left alone.
+        query = "SELECT length(body) FROM batch WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        return [size for (size,) in self._read_connection.execute(query, (first, last))]
 
     def _which(self, seq: int, problem: sqlite3.Error) -> str:
         """Return what to say of the row after one, which cannot be read."""
@@ -349,11 +373,19 @@ class SQLiteStore:
         )
         return False
 
-    def _back_up(self, file: Path) -> None:
+    def _back_up(self, file: Path, is_wanted: Callable[[], bool]) -> None:
         assert self._connection is not None
         assert self._writer is not None
         pending = self._writer.run_pending
+
+        def go_on(*_: int) -> None:
+            pending()
+            if not is_wanted():
+                raise StoreError(f"{file} is not wanted any more")
+
+        if os.path.lexists(file):
+            raise StoreError(f"{file} is there already")
         try:
-            copy(self._connection, file, lambda *_: pending())
+            copy(self._connection, file, go_on)
         except (OSError, sqlite3.Error) as problem:
             raise StoreError(f"{file} cannot be written: {problem}") from problem

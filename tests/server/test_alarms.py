@@ -1,4 +1,4 @@
-"""The memory alarm: raised, kept and ended; who is blocked and who is not."""
+"""Alarms: raised, kept and ended, one or several; who is blocked and who is not."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import trio.testing
 from leveret.broker.config import Config
 from leveret.broker.config import Memory as MemorySettings
 from leveret.broker.server import alarms
-from leveret.broker.server.alarms import LOW_ON_MEMORY, MemoryAlarm, Resident
+from leveret.broker.server.alarms import DISK, LOW_ON_MEMORY, MEMORY, Alarms, MemoryAlarm, Resident
 from leveret.protocol.methods import (
     BasicConsume,
     BasicConsumeOk,
@@ -52,7 +52,7 @@ def memory():
 
 @pytest.fixture
 def alarm(broker, memory):
-    return MemoryAlarm(broker, 10 * MIB, 0.8, memory)
+    return MemoryAlarm(Alarms(broker), 10 * MIB, 0.8, memory)
 
 
 def test_rises_at_the_limit(broker, alarm, memory):
@@ -166,7 +166,8 @@ async def test_publisher_is_told_once_and_held_while_a_consumer_goes_on():
         while (await consumer.call(QueueDeclare("q", passive=True))).message_count < 3:
             pass
 
-        served.broker.blocked = LOW_ON_MEMORY
+        raised = Alarms(served.broker)
+        raised.start(MEMORY)
         await publisher.write(publish(b"during", "q") * 3)
         assert await publisher.next() == (0, ConnectionBlocked(LOW_ON_MEMORY))
         assert isinstance(await consumer.call(BasicConsume("q", "c", no_ack=True)), BasicConsumeOk)
@@ -175,7 +176,7 @@ async def test_publisher_is_told_once_and_held_while_a_consumer_goes_on():
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert consumer.commands == []
 
-        MemoryAlarm(served.broker, 1 << 60, 0.9).look()  # enough memory again
+        raised.end(MEMORY)
         assert await publisher.next() == (0, ConnectionUnblocked())
         held = []
         while len(held) < 3:
@@ -183,6 +184,46 @@ async def test_publisher_is_told_once_and_held_while_a_consumer_goes_on():
             assert isinstance(command, Contents)
             held += [content.body for content in command]
         assert held == [b"during"] * 3
+
+
+def test_reasons_are_joined_as_in_rabbitmq_and_the_last_alarm_that_ends_unblocks(broker):
+    """rabbit_reader 3.10.8: "low on ", then what is short, the disk first."""
+    raised = Alarms(broker)
+    said = [broker.blocked]
+    for act, resource in (
+        (raised.start, MEMORY),
+        (raised.start, DISK),
+        (raised.end, MEMORY),
+        (raised.end, DISK),
+    ):
+        act(resource)
+        said.append(broker.blocked)
+
+    assert ["", "low on memory", "low on disk & memory", "low on disk", ""] == said
+
+
+async def test_publisher_is_told_nothing_of_a_second_alarm_and_waits_for_the_end_of_both():
+    async with edge() as served:
+        capabilities = ("connection.blocked",)
+        first = await Peer.connect(served, capabilities=capabilities)
+        second = await Peer.connect(served, capabilities=capabilities)
+        await first.call(QueueDeclare("q"))
+        raised = Alarms(served.broker)
+        raised.start(MEMORY)
+        await first.write(publish(b"x", "q"))
+        assert (0, ConnectionBlocked("low on memory")) == await first.next()
+
+        raised.start(DISK)
+        await second.write(publish(b"y", "q"))
+        assert (0, ConnectionBlocked("low on disk & memory")) == await second.next()
+        raised.end(MEMORY)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert all(session.is_blocked for session in served.broker.sessions)
+        raised.end(DISK)
+
+        for peer in (first, second):
+            assert (0, ConnectionUnblocked()) == await peer.next()
+            assert isinstance(await peer.call(QueueDeclare("q", passive=True)), QueueDeclareOk)
 
 
 async def test_connection_that_never_publishes_is_not_blocked():
@@ -198,13 +239,14 @@ async def test_connection_that_never_publishes_is_not_blocked():
 async def test_client_that_goes_while_it_is_blocked_is_forgotten_when_the_alarm_ends():
     async with edge() as served:
         peer = await Peer.connect(served)
-        served.broker.blocked = LOW_ON_MEMORY
+        raised = Alarms(served.broker)
+        raised.start(MEMORY)
         await peer.write(publish(b"x", "q"))
         while not any(session.is_blocked for session in served.broker.sessions):
             await trio.testing.wait_all_tasks_blocked(0.01)
         await peer.stream.aclose()
 
-        MemoryAlarm(served.broker, 1 << 60, 0.9).look()
+        raised.end(MEMORY)
 
         while served.broker.sessions:
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -233,13 +275,14 @@ async def test_client_that_understands_nothing_of_alarms_is_held_without_a_word(
     async with edge(path=tmp_path / "amqp.sock") as served:
         peer = await Peer.connect(served)
         await peer.call(QueueDeclare("q"))
-        served.broker.blocked = LOW_ON_MEMORY
+        raised = Alarms(served.broker)
+        raised.start(MEMORY)
         await peer.write(publish(b"x", "q"))
         await peer.send(1, QueueDeclare("q", passive=True))
         with pytest.raises(trio.TooSlowError):
             await peer.next()
 
-        MemoryAlarm(served.broker, 1 << 60, 0.9).look()
+        raised.end(MEMORY)
 
         assert (1, QueueDeclareOk("q", 1, 0)) == await peer.next()
 

@@ -1,0 +1,178 @@
+"""Repair: a damaged store made whole by dropping what is damaged.
+
+Law: a copy of all of it is made first. A row that cannot be understood goes as a whole, of any
+other only the messages that cannot be read. If SQLite's own pages are damaged, what can be read is
+put into a new file, which takes the place of the old one in one step.
+
+Called by: cli (store).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.database import open_database, settle, sync
+from leveret.broker.storage.records import Enqueued, decode
+from leveret.broker.storage.salvage import DEFINITIONS, ROWS, Octets, walk
+from leveret.broker.storage.segment import LiveRow, Segment
+from leveret.broker.storage.tools import (
+    STEP_OCTETS,
+    Answer,
+    connected,
+    facts_of,
+    inspected,
+    locked,
+    losses,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from leveret.broker.storage.inspection import Inspection
+
+
+def repair(folder: Path) -> Answer:
+    """Drop what is damaged, and only that, after a copy was made."""
+    with locked(folder) as file:
+        found = inspected(file)
+        if not found.problems:
+            return Answer(facts_of(file, found), [f"{file}: nothing is damaged"])
+        kept = _keep_copy(file)
+        if found.is_torn:
+            _make_anew(file, found)
+        else:
+            _mend(file, found)
+        after = inspected(file)
+    lines = [f"dropped: {problem}" for problem in found.problems]
+    lines += losses(found, "are")
+    lines += [f"note: {note}" for note in after.notes]
+    lines.append(f"as it was before: {kept}")
+    lines += [f"still damaged: {problem}" for problem in after.problems]
+    state = "still damaged" if after.problems else "repaired"
+    lines.append(f"{file}: {state} (rows: {after.rows:,}, messages: {after.messages:,})")
+    return Answer(facts_of(file, found), lines, not after.problems)
+
+
+def _keep_copy(file: Path) -> Path:
+    """Copy the files of a database beside it, octet by octet; return the copy."""
+    names = (file.with_name(f"{file.name}.before-repair-{each}") for each in count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    made: list[Path] = []
+    try:
+        for end in ("-wal", ""):  # a copy without its log would be an older one
+            source = file.with_name(file.name + end)
+            if source.exists() and source.stat().st_size:
+                made.append(kept.with_name(kept.name + end))
+                os.close(os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                shutil.copyfile(source, made[-1])
+                with made[-1].open("rb") as written:
+                    os.fsync(written.fileno())
+        sync(file.parent)
+    except OSError as problem:
+        for one in made:
+            one.unlink(missing_ok=True)
+        raise StoreError(f"{kept} cannot be written: {problem.strerror}") from None
+    return kept
+
+
+def _mend(file: Path, found: Inspection) -> None:
+    """Change what is damaged within a sound database."""
+    with closing(connected(file)) as connection:
+        settle(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        for seq, left in found.bad_rows.items():
+            if left is None:
+                connection.execute("DELETE FROM batch WHERE seq = ?", (seq,))
+            else:
+                connection.execute("UPDATE batch SET idx = ? WHERE seq = ?", (left, seq))
+        for one in found.bad_definitions:
+            connection.execute("DELETE FROM meta WHERE id = ?", (one,))
+        connection.execute("COMMIT")
+
+
+def _make_anew(file: Path, found: Inspection) -> None:
+    """Put what can be read of a database into a new one, which takes its place."""
+    new = file.with_name(f"{file.name}.new")
+    log, memory = (file.with_name(file.name + end) for end in ("-wal", "-shm"))
+    _remove(new)
+    try:
+        with closing(connected(file, [])) as source, closing(open_database(new)) as target:
+            target.execute("PRAGMA synchronous = OFF")  # it counts only when it is complete
+            _copy_rows(source, target, found)
+            _copy_definitions(source, target, found)
+            with suppress(sqlite3.DatabaseError):
+                for shard in source.execute("SELECT id, owner, epoch FROM shard"):
+                    target.execute("INSERT INTO shard VALUES(?, ?, ?)", shard)
+        with new.open("rb") as written:
+            os.fsync(written.fileno())
+        if log.exists():
+            os.truncate(log, 0)  # what it says is of the old one
+        new.replace(file)
+        for one in (log, memory):
+            one.unlink(missing_ok=True)
+        sync(file.parent)
+    finally:
+        _remove(new)
+
+
+def _remove(file: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        file.with_name(file.name + end).unlink(missing_ok=True)
+
+
+def _unsaid(*_: object) -> None:
+    """Say nothing: it has been said."""
+
+
+def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, found: Inspection) -> None:
+    step = 0
+    target.execute("BEGIN IMMEDIATE")
+    for seq, index, size in walk(source, ROWS, _unsaid):
+        left = found.bad_rows.get(seq, index) if isinstance(seq, int) else None
+        if not isinstance(seq, int) or not isinstance(left, bytes) or not isinstance(size, int):
+            continue
+        body = _body(source, seq, left) if size else b""
+        target.execute("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", (seq, left, body))
+        step += len(left) + len(body)
+        if step >= STEP_OCTETS:
+            step = 0
+            target.execute("COMMIT")
+            target.execute("BEGIN IMMEDIATE")
+    target.execute("COMMIT")
+
+
+def _body(source: sqlite3.Connection, seq: int, index: bytes) -> bytes:
+    """Return the body of a row, as far as its messages need it if it cannot be read as a whole."""
+    octets = Octets(source, seq)
+    if octets.whole is not None:
+        return octets.whole
+    body = bytearray()
+    for record in decode(index):
+        if isinstance(record, Enqueued):
+            for offset, length in _places(record):
+                body.extend(bytes(max(offset + length - len(body), 0)))
+                body[offset : offset + length] = octets.piece(offset, length)
+    return bytes(body)
+
+
+def _places(record: Enqueued) -> Iterator[tuple[int, int]]:
+    places = Segment(LiveRow(0), record).places(record.base, len(record.body_sizes))
+    for offset, *sizes in places:
+        yield offset, sum(sizes)
+
+
+def _copy_definitions(
+    source: sqlite3.Connection, target: sqlite3.Connection, found: Inspection
+) -> None:
+    target.execute("BEGIN IMMEDIATE")
+    for row in walk(source, DEFINITIONS, _unsaid):
+        if row[0] not in found.bad_definitions:
+            target.execute("INSERT OR IGNORE INTO meta VALUES(?, ?, ?, ?)", row)
+    target.execute("COMMIT")

@@ -1,0 +1,106 @@
+"""Salvage: what SQLite can still read of a damaged database.
+
+Law: what cannot be read is stepped over, and said; nothing is changed.
+
+Called by: storage.inspection, storage.tools.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOWEST: Final = -(1 << 63)
+HIGHEST: Final = (1 << 63) - 1
+
+ROWS: Final = "SELECT seq, idx, length(body) FROM batch WHERE seq >= ? ORDER BY seq"
+DEFINITIONS: Final = "SELECT id, kind, key, value FROM meta WHERE id >= ? ORDER BY id"
+
+
+def walk(
+    connection: sqlite3.Connection, query: str, missed: Callable[[int, int | None, str], None]
+) -> Iterator[tuple[object, ...]]:
+    """Return what a query has, in the order of the number that is first, and step over damage.
+
+    Args:
+      query: It takes the lowest number.
+      missed: Called for what cannot be read: from where, up to where (None: the end), and why.
+    """
+    start = LOWEST
+    while True:
+        try:
+            for row in connection.execute(query, (start,)):
+                start = min(row[0] + 1, HIGHEST)
+                yield row
+            return
+        except sqlite3.DatabaseError as problem:
+            text = str(problem)
+        with suppress(sqlite3.DatabaseError):  # the one that was to come when the next failed
+            row = connection.execute(query + " LIMIT 1", (start,)).fetchone()
+            if row is None:
+                return
+            start = min(row[0] + 1, HIGHEST)
+            yield row
+            continue
+        following = _readable_after(connection, query, start)
+        missed(start, None if following is None else following - 1, text)
+        if following is None:
+            return
+        start = following
+
+
+def _readable_after(connection: sqlite3.Connection, query: str, start: int) -> int | None:
+    """Return the first number that can be read behind one that cannot; None for the end."""
+
+    def probe(number: int) -> tuple[int, ...] | None:
+        row: tuple[int, ...] | None = connection.execute(query + " LIMIT 1", (number,)).fetchone()
+        return row
+
+    bad, step = start, 1
+    while True:
+        if bad + step > HIGHEST:
+            return None
+        try:
+            hit = probe(bad + step)
+            break
+        except sqlite3.DatabaseError:
+            bad, step = bad + step, 2 * step
+    good = bad + step
+    while good - bad > 1:
+        middle = (good + bad) // 2
+        try:
+            hit, good = probe(middle), middle
+        except sqlite3.DatabaseError:
+            bad = middle
+    return None if hit is None else hit[0]
+
+
+class Octets:
+    """The body of a row, also one that can be read only in part."""
+
+    def __init__(self, connection: sqlite3.Connection, seq: int) -> None:
+        self._connection = connection
+        self._seq = seq
+        self.whole: bytes | None = None
+        with suppress(sqlite3.DatabaseError):
+            query = "SELECT body FROM batch WHERE seq = ?"
+            row = connection.execute(query, (seq,)).fetchone()
+            if row is not None and isinstance(row[0], bytes):
+                self.whole = row[0]
+
+    def piece(self, offset: int, length: int) -> bytes:
+        """Return some octets; fewer, or none, if they are not there or cannot be read."""
+        if self.whole is not None:
+            return self.whole[offset : offset + length]
+        try:
+            with self._connection.blobopen("batch", "body", self._seq, readonly=True) as blob:
+                if offset > len(blob):
+                    return b""
+                blob.seek(offset)
+                return blob.read(length)
+        except (sqlite3.Error, ValueError):
+            return b""

@@ -1,0 +1,341 @@
+"""Tools: what is done with a store offline: look at it, check it, make it smaller, copy it.
+
+Law: the lock of the folder is held, so no broker is at work. Nothing that counts is dropped. What
+a tool says is lines for people, and facts for machines.
+
+Called by: cli (store), storage.repair.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.compaction import pieces
+from leveret.broker.storage.database import (
+    APPLICATION,
+    FORMAT,
+    add,
+    connect,
+    copy,
+    number,
+    replace,
+    settle,
+    take_lock,
+)
+from leveret.broker.storage.inspection import Problem, inspect
+from leveret.broker.storage.recovery import tell
+from leveret.broker.storage.salvage import Octets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from leveret.broker.storage.inspection import Inspection
+    from leveret.broker.storage.journal import Journal
+    from leveret.broker.storage.segment import LiveRow
+
+FILE: Final = "leveret.db"
+STEP_OCTETS: Final = 8 << 20  # moved, or copied, in one transaction
+STEP_ROWS: Final = 1024
+
+
+class InUse(StoreError):
+    """A broker has the store; whoever cannot wait may ask it."""
+
+
+class Answer(NamedTuple):
+    """What came of it.
+
+    Attributes:
+      facts: For machines.
+      lines: For people.
+      is_good: Whether all is well.
+    """
+
+    facts: dict[str, object]
+    lines: list[str]
+    is_good: bool = True
+
+
+# Opening
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """Keep brokers out of a folder meanwhile, and return the database in it.
+
+    Raises:
+      StoreError: There is none, or it is in use.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise StoreError(f"there is no store in {folder}")
+    try:
+        lock = take_lock(folder)
+    except StoreError as problem:
+        if isinstance(problem.__cause__, BlockingIOError):
+            raise InUse(f"the data directory {folder} is in use by a broker") from None
+        raise
+    try:
+        yield file
+    except sqlite3.Error as problem:
+        raise StoreError(f"{file}: {problem}") from None
+    except OSError as problem:
+        raise StoreError(f"{problem.filename or file}: {problem.strerror}") from None
+    finally:
+        os.close(lock)
+
+
+def connected(file: Path, problems: list[Problem] | None = None) -> sqlite3.Connection:
+    """Return a connection to a store of our format.
+
+    Args:
+      problems: Gets what would keep a broker from opening it; without it, that is raised.
+    """
+    if not file.stat().st_size:
+        raise StoreError(f"{file} is empty")
+    connection = connect(file)
+    try:
+        try:
+            _check_format(connection, file)
+        except sqlite3.DatabaseError as problem:
+            if problems is None or problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            problems.append(Problem("database", str(problem)))
+            # SQLite takes it then for as long as it is, however long it should be.
+            connection.execute("PRAGMA writable_schema = ON")
+            _check_format(connection, file)
+    except sqlite3.DatabaseError as problem:
+        connection.close()
+        raise Damaged(f"{file} cannot be read at all: {problem}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_format(connection: sqlite3.Connection, file: Path) -> None:
+    version = number(connection, "PRAGMA user_version")
+    if number(connection, "PRAGMA application_id") != APPLICATION:
+        raise StoreError(f"{file} is a database of something else")
+    if version > FORMAT:
+        text = f"its format is {version}, this one knows {FORMAT}"
+        raise StoreError(f"{file} was written by a later Leveret: {text}")
+    if version < FORMAT:
+        raise StoreError(
+            f"{file} has format {version}: the next start of a broker makes it {FORMAT}"
+        )
+    connection.execute("SELECT 1 FROM batch, meta, shard LIMIT 0").fetchall()
+
+
+def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
+    """Return what is in a store, which is not open any more."""
+    problems: list[Problem] = []
+    with closing(connected(file, problems)) as connection:
+        found = inspect(connection, is_deep=is_deep)
+    if problems:
+        found.is_torn = True
+        found.problems = problems + found.problems
+    return found
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Return the size of a database and of what belongs to it."""
+    files = [file, file.with_name(f"{file.name}-wal")]
+    return {one.name: one.stat().st_size for one in files if one.exists()}
+
+
+# Looking
+
+
+def info(folder: Path) -> Answer:
+    """Say what a store holds."""
+    with locked(folder) as file:
+        sizes = _sizes(file)
+        found = inspected(file, is_deep=False)
+        with closing(connected(file, [])) as connection:
+            epoch = number(connection, "SELECT coalesce(max(epoch), 0) FROM shard")
+            page = number(connection, "PRAGMA page_size")
+            free = number(connection, "PRAGMA freelist_count") * page
+    dead = found.body_octets - found.live_octets
+    queues = [
+        {"vhost": vhost, "name": name, "messages": messages, "octets": octets}
+        for each, (vhost, name) in found.queues.items()
+        for messages, octets in (found.of_queue(each),)
+    ]
+    facts: dict[str, object] = {
+        "file": str(file),
+        "format": FORMAT,
+        "epoch": epoch,
+        "files": sizes,
+        "rows": found.rows,
+        "index_octets": found.index_octets,
+        "body_octets": found.body_octets,
+        "dead_octets": dead,
+        "free_octets": free,
+        "definitions": found.definitions,
+        "messages": found.messages,
+        "queues": queues,
+        "problems": [str(problem) for problem in found.problems],
+    }
+    lines = [
+        f"{file}: format {FORMAT}, epoch {epoch}",
+        f"files: {', '.join(f'{name} {size:,}' for name, size in sizes.items())} octets",
+        f"rows: {found.rows:,}, with {found.index_octets:,} octets of indexes"
+        f" and {found.body_octets:,} of bodies",
+        f"dead: {dead:,} octets of settled messages, {free:,} of free pages",
+        f"definitions: {found.definitions:,}",
+        f"messages: {found.messages:,} in {len(queues):,} queues",
+        *[
+            f"  {each['vhost']!r} {each['name']!r}: {each['messages']:,}, {each['octets']:,} octets"
+            for each in queues
+        ],
+        *[f"damaged: {problem}" for problem in found.problems],
+    ]
+    return Answer(facts, lines)
+
+
+def check(folder: Path) -> Answer:
+    """Read all of a store, and say what is damaged."""
+    with locked(folder) as file:
+        found = inspected(file)
+    facts = facts_of(file, found)
+    lines = [*map(str, found.problems), *[f"note: {note}" for note in found.notes]]
+    seen = (
+        f"rows: {found.rows:,}, messages: {found.messages:,}, queues: {len(found.queues):,},"
+        f" definitions: {found.definitions:,}"
+    )
+    if found.problems:
+        lines += losses(found, "would be")
+        lines.append(f"{file}: damaged ({seen}); try: leveret store repair {folder}")
+    else:
+        lines.append(f"{file}: good ({seen})")
+    return Answer(facts, lines, not found.problems)
+
+
+def facts_of(file: Path, found: Inspection) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "good": not found.problems,
+        "rows": found.rows,
+        "messages": found.messages,
+        "queues": len(found.queues),
+        "definitions": found.definitions,
+        "problems": [problem._asdict() for problem in found.problems],
+        "notes": found.notes,
+        "lost": _by_queue(found, found.lost),
+        "back": _by_queue(found, found.back),
+    }
+
+
+def _by_queue(
+    found: Inspection, by_queue: dict[int, list[tuple[int, int]]]
+) -> list[dict[str, object]]:
+    told: list[dict[str, object]] = []
+    for queue, positions in by_queue.items():
+        vhost, name = found.queues.get(queue, (None, None))
+        told.append({"number": queue, "vhost": vhost, "name": name, "positions": positions})
+    return told
+
+
+def losses(found: Inspection, verb: str) -> list[str]:
+    """Return for people what goes with what is damaged."""
+    lines = []
+    if found.lost:
+        lines.append(f"messages that {verb} lost: {tell(found.lost, found.name)}")
+    if found.back:
+        lines.append(f"settled messages that {verb} back: {tell(found.back, found.name)}")
+    return lines
+
+
+# Making smaller
+
+
+def compact(folder: Path) -> Answer:
+    """Write anew what lives in rows that are mostly dead, then the whole file without gaps."""
+    with locked(folder) as file:
+        before = sum(_sizes(file).values())
+        found = inspected(file, is_deep=False)
+        if found.problems:
+            text = f"{found.problems[0]}; try: leveret store repair {folder}"
+            raise Damaged(f"{file} is damaged: {text}")
+        with closing(connected(file)) as connection:
+            settle(connection)
+            moved = _move(connection, found)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        after = sum(_sizes(file).values())
+    facts: dict[str, object] = {"file": str(file), "before": before, "after": after, "moved": moved}
+    line = f"{file}: {after:,} octets, {before:,} before; {moved:,} messages moved"
+    return Answer(facts, [line])
+
+
+def _move(connection: sqlite3.Connection, found: Inspection) -> int:
+    """Move what lives in rows that are half dead into new ones; return how many messages it was."""
+    journal = found.journal
+    # What several queues share is written once for each: it has to be worth that.
+    rows = [
+        row
+        for row in journal.rows.values()
+        if row.live and 2 * row.live_octets <= found.bodies[row.seq]
+    ]
+    moved = sum(row.live for row in rows)
+    _commit(connection, journal)  # what is dead goes first
+    for step in _steps(rows):
+        planned = pieces(step)
+        bodies = {row.seq: Octets(connection, row.seq) for row in step}
+        read = [
+            bodies[seq].piece(offset, length)
+            for seq, offset, length in (piece.ref() for piece in planned)
+        ]
+        journal.move(zip(planned, read, strict=True))
+        _commit(connection, journal)
+    return moved
+
+
+def _steps(rows: list[LiveRow]) -> Iterator[list[LiveRow]]:
+    step: list[LiveRow] = []
+    octets = 0
+    for row in rows:
+        row.is_moving = True
+        step.append(row)
+        octets += row.octets
+        if octets >= STEP_OCTETS or len(step) >= STEP_ROWS:
+            yield step
+            step, octets = [], 0
+    if step:
+        yield step
+
+
+def _commit(connection: sqlite3.Connection, journal: Journal) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for row in journal.close():
+        add(connection.execute, row)
+        if row.replace:
+            replace(connection.execute, row.replace)
+    connection.execute("COMMIT")
+
+
+# Copying
+
+
+def backup(folder: Path, file: Path) -> Answer:
+    """Copy a store into a file."""
+    with locked(folder) as source, closing(connected(source)) as connection:
+        if os.path.lexists(file):
+            raise StoreError(f"{file} is there already")
+        try:
+            copy(connection, file)
+        except (OSError, sqlite3.Error) as problem:
+            text = getattr(problem, "strerror", None) or problem
+            raise StoreError(f"{file} cannot be written: {text}") from None
+    return copied(file, file.stat().st_size)
+
+
+def copied(file: Path, octets: int) -> Answer:
+    """Return what to say of a copy that was made."""
+    return Answer({"file": str(file), "octets": octets}, [f"{file}: {octets:,} octets"])

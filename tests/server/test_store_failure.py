@@ -1,0 +1,128 @@
+"""A store that fails: at the start, under load, at the end. Nothing is promised any more."""
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from leveret.broker import app
+from leveret.broker.config import Config, Disk
+from leveret.broker.persistence import Persistence
+from leveret.broker.storage.base import StoreFailed
+from leveret.broker.storage.memory import MemoryStore
+from leveret.protocol.methods import (
+    BasicPublish,
+    ConfirmSelect,
+    ConnectionClose,
+    ConnectionCloseOk,
+    QueueDeclare,
+)
+from leveret.protocol.properties import Properties, encode
+from leveret.protocol.writer import content_frames, method_frame
+
+from ..support.edge import ANYWHERE, Edge, Peer
+
+CONFIG = replace(Config(), listeners=ANYWHERE, disk=Disk(free=0.0))
+FAILED = "INTERNAL_ERROR - the store has failed"
+
+
+def persistent(payload):
+    header = encode(Properties(delivery_mode=2), len(payload))
+    frames = content_frames(1, 131_072, header, [payload])
+    return method_frame(1, BasicPublish("", "q")) + b"".join(frames)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@asynccontextmanager
+async def durable(store, nursery):
+    """A broker on a store, which ends when its block does."""
+    broker = app.build(CONFIG)
+    persistence = Persistence(broker, store, limit=1 << 20)
+    await persistence.open()
+    app.furnish(broker, CONFIG, None, is_new=persistence.is_empty)
+    bound = app.listen(CONFIG)
+    edge = Edge(broker, bound[0].getsockname())
+
+    async def serve(task_status):
+        await app.serve(broker, bound, CONFIG, edge.stop, persistence, task_status=task_status)
+        edge.is_over.set()
+
+    try:
+        await nursery.start(serve)
+        yield edge, persistence
+    finally:
+        nursery.cancel_scope.cancel()
+        for stream in edge.streams:
+            stream.socket.close()
+        await persistence.close()
+
+
+async def test_failed_commit_confirms_nothing_and_ends_everybody(store, nursery):
+    async with durable(store, nursery) as (edge, persistence):
+        publisher, bystander = await Peer.connect(edge), await Peer.connect(edge)
+        await publisher.call(QueueDeclare("q", durable=True))
+        await publisher.call(ConfirmSelect())
+
+        store.fail()
+        await publisher.write(persistent(b"x") * 3)
+
+        for peer in (publisher, bystander):
+            assert (0, ConnectionClose(541, FAILED, 0, 0)) == await peer.next()
+            await peer.send(0, ConnectionCloseOk())
+        with trio.fail_after(app.STOP_TIMEOUT - 1):
+            await edge.is_over.wait()
+        assert persistence.failure
+        with pytest.raises(OSError, match="refused"):
+            await edge.connect()
+
+
+async def test_failure_is_told_once_whoever_meets_it(store, broker):
+    persistence, stop = Persistence(broker, store, limit=1 << 20), trio.Event()
+
+    async def fail():
+        raise StoreFailed("no more")
+
+    with structlog.testing.capture_logs() as lines:
+        await persistence._carry_on(fail, stop)
+        await persistence._carry_on(fail, stop)
+
+    assert ["store.failed"] == [line["event"] for line in lines]
+    assert ("no more", True) == (persistence.failure, stop.is_set())
+
+
+async def test_failure_of_the_last_commit_is_told_to_those_who_wait_for_it(store, nursery):
+    """Told to stop, the broker commits first; it does not wait for what can never come."""
+    async with durable(store, nursery) as (edge, persistence):
+        peer = await Peer.connect(edge)
+        await peer.call(QueueDeclare("q", durable=True))
+        await peer.call(ConfirmSelect())
+        store.hold()
+        await peer.write(persistent(b"x"))
+        while not store.held:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+        edge.stop.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        store.fail()
+        store.let_through()
+
+        assert (0, ConnectionClose(541, FAILED, 0, 0)) == await peer.next()
+        await peer.send(0, ConnectionCloseOk())
+        with trio.fail_after(app.STOP_TIMEOUT - 1):
+            await edge.is_over.wait()
+        assert persistence.failure
+
+
+async def test_what_cannot_be_kept_at_the_start_stops_it(store, monkeypatch, tmp_path):
+    store.fail()
+    monkeypatch.setattr("leveret.broker.storage.sqlite.SQLiteStore", lambda folder: store)
+
+    with pytest.raises(app.StartError):
+        await app._run(replace(CONFIG, data_dir=tmp_path))
