@@ -157,7 +157,7 @@ class Persistence:
         nursery.start_soon(self._carry_on, pager.run, stop)
         nursery.start_soon(self._carry_on, housekeeper.run, stop)
         if self.control is not None:
-            nursery.start_soon(self.control.run)
+            await nursery.start(self.control.run)
 
     async def _carry_on(self, run: Callable[[], Awaitable[None]], stop: trio.Event) -> None:
         try:

@@ -275,35 +275,43 @@ class Channel:
         return entries
 
     def discard(self, entries: list[Entry], *, in_pieces: bool = True) -> None:
-        """Forget settled messages and give their credit back; very many a piece at a time."""
+        """Forget settled messages and give their credit back; very many a piece at a time.
+
+        The logs are told of all of them at once: what one command settles is in one commit.
+        """
         if not entries:
             return
-        if len(entries) > PIECE and in_pieces:
-            self.session.broker.batch.debris.append(self._discard_later(entries))
-            return
         consumers = set(map(_consumer_of, entries))
-        if len(consumers) == 1:
-            (consumer,) = consumers
-            queue = consumer.queue
-            queue.settle(len(entries), octets(map(_message_of, entries)))
+        for queue in {consumer.queue for consumer in consumers}:
             if queue.log is not None:
-                queue.log.settled(map(_position_of, entries))
-            self._give_back(consumer, len(entries))
+                queue.log.settled(
+                    map(_position_of, entries)
+                    if len(consumers) == 1
+                    else [entry[1] for entry in entries if entry[0].queue is queue]
+                )
+        if len(entries) > PIECE and in_pieces:
+            self.session.broker.batch.debris.append(self._let_go_later(entries))
         else:
-            for consumer, position, message in entries:
-                consumer.queue.settle(1, octets((message,)))
-                if consumer.queue.log is not None:
-                    consumer.queue.log.settled((position,))
-                self._give_back(consumer, 1)
-        if self.parked:
-            self.unpark()
+            self._let_go(entries, consumers)
 
-    def _discard_later(self, entries: list[Entry]) -> Iterator[None]:
+    def _let_go_later(self, entries: list[Entry]) -> Iterator[None]:
         while entries:
             piece = entries[-PIECE:]
             del entries[-PIECE:]
-            self.discard(piece)
+            self._let_go(piece, set(map(_consumer_of, piece)))
             yield
+
+    def _let_go(self, entries: list[Entry], consumers: set[Consumer]) -> None:
+        if len(consumers) == 1:
+            (consumer,) = consumers
+            consumer.queue.settle(len(entries), octets(map(_message_of, entries)))
+            self._give_back(consumer, len(entries))
+        else:
+            for consumer, _, message in entries:
+                consumer.queue.settle(1, octets((message,)))
+                self._give_back(consumer, 1)
+        if self.parked:
+            self.unpark()
 
     def requeue(self, entries: list[Entry]) -> None:
         """Put unsettled messages back where they were."""

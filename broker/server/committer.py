@@ -50,6 +50,9 @@ class Committer:
 
     Args:
       limit: Octets of a queue's messages that stay in memory when they are in the store.
+
+    Attributes:
+      has_failed: Whether the store has failed.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Committer:
         self._store = store
         self._lease = lease
         self._limit = limit
-        self._has_failed = False
+        self.has_failed = False
         self._dirty = trio.Event()
         self._urgent = trio.Event()
         self._committed = trio.Event()
@@ -69,7 +72,7 @@ class Committer:
     @property
     def is_full(self) -> bool:
         """Whether publishers should wait for a commit; not for one that cannot come."""
-        return self._journal.is_full and not self._has_failed
+        return self._journal.is_full and not self.has_failed
 
     async def room(self) -> None:
         """Wait until a commit is done, or cannot be."""
@@ -109,7 +112,7 @@ class Committer:
             try:
                 await self._store.commit([(self._lease, row) for row in rows])
             except StoreError:
-                self._has_failed = True
+                self.has_failed = True
                 self._committed.set()
                 raise
         batch.done(number)

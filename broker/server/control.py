@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -56,24 +56,21 @@ class Control:
         self._store = store
         self._limit = trio.Semaphore(AT_ONCE)
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as problem:
-            log.warning("control.absent", reason=problem.strerror)
-            return
-        try:
-            await self._serve(folder)
-        finally:
-            os.close(folder)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; `task_status` starts when it does, or when it cannot."""
+        with ExitStack() as opened:
+            try:
+                folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, folder)
+                listener = opened.enter_context(_listen(folder))
+            except OSError as problem:
+                log.warning("control.absent", reason=problem.strerror or str(problem))
+                task_status.started()
+                return
+            task_status.started()
+            await self._serve(folder, listener)
 
-    async def _serve(self, folder: int) -> None:
-        try:
-            listener = _listen(folder)
-        except OSError as problem:
-            log.warning("control.absent", reason=problem.strerror or str(problem))
-            return
+    async def _serve(self, folder: int, listener: socket.socket) -> None:
         made = os.stat(NAME, dir_fd=folder, follow_symlinks=False)
         try:
             async with trio.open_nursery() as nursery:
@@ -81,7 +78,6 @@ class Control:
                     await self._limit.acquire()
                     nursery.start_soon(self._converse, trio.SocketStream(await _accept(listener)))
         finally:
-            listener.close()
             with suppress(OSError):
                 found = os.stat(NAME, dir_fd=folder, follow_symlinks=False)
                 if found.st_ino == made.st_ino:

@@ -83,6 +83,8 @@ class Pager:
                 while place.is_wanted:
                     refs = place.refs()
                     if not place.is_kept:
+                        if self._committer.has_failed:
+                            return
                         await self._committer.room()
                         continue
                     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READ_OCTETS, STEP_OCTETS = 4 << 20, 1 << 20
 # What a step has to be good for: octets that it frees, or rows. Less is not worth a commit.
 LEAST_GAIN, LEAST_ROWS = 1 << 20, 64
-AGE = 128  # rows made since: what is young may be gone soon by itself
+AGE = 127  # rows kept since: what is young may be gone soon by itself
 
 
 class Piece(NamedTuple):
@@ -70,12 +70,16 @@ class Waste:
         """Forget a row that is gone."""
         self._rows.pop(row, None)
 
-    def choose(self, next_seq: int) -> list[LiveRow]:
-        """Return rows to be moved in one step; none if it is not worth it yet."""
+    def choose(self, kept_seq: int) -> list[LiveRow]:
+        """Return rows to be moved in one step; none if it is not worth it yet.
+
+        Args:
+          kept_seq: The last row that is in the store for certain.
+        """
         chosen: list[LiveRow] = []
         read = moved = gain = 0
         for row in self._rows:
-            if row.seq + AGE > next_seq or read >= READ_OCTETS or moved >= STEP_OCTETS:
+            if row.seq + AGE > kept_seq or read >= READ_OCTETS or moved >= STEP_OCTETS:
                 break
             chosen.append(row)
             read += row.octets

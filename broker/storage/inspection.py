@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 BASIC_CLASS: Final = 60
 HEADER: Final = 14  # octets of a header's payload without any property
 MEMO_LIMIT: Final = 4096
+_UNUSED: Final = "is never used"
 
 # The order in which one definition can stand on another.
 KINDS: Final = (
@@ -157,7 +158,10 @@ def _check_database(connection: sqlite3.Connection, found: Inspection) -> None:
         said = [str(problem)]
     if said != ["ok"]:
         found.is_torn = True
-        found.problems += [Problem("database", line) for text in said for line in text.split("\n")]
+        lines = [line for text in said for line in text.split("\n")]
+        # What is lost makes pages unused, too: that goes without saying.
+        telling = [line for line in lines if not line.startswith("***") and _UNUSED not in line]
+        found.problems += [Problem("database", line) for line in telling or lines[-1:]]
 
 
 # Definitions
@@ -241,24 +245,31 @@ class _Rows:
         found, last = self._found, LOWEST - 1
         for seq, index, size in walk(self._connection, ROWS, self._missed):
             assert isinstance(seq, int)
-            if seq <= last:
-                found.is_torn = True
-                found.problems.append(Problem(f"row {seq}", f"it comes after row {last}"))
-                continue
-            last = seq
             if not isinstance(index, bytes) or not isinstance(size, int):
                 found.problems.append(Problem(f"row {seq}", "it is no row"))
                 found.bad_rows[seq] = None
                 continue
+            if seq <= last:
+                self._look_at_stray(seq, index, last)
+                continue
+            last = seq
             found.rows += 1
             found.index_octets += len(index)
             found.bodies[seq] = size
             self._look_at(seq, index, size)
         self._put_together()
 
+    def _look_at_stray(self, seq: int, index: bytes, last: int) -> None:
+        """Look at a row that is out of order; once it is in order it is looked at again."""
+        self._found.is_torn = True
+        self._found.problems.append(Problem(f"row {seq}", f"it comes after row {last}"))
+        if judge(index)[1]:
+            self._found.bad_rows.setdefault(seq, None)
+
     def _missed(self, first: int, last: int | None, reason: str) -> None:
         self._found.is_torn = True
-        self._found.problems.append(Problem(_numbers("rows", first, last), reason))
+        held = "what they held cannot be made out"
+        self._found.problems.append(Problem(_numbers("rows", first, last), reason, held))
 
     def _look_at(self, seq: int, index: bytes, size: int) -> None:
         found = self._found

@@ -134,7 +134,7 @@ class Journal:
 
     def to_move(self) -> list[Piece]:
         """Return what should be read and handed to `move`; nothing if all is well."""
-        return pieces(self._waste.choose(self.next_seq))
+        return pieces(self._waste.choose(self.kept_seq))
 
     def move(self, read: Iterable[tuple[Piece, bytes]]) -> None:
         """Have messages put into a new row with the next commit, and their old rows go."""

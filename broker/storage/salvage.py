@@ -31,16 +31,24 @@ def walk(
       missed: Called for what cannot be read: from where, up to where (None: the end), and why.
     """
     start = LOWEST
+    strange: set[int] = set()  # out of order, said once
     while True:
         try:
             for row in connection.execute(query, (start,)):
-                start = min(row[0] + 1, HIGHEST)
+                if row[0] >= start:
+                    start = min(row[0] + 1, HIGHEST)
+                elif row[0] in strange:
+                    continue
+                else:
+                    strange.add(row[0])
                 yield row
             return
         except sqlite3.DatabaseError as problem:
             text = str(problem)
-        with suppress(sqlite3.DatabaseError):  # the one that was to come when the next failed
-            row = connection.execute(query + " LIMIT 1", (start,)).fetchone()
+        # The one that was to come when the next failed; a number that does not grow would come
+        # again and again.
+        with suppress(sqlite3.DatabaseError):
+            row = _first_from(connection, query, start)
             if row is None:
                 return
             start = min(row[0] + 1, HIGHEST)
@@ -53,19 +61,22 @@ def walk(
         start = following
 
 
+def _first_from(connection: sqlite3.Connection, query: str, number: int) -> tuple[int, ...] | None:
+    """Return the first row from a number on, or raise what SQLite does if it is wrong."""
+    row: tuple[int, ...] | None = connection.execute(query + " LIMIT 1", (number,)).fetchone()
+    if row is not None and row[0] < number:
+        raise sqlite3.DatabaseError("rows are out of order")
+    return row
+
+
 def _readable_after(connection: sqlite3.Connection, query: str, start: int) -> int | None:
     """Return the first number that can be read behind one that cannot; None for the end."""
-
-    def probe(number: int) -> tuple[int, ...] | None:
-        row: tuple[int, ...] | None = connection.execute(query + " LIMIT 1", (number,)).fetchone()
-        return row
-
     bad, step = start, 1
     while True:
         if bad + step > HIGHEST:
             return None
         try:
-            hit = probe(bad + step)
+            hit = _first_from(connection, query, bad + step)
             break
         except sqlite3.DatabaseError:
             bad, step = bad + step, 2 * step
@@ -73,7 +84,7 @@ def _readable_after(connection: sqlite3.Connection, query: str, start: int) -> i
     while good - bad > 1:
         middle = (good + bad) // 2
         try:
-            hit, good = probe(middle), middle
+            hit, good = _first_from(connection, query, middle), middle
         except sqlite3.DatabaseError:
             bad = middle
     return None if hit is None else hit[0]

@@ -307,6 +307,9 @@ class SQLiteStore:
     def _which(self, seq: int, problem: sqlite3.Error) -> str:
         """Return what to say of the row after one, which cannot be read."""
         assert self._read_connection is not None
+        with suppress(sqlite3.Error):  # one that can be read is not handed out before the next is
+            query = "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq LIMIT 1"
+            seq = number(self._read_connection, query, (seq,))
         query = "SELECT min(seq) FROM batch WHERE seq > ?"
         name = f"the row after {seq}" if seq > -1 << 63 else "the first row"
         with suppress(sqlite3.Error):

@@ -6,7 +6,7 @@ from time import process_time
 import pytest
 
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT
+from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT, NotLoaded
 from leveret.broker.core.runs import CHUNK_LENGTH, octets
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
@@ -367,3 +367,269 @@ def test_what_was_published_before_a_consumer_left_is_still_its(queue):
 
 def test_a_queue_shows_its_name(queue):
     assert "<Queue 'q' in '/'>" == repr(queue)
+
+
+# what is kept, and what is only in the log
+
+
+class Log:
+    """A log that remembers what it was told, and has every message it was told of."""
+
+    def __init__(self):
+        self.told = []
+        self.kept = {}
+        self.asked = []
+
+    def enqueued(self, base, messages):
+        self.told.append(("enqueued", base, len(messages)))
+        self.kept.update(enumerate(messages, base))
+
+    def delivered(self, position):
+        self.told.append(("delivered", position))
+
+    def returned(self, positions):
+        self.told.append(("returned", *positions))
+
+    def settled(self, positions):
+        self.told.append(("settled", *positions))
+
+    def dropped(self, ranges):
+        self.told.append(("dropped", *ranges))
+
+    def is_kept(self, base, count):
+        return all(position in self.kept for position in range(base, base + count))
+
+    def fetch(self, queue, paged):
+        self.asked.append((queue, paged))
+
+    def close(self):
+        self.told.append(("closed",))
+
+    def answer(self):
+        """Load what was asked for."""
+        asked, self.asked = self.asked, []
+        for queue, paged in asked:
+            if queue.waits_for(paged):
+                found = [self.kept[paged.base + index] for index in range(paged.count)]
+                queue.loaded(paged, found)
+        return [paged.base for _, paged in asked]
+
+
+@pytest.fixture
+def log(queue):
+    queue.log = Log()
+    return queue.log
+
+
+@pytest.fixture
+def restored(queue, log):
+    """The queue after a restart: positions 2 to 4, and 8 and 9; the next is 12."""
+    log.kept.update((position, message(b"%d" % position)) for position in (2, 3, 4, 8, 9))
+    queue.restore(12, [(2, 3, 3 * (HEADER + 1)), (8, 2, 2 * (HEADER + 1))])
+    return queue
+
+
+def read_and_drain(queue, log):
+    """Pop everything, loading what is asked for."""
+    found = []
+    while queue.ready_count:
+        try:
+            position, one, redelivered = queue.pop()
+        except NotLoaded:
+            assert log.answer()
+            continue
+        found.append((position, one.body, redelivered))
+        queue.settle(1, octets((one,)))
+    return found
+
+
+def test_a_log_is_told_of_every_position(queue, log, broker):
+    publish(queue, 1, 2)
+    queue.deal()
+    target = Target()
+    target.consume(queue, prefetch_count=3)
+    publish(queue, 3, 4)
+    finish(broker)
+
+    assert [("enqueued", 0, 2), ("enqueued", 2, 1), ("enqueued", 3, 1)] == log.told
+    assert [0, 1, 2] == [position for _, position, *_ in target.got]
+
+
+def test_a_log_is_told_of_a_get_and_of_what_returns(queue, log):
+    publish(queue, 1)
+    position, one, _ = queue.pop()
+    queue.requeue([(position, one)])
+
+    assert [("enqueued", 0, 1), ("delivered", 0), ("returned", 0)] == log.told
+
+
+def test_a_purge_tells_the_log_of_all_that_was_ready_and_nothing_else(queue, log):
+    publish(queue, *range(6))
+    taken = [queue.pop()[:2] for _ in range(3)]
+    queue.requeue([taken[1]])
+    publish(queue, 6)
+    log.told.clear()
+
+    assert 5 == queue.purge()
+    assert ("dropped", (1, 1), (3, 6)) == log.told[-1]
+
+
+def test_a_deleted_queue_closes_its_log(queue, log, vhost):
+    publish(queue, 1)
+    taken = queue.pop()[:2]
+    vhost.delete_queue(queue)
+    told = list(log.told)
+    queue.requeue([taken])
+
+    assert ("closed",) == told[-1]
+    assert told == log.told
+    assert queue.log is None
+
+
+def test_after_a_restart_everything_counts_and_nothing_is_in_memory(restored, log):
+    assert 5 == restored.ready_count
+    assert (5 * (HEADER + 1), 0) == (restored.bytes, restored.memory)
+    assert [] == log.asked
+
+
+def test_after_a_restart_positions_go_on(restored, log):
+    publish(restored, b"new")
+
+    found = read_and_drain(restored, log)
+
+    assert [2, 3, 4, 8, 9, 12] == [position for position, *_ in found]
+    assert [b"2", b"3", b"4", b"8", b"9", b"new"] == [body for _, body, _ in found]
+
+
+def test_what_is_not_loaded_cannot_be_popped_yet(restored, log):
+    with pytest.raises(NotLoaded):
+        restored.pop()
+    assert (5, 0) == (restored.ready_count, restored.unacked_count)
+    with pytest.raises(NotLoaded):
+        restored.pop()
+    assert [2, 8] == log.answer()
+
+    assert (2, b"2") == (restored.pop()[0], log.kept[2].body)
+    assert (4, 1) == (restored.ready_count, restored.unacked_count)
+
+
+def test_a_returned_message_is_popped_before_what_has_to_be_loaded(restored, log):
+    one = message(b"1")
+    restored.requeue([(1, one)])
+
+    assert (1, one, True) == restored.pop()
+
+
+@pytest.mark.parametrize(
+    ("before", "flags"),
+    [
+        (-1, "nnnnn"),
+        (1, "nnnnn"),
+        (2, "ynnnn"),
+        (3, "yynnn"),
+        (6, "yyynn"),
+        (8, "yyyyn"),
+        (11, "yyyyy"),
+    ],
+)
+def test_what_may_have_been_delivered_before_a_restart_is_flagged(restored, log, before, flags):
+    restored.delivered_before = before
+
+    found = read_and_drain(restored, log)
+
+    assert flags == "".join("y" if redelivered else "n" for *_, redelivered in found)
+
+
+@pytest.mark.parametrize("before", [-1, 2, 3, 4, 8])
+@pytest.mark.parametrize("prefetch", [1, 2, 9])
+def test_consumers_see_the_flag_too(restored, log, broker, before, prefetch):
+    restored.delivered_before = before
+    target = Target()
+    for tag in ("a", "b"):
+        target.consume(restored, tag, prefetch_count=prefetch)
+    finish(broker)
+    while log.answer() or target.held:
+        finish(broker)
+        target.ack()
+        finish(broker)
+
+    assert [(position, position <= before) for position in (2, 3, 4, 8, 9)] == [
+        (position, redelivered) for _, position, _, redelivered in sorted(target.got, key=by_place)
+    ]
+
+
+def by_place(row):
+    return row[1]
+
+
+def test_a_consumer_gets_what_was_loaded_at_the_end_of_the_slice(restored, log, broker):
+    target = Target()
+    target.consume(restored, no_ack=True)
+    finish(broker)
+    assert [] == target.got
+
+    log.answer()
+    assert [] == target.got
+    finish(broker)
+    assert [b"2", b"3", b"4", b"8", b"9"] == target.bodies
+
+
+def test_what_is_published_waits_behind_what_has_to_be_loaded(restored, log, broker):
+    target = Target()
+    target.consume(restored, no_ack=True)
+    publish(restored, b"new")
+    finish(broker)
+    assert [] == target.got
+
+    log.answer()
+    finish(broker)
+    assert [b"2", b"3", b"4", b"8", b"9", b"new"] == target.bodies
+
+
+def test_a_purge_drops_what_is_not_loaded(restored, log):
+    with pytest.raises(NotLoaded):
+        restored.pop()
+
+    assert 5 == restored.purge()
+    assert ("dropped", (2, 4), (8, 9)) == log.told[-1]
+    log.answer()
+    assert (0, 0, 0) == (restored.ready_count, restored.bytes, restored.memory)
+    assert restored.pop() is None
+
+
+def test_what_is_loaded_for_a_deleted_queue_is_not_waited_for(restored, log, vhost):
+    with pytest.raises(NotLoaded):
+        restored.pop()
+    asked = list(log.asked)
+    vhost.delete_queue(restored)
+
+    assert [False, False] == [queue.waits_for(paged) for queue, paged in asked]
+
+
+def test_what_is_in_the_log_leaves_memory_and_comes_back(queue, log, broker):
+    count = 5 * CHUNK_LENGTH
+    publish(queue, *range(count))
+    queue.deal()
+    before = queue.memory
+
+    queue.page_out(0)
+
+    assert count == queue.ready_count
+    assert before * 2 // 5 == pytest.approx(queue.memory, rel=0.1)
+    target = Target()
+    target.consume(queue, no_ack=True)
+    finish(broker)
+    while log.answer():
+        finish(broker)
+    assert [b"%d" % number for number in range(count)] == target.bodies
+    assert (0, 0) == (queue.bytes, queue.memory)
+
+
+def test_a_queue_without_a_log_keeps_everything_in_memory(queue):
+    publish(queue, *range(5 * CHUNK_LENGTH))
+    queue.deal()
+    before = queue.memory
+
+    queue.page_out(0)
+
+    assert before == queue.memory

@@ -2,7 +2,8 @@
 
 import pytest
 
-from leveret.broker.core.runs import CHUNK_LENGTH, Runs, octets
+from leveret.broker.core.queue import READ_AHEAD
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, Paged, Runs, octets
 
 from ..support.fakes import message, messages
 
@@ -125,3 +126,221 @@ def test_clear_drops_everything():
 
     assert (0, 0) == (runs.count, runs.bytes)
     assert 1 == len(list(freeing))
+
+
+# what is not in memory
+
+
+def always(base, count):
+    return True
+
+
+def spread(*sizes):
+    """Runs with one chunk of messages for each size, without gaps."""
+    runs = Runs()
+    base = 0
+    for size in sizes:
+        runs.append(base, [message(b"x")] * size)
+        base += size
+    return runs
+
+
+def kinds(runs):
+    """First position and number of each chunk, and whether it is paged."""
+    return [
+        (each.base, each.count, True)
+        if isinstance(each, Paged)
+        else (each.base, len(each.messages), False)
+        for each in runs._chunks
+    ]
+
+
+def test_paged_messages_count_and_their_octets_too():
+    runs = Runs()
+    runs.append_paged(7, 3, 100)
+    runs.append_paged(20, 2, 50)
+    runs.append(22, messages(b"four"))
+
+    assert (6, 150 + 4 + 14) == (runs.count, runs.bytes)
+    assert (5, 150) == (runs.paged_count, runs.paged_bytes)
+    assert 7 == runs.first
+    assert runs.is_front_paged
+
+
+def test_what_follows_a_paged_chunk_is_never_joined_to_it():
+    runs = Runs()
+    runs.append_paged(0, 3, 100)
+    runs.append(3, messages(1))
+
+    assert [(0, 3, True), (3, 1, False)] == kinds(runs)
+
+
+def test_the_first_paged_chunks_are_wanted_until_somebody_has_asked():
+    runs = Runs()
+    for base in range(0, 50, 10):
+        runs.append_paged(base, 10, 100)
+
+    first, second = runs.wanted(2)
+    assert (0, 10) == (first.base, second.base)
+    first.is_asked = True
+    assert [second] == runs.wanted(2)
+    assert [10, 20] == [each.base for each in runs.wanted(3)]
+
+
+def test_loaded_chunks_take_the_place_of_paged_ones_in_any_order():
+    runs = Runs()
+    runs.append_paged(0, 2, 100)
+    runs.append_paged(5, 1, 50)
+    runs.append(6, messages(6))
+    first, second = runs.wanted(9)
+
+    assert runs.load(second, messages(5))
+    assert runs.is_front_paged
+    assert runs.load(first, messages(0, 1))
+
+    assert not runs.is_front_paged
+    assert (0, 0) == (runs.paged_count, runs.paged_bytes)
+    positions, found = drain(runs)
+    assert [0, 1, 5, 6] == positions
+    assert [b"0", b"1", b"5", b"6"] == [each.body for each in found]
+
+
+def test_accounts_are_empty_once_loaded_messages_are_taken():
+    runs = Runs()
+    given = messages(b"four", b"")
+    runs.append_paged(0, 2, octets(given))
+    [paged] = runs.wanted(1)
+    runs.load(paged, given)
+
+    drain(runs)
+
+    assert (0, 0) == (runs.count, runs.bytes)
+
+
+def test_a_chunk_that_is_gone_is_not_loaded():
+    runs = Runs()
+    runs.append_paged(0, 2, 100)
+    [paged] = runs.wanted(1)
+    assert runs.has(paged)
+    runs.clear()
+    runs.append_paged(0, 2, 100)
+
+    assert not runs.has(paged)
+    assert not runs.load(paged, messages(0, 1))
+    assert (2, 100) == (runs.paged_count, runs.paged_bytes)
+
+
+def test_a_chunk_is_still_found_when_others_before_it_were_loaded():
+    runs = Runs()
+    for base in range(READ_AHEAD):
+        runs.append_paged(base, 1, 100)
+    asked = runs.wanted(READ_AHEAD)
+
+    for paged in asked:
+        assert runs.has(paged)
+        assert runs.load(paged, messages(paged.base))
+
+    assert list(range(READ_AHEAD)) == drain(runs)[0]
+
+
+def test_ranges_span_chunks_in_memory_and_not_and_stop_at_gaps():
+    runs = Runs()
+    runs.append_paged(0, 3, 100)
+    runs.append_paged(3, 2, 100)
+    runs.append(5, messages(5))
+    runs.append(9, messages(9, 10))
+    assert [(0, 5), (9, 10)] == runs.ranges()
+
+    assert [] == Runs().ranges()
+
+
+def test_a_clear_forgets_what_is_paged():
+    runs = spread(CHUNK_LENGTH)
+    runs.append_paged(CHUNK_LENGTH, 3, 100)
+
+    assert 2 == len(list(runs.clear()))
+    assert (0, 0, 0, 0) == (runs.count, runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+@pytest.mark.parametrize(
+    ("excess", "paged"), [(0, 0), (1, 1), (1024 * 15, 1), (1024 * 15 + 1, 2), (1 << 30, 3)]
+)
+def test_the_last_chunks_are_paged_out_first_and_the_front_never(excess, paged):
+    runs = spread(*[CHUNK_LENGTH] * 5)
+    whole = runs.bytes
+
+    runs.page_out(whole - excess, always)
+
+    assert [False] * (5 - paged) + [True] * paged == [is_paged for *_, is_paged in kinds(runs)]
+    assert [number * CHUNK_LENGTH for number in range(5)] == [base for base, *_ in kinds(runs)]
+    assert (5 * CHUNK_LENGTH, whole) == (runs.count, runs.bytes)
+    assert (paged * CHUNK_LENGTH, whole * paged // 5) == (runs.paged_count, runs.paged_bytes)
+
+
+def test_later_chunks_are_paged_out_when_earlier_ones_are_already():
+    runs = spread(*[CHUNK_LENGTH] * 4)
+    runs.page_out(0, always)
+    runs.append(4 * CHUNK_LENGTH, [message(b"x")] * 2 * CHUNK_LENGTH)
+
+    runs.page_out(2 * CHUNK_LENGTH * 15, always)
+
+    assert [False] * FRONT + [True] * 4 == [is_paged for *_, is_paged in kinds(runs)]
+    assert sum(count for _, count, is_paged in kinds(runs) if is_paged) == runs.paged_count
+
+
+def test_what_fits_into_the_limit_is_not_paged_out():
+    runs = spread(*[CHUNK_LENGTH] * 5)
+
+    runs.page_out(runs.bytes, always)
+
+    assert 0 == runs.paged_count
+
+
+def test_what_the_log_does_not_have_stays_and_what_is_before_it_goes():
+    runs = spread(*[CHUNK_LENGTH] * 5)
+    asked = []
+
+    def all_but_the_last(base, count):
+        asked.append((base, count))
+        return base < 4 * CHUNK_LENGTH
+
+    runs.page_out(0, all_but_the_last)
+
+    assert [False, False, True, True, False] == [is_paged for *_, is_paged in kinds(runs)]
+    assert (4 * CHUNK_LENGTH, CHUNK_LENGTH) == asked[0]
+    assert list(range(0, 5 * CHUNK_LENGTH, CHUNK_LENGTH)) == [base for base, *_ in kinds(runs)]
+
+
+def test_large_messages_are_paged_out_in_pieces_that_are_read_at_once():
+    runs = spread(CHUNK_LENGTH, CHUNK_LENGTH)
+    half = PIECE_OCTETS // 2
+    base = 2 * CHUNK_LENGTH
+    runs.append(base, messages(bytes(half), bytes(half), b"x", bytes(3 * PIECE_OCTETS), b"y"))
+    whole = runs.bytes
+
+    runs.page_out(0, always)
+
+    pieces = [each for each in runs._chunks if isinstance(each, Paged)]
+    assert [(0, 1), (1, 2), (3, 1), (4, 1)] == [(each.base - base, each.count) for each in pieces]
+    assert all(each.octets <= PIECE_OCTETS or each.count == 1 for each in pieces)
+    assert whole == runs.bytes
+    assert runs.paged_bytes == sum(each.octets for each in pieces)
+
+
+def test_what_is_paged_out_and_loaded_again_comes_out_as_it_went_in():
+    runs = Runs()
+    given = messages(*range(5 * CHUNK_LENGTH))
+    runs.append(3, given)
+    runs.page_out(0, always)
+    positions, found = [], []
+    while runs.count:
+        for paged in runs.wanted(1):
+            start = paged.base - 3
+            assert runs.load(paged, given[start : start + paged.count])
+        base, taken = runs.take(100)
+        positions += range(base, base + len(taken))
+        found += taken
+
+    assert list(range(3, 3 + len(given))) == positions
+    assert given == found
+    assert (0, 0) == (runs.bytes, runs.paged_bytes)

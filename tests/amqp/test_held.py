@@ -1,0 +1,504 @@
+"""Held replies: nobody hears of what is not on the disk, and each channel hears in order."""
+
+import pytest
+
+from leveret.broker.storage.memory import MemoryStore
+from leveret.protocol.methods import (
+    BasicAck,
+    BasicCancel,
+    BasicCancelOk,
+    BasicConsume,
+    BasicConsumeOk,
+    BasicGet,
+    BasicGetEmpty,
+    BasicQos,
+    BasicQosOk,
+    ChannelClose,
+    ChannelCloseOk,
+    ChannelOpen,
+    ChannelOpenOk,
+    ConfirmSelect,
+    ConfirmSelectOk,
+    ConnectionClose,
+    ConnectionCloseOk,
+    ExchangeDeclare,
+    ExchangeDeclareOk,
+    QueueBind,
+    QueueBindOk,
+    QueueDeclare,
+    QueueDeclareOk,
+    QueueDelete,
+    QueueDeleteOk,
+    QueuePurge,
+    QueuePurgeOk,
+    QueueUnbind,
+    QueueUnbindOk,
+    TxCommit,
+    TxCommitOk,
+    TxSelect,
+    TxSelectOk,
+)
+
+from ..support.client import Received
+from ..support.durable import durable
+
+PERSISTENT = {"delivery_mode": 2}
+DECLARE = QueueDeclare("q", durable=True)
+DECLARED = QueueDeclareOk("q", 0, 0)
+CLOSE = ChannelClose(200, "bye", 0, 0)
+
+
+@pytest.fixture
+async def kept():
+    """A broker with a durable queue; its store holds all commits from now on."""
+    async with durable(MemoryStore()) as made:
+        client = made.connect()
+        client.send(DECLARE)
+        await made.settle()
+        made.gate.hold()
+        yield made
+
+
+@pytest.fixture
+def client(kept):
+    made = kept.connect()
+    kept.clients[0].take()
+    return made
+
+
+def shown(items):
+    """Replies, with contents as their bodies."""
+    return [item.body if isinstance(item, Received) else item for item in items]
+
+
+async def released(kept, client, channel=1):
+    """Let one commit through; return what came on the channel."""
+    kept.gate.let_one_through()
+    await kept.settle()
+    return shown(client.take(channel))
+
+
+# what waits
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        (QueueDeclare("other", durable=True), QueueDeclareOk("other", 0, 0)),
+        (QueueDelete("q"), QueueDeleteOk(1)),
+        (QueuePurge("q"), QueuePurgeOk(1)),
+        (QueueBind("q", "amq.fanout", ""), QueueBindOk()),
+        (ExchangeDeclare("e", durable=True), ExchangeDeclareOk()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_changes_the_store_is_told_after_the_commit(kept, client, method, answer):
+    client.publish(b"m", **PERSISTENT)
+    kept.gate.let_through()
+    await kept.persistence.flush()
+    kept.gate.hold()
+
+    assert [] == client.send(method)
+    await kept.settle()
+    assert [] == client.take()
+
+    assert [answer] == await released(kept, client)
+
+
+async def test_what_exists_already_is_told_at_once(client):
+    assert [DECLARED] == client.send(DECLARE)
+    assert [QueueDeclareOk("t", 0, 0)] == client.send(QueueDeclare("t"))
+
+
+async def test_what_another_channel_is_told_of_waits_for_the_same_commit(kept, client):
+    client.open_channel(2)
+    client.send(QueueDeclare("other", durable=True))
+
+    assert [] == client.send(QueueDeclare("other", passive=True), channel=2)
+    await kept.settle()
+    assert [QueueDeclareOk("other", 0, 0)] == await released(kept, client, 2)
+
+
+async def test_a_channel_without_held_replies_is_not_held_up(kept, client):
+    client.open_channel(2)
+    client.send(QueueDeclare("other", durable=True))
+
+    assert [BasicQosOk()] == client.send(BasicQos(), channel=2)
+    assert [BasicGetEmpty()] == client.send(BasicGet("q"), channel=2)
+
+
+async def test_replies_of_a_channel_keep_their_order_behind_a_held_one(kept, client):
+    methods = [
+        QueueDeclare("other", durable=True),
+        BasicQos(),
+        QueueDeclare("transient"),
+        BasicGet("q"),
+        QueueBind("other", "amq.fanout", "k"),
+        QueueUnbind("other", "amq.fanout", "k"),
+    ]
+    assert [] == client.send(*methods)
+    await kept.settle()
+    assert [] == client.take()
+
+    assert [
+        QueueDeclareOk("other", 0, 0),
+        BasicQosOk(),
+        QueueDeclareOk("transient", 0, 0),
+        BasicGetEmpty(),
+        QueueBindOk(),
+        QueueUnbindOk(),
+    ] == await released(kept, client)
+
+
+async def test_only_what_the_commit_has_is_told(kept, client):
+    client.send(QueueDeclare("one", durable=True))
+    await kept.settle()
+    client.send(QueueDeclare("two", durable=True), BasicQos())
+    await kept.settle()
+
+    assert [QueueDeclareOk("one", 0, 0)] == await released(kept, client)
+    assert [QueueDeclareOk("two", 0, 0), BasicQosOk()] == await released(kept, client)
+
+
+async def test_a_get_ok_waits_behind_a_declare_ok(kept, client):
+    client.publish(b"there")
+    client.send(QueueDeclare("other", durable=True), BasicGet("q", no_ack=True), BasicQos())
+    await kept.settle()
+    assert [] == client.take()
+
+    assert [QueueDeclareOk("other", 0, 0), b"there", BasicQosOk()] == await released(kept, client)
+
+
+async def test_a_return_waits_behind_a_declare_ok(kept, client):
+    client.send(QueueDeclare("other", durable=True))
+
+    assert [] == client.publish(b"nowhere", "nobody", mandatory=True)
+    await kept.settle()
+    assert [QueueDeclareOk("other", 0, 0), b"nowhere"] == await released(kept, client)
+
+
+# consumers
+
+
+async def test_consume_ok_comes_before_the_first_delivery(kept, client):
+    client.publish(b"first")
+    client.send(QueueDeclare("other", durable=True), BasicConsume("q", "c"))
+    client.publish(b"second")
+    await kept.settle()
+    assert [] == client.take()
+
+    answers = await released(kept, client)
+
+    assert [QueueDeclareOk("other", 0, 0), BasicConsumeOk("c"), b"first", b"second"] == answers
+
+
+async def test_deliveries_to_a_consumer_that_was_there_pass_held_replies(kept, client):
+    client.consume("q", "c")
+    client.send(QueueDeclare("other", durable=True))
+
+    assert [b"now"] == shown(client.publish(b"now"))
+
+
+async def test_a_consumer_that_is_cancelled_before_it_began_gets_nothing(kept, client):
+    client.publish(b"m")
+    client.send(QueueDeclare("other", durable=True), BasicConsume("q", "c"), BasicCancel("c"))
+    await kept.settle()
+
+    assert [
+        QueueDeclareOk("other", 0, 0),
+        BasicConsumeOk("c"),
+        BasicCancelOk("c"),
+    ] == await released(kept, client)
+    assert (1, 0) == (client.broker.vhosts["/"].queue("q").ready_count, 0)
+
+
+async def test_consume_ok_keeps_its_place_when_later_replies_wait_for_a_later_commit(kept, client):
+    client.publish(b"m")
+    client.send(QueueDeclare("one", durable=True))
+    await kept.settle()  # its commit is under way
+    client.send(BasicConsume("q", "c"), QueueDeclare("two", durable=True))
+
+    assert [QueueDeclareOk("one", 0, 0), BasicConsumeOk("c"), b"m"] == await released(kept, client)
+
+
+async def test_no_delivery_comes_before_consume_ok(kept, client):
+    client.publish(b"m")
+    client.send(QueueDeclare("one", durable=True))
+    await kept.settle()
+    client.send(BasicConsume("q", "c"), QueueDeclare("two", durable=True))
+    items = await released(kept, client) + await released(kept, client)
+
+    assert items.index(BasicConsumeOk("c")) < items.index(b"m")
+
+
+async def test_a_consumer_held_behind_a_reply_is_cancelled_when_its_queue_is_deleted(kept, client):
+    other = kept.connect()
+    client.send(QueueDeclare("one", durable=True), BasicConsume("q", "c"))
+    other.send(QueueDelete("q"))
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert BasicCancel("c", True) in client.take()
+
+
+async def test_an_exclusive_consumer_held_behind_a_reply_keeps_others_out(kept, client):
+    other = kept.connect()
+    client.send(QueueDeclare("one", durable=True), BasicConsume("q", "c", exclusive=True))
+    [close] = other.send(BasicConsume("q", "d"))
+
+    assert isinstance(close, ChannelClose)
+
+
+async def test_an_exclusive_consumer_is_alone_when_it_begins(kept, client):
+    other = kept.connect()
+    client.send(QueueDeclare("one", durable=True), BasicConsume("q", "c", exclusive=True))
+    other.send(BasicConsume("q", "d"))
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert 1 == kept.broker.vhosts["/"].queue("q").consumer_count
+
+
+async def test_an_auto_delete_queue_goes_with_a_consumer_that_was_held(kept, client):
+    client.send(
+        QueueDeclare("auto", durable=True, auto_delete=True),
+        BasicConsume("auto", "c"),
+        BasicCancel("c"),
+    )
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert "auto" not in kept.broker.vhosts["/"].queues
+
+
+# confirms
+
+
+async def test_a_confirm_waits_for_the_commit_of_its_message(kept, client):
+    client.send(ConfirmSelect())
+
+    assert [] == client.publish(b"m", **PERSISTENT)
+    await kept.settle()
+    assert [] == client.take()
+    assert [BasicAck(1)] == await released(kept, client)
+
+
+@pytest.mark.parametrize(
+    ("key", "properties"), [("q", {}), ("t", PERSISTENT), ("nobody", PERSISTENT)]
+)
+async def test_what_is_not_kept_is_confirmed_at_once(kept, client, key, properties):
+    client.send(QueueDeclare("t"), ConfirmSelect())
+
+    assert [BasicAck(1)] == client.publish(b"m", key, **properties)
+
+
+async def test_confirms_of_one_commit_are_one(kept, client):
+    client.send(ConfirmSelect())
+    for number in range(3):
+        client.publish(b"%d" % number, **PERSISTENT)
+    await kept.settle()
+
+    assert [BasicAck(3, True)] == await released(kept, client)
+
+
+async def test_confirms_of_several_commits_come_with_each(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    await kept.settle()
+    client.publish(b"b", **PERSISTENT)
+    client.publish(b"c", **PERSISTENT)
+
+    assert [BasicAck(1)] == await released(kept, client)
+    assert [BasicAck(3, True)] == await released(kept, client)
+
+
+async def test_a_transient_message_is_not_confirmed_before_a_persistent_one_it_follows(
+    kept, client
+):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+
+    assert [] == client.publish(b"b")
+    await kept.settle()
+    assert [BasicAck(1), BasicAck(2)] == await released(kept, client)
+
+
+async def test_a_message_for_several_queues_is_confirmed_when_the_durable_copy_is_kept(
+    kept, client
+):
+    client.send(
+        QueueDeclare("t"),
+        QueueBind("t", "amq.fanout"),
+        QueueBind("q", "amq.fanout"),
+        ConfirmSelect(),
+    )
+    await kept.settle()
+    assert ConfirmSelectOk() == (await released(kept, client))[-1]
+
+    assert [] == client.publish(b"m", "", "amq.fanout", **PERSISTENT)
+    await kept.settle()
+    assert [] == client.take()
+    assert [BasicAck(1)] == await released(kept, client)
+
+
+async def test_tx_commit_ok_waits_for_the_commit(kept, client):
+    client.send(TxSelect())
+    client.publish(b"m", **PERSISTENT)
+
+    assert [] == client.send(TxCommit())
+    await kept.settle()
+    assert [] == client.take()
+    assert [TxCommitOk()] == await released(kept, client)
+
+
+async def test_a_tx_that_touches_nothing_durable_is_over_at_once(kept, client):
+    client.send(QueueDeclare("t"), TxSelect())
+    client.publish(b"m", "t", **PERSISTENT)
+
+    assert [TxCommitOk()] == client.send(TxCommit())
+    assert [TxCommitOk()] == client.send(TxCommit())
+
+
+# ends
+
+
+async def test_a_channels_close_ok_comes_after_its_confirms(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(CLOSE)
+    await kept.settle()
+    assert [] == client.take()
+
+    assert [BasicAck(1), ChannelCloseOk()] == await released(kept, client)
+
+
+async def test_a_channel_may_be_opened_anew_behind_its_close(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(CLOSE)
+    client.send(ChannelOpen(), ConfirmSelect())
+    client.publish(b"b", **PERSISTENT)
+    await kept.settle()
+
+    answers = await released(kept, client)
+    answers += await released(kept, client)
+
+    assert [
+        BasicAck(1),
+        ChannelCloseOk(),
+        ChannelOpenOk(),
+        ConfirmSelectOk(),
+        BasicAck(1),
+    ] == answers
+
+
+async def test_a_close_without_held_replies_passes_other_channels(kept, client):
+    client.open_channel(2)
+    client.send(QueueDeclare("other", durable=True))
+
+    assert [ChannelCloseOk()] == client.send(CLOSE, channel=2)
+
+
+async def test_the_connections_close_ok_comes_after_the_confirms_of_all_channels(kept, client):
+    for number in (1, 2, 3):
+        if number > 1:
+            client.open_channel(number)
+        client.send(ConfirmSelect(), channel=number)
+        client.publish(b"m", channel=number, **PERSISTENT)
+        await kept.settle()
+    client.send(ConnectionClose(200, "bye", 0, 0), channel=0)
+    await kept.settle()
+    order = []
+    for _ in range(2):
+        kept.gate.let_one_through()
+        await kept.settle()
+        client._read()
+        order += [number for number, _ in client._received]
+        client._received.clear()
+
+    assert [1, 2, 3] == sorted(order[:3])
+    assert [0] == order[3:]
+    assert client.session.is_ended
+
+
+async def test_a_close_of_a_connection_without_held_replies_is_confirmed_at_once(client):
+    assert [ConnectionCloseOk()] == client.send(ConnectionClose(200, "", 0, 0), channel=0)
+
+
+async def test_a_channel_that_fails_is_closed_after_its_confirms(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    assert [] == client.send(QueueDeclare("nobody", passive=True))
+    assert [] == client.send(BasicQos())  # dropped: the channel is closed already
+    await kept.settle()
+
+    confirm, close = await released(kept, client)
+
+    assert BasicAck(1) == confirm
+    assert (404, ChannelClose) == (close.reply_code, type(close))
+    assert [] == client.send(ChannelCloseOk())
+    assert [ChannelOpenOk()] == client.send(ChannelOpen())
+
+
+async def test_both_ends_may_close_a_channel_while_its_confirms_are_held(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(QueueDeclare("nobody", passive=True))
+    client.send(CLOSE)
+    await kept.settle()
+
+    confirm, close, close_ok = await released(kept, client)
+
+    assert (BasicAck(1), 404, ChannelCloseOk()) == (confirm, close.reply_code, close_ok)
+
+
+async def test_a_connection_that_is_lost_leaves_nothing_behind(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(QueueDeclare("other", durable=True))
+    await kept.settle()
+    client.lose()
+
+    assert client.session not in kept.broker.batch.held
+    kept.gate.let_through()
+    await kept.settle()
+    assert b"" == client.wire.data
+    assert not kept.broker.batch.held
+    assert not kept.broker.batch.confirming
+    assert not kept.broker.batch.flushing
+
+
+async def test_what_a_lost_connection_published_and_declared_stays(kept, client):
+    client.publish(b"a", **PERSISTENT)
+    client.send(QueueDeclare("other", durable=True))
+    client.lose()
+    kept.gate.let_through()
+    await kept.settle()
+
+    other = kept.connect()
+    assert (1, 0) == other.counts("q")
+    assert (0, 0) == other.counts("other")
+
+
+async def test_a_fault_of_one_session_leaves_others_their_replies(kept, client):
+    other = kept.connect()
+    for one in (client, other):
+        one.send(ConfirmSelect())
+        one.publish(b"a", **PERSISTENT)
+    problems = []
+    kept.broker.batch.failed = lambda who, problem: problems.append(who)
+    client.session.held._rows[1][0] = (0, lambda: 1 / 0)
+    await kept.settle()
+
+    assert [BasicAck(1)] == await released(kept, other)
+    assert [client.session] == problems
+
+
+async def test_without_a_store_nothing_is_held(connect):
+    client = connect()
+    client.send(ConfirmSelect(), TxSelect())
+    client = connect()
+
+    assert [DECLARED, ConfirmSelectOk()] == client.send(DECLARE, ConfirmSelect())
+    assert [BasicAck(1)] == client.publish(b"m", **PERSISTENT)
+    assert [TxSelectOk()] == connect().send(TxSelect())

@@ -1,0 +1,369 @@
+"""The committer: one commit at a time, soon or a little later, and who waits for it."""
+
+import pytest
+import trio
+
+from leveret.broker.server.committer import LAZY, Committer
+from leveret.broker.server.turns import Turns
+from leveret.broker.storage.base import Lease, Row, StoreFailed
+from leveret.broker.storage.journal import PENDING_COUNT
+from leveret.broker.storage.memory import MemoryStore
+from leveret.protocol.methods import (
+    BasicAck,
+    BasicDeliver,
+    BasicPublish,
+    ConfirmSelect,
+    QueueDeclare,
+    QueueDeclareOk,
+    QueueDelete,
+)
+from leveret.protocol.properties import Properties
+
+from ..support.client import Received, published
+from ..support.durable import durable, pass_time
+
+PERSISTENT = {"delivery_mode": 2}
+DECLARE = QueueDeclare("q", durable=True)
+
+
+@pytest.fixture
+async def kept():
+    """A broker with a durable queue."""
+    async with durable(MemoryStore()) as made:
+        client = made.connect()
+        client.send(DECLARE)
+        await made.settle()
+        client.take()
+        yield made
+
+
+@pytest.fixture
+def client(kept):
+    return kept.clients[0]
+
+
+def many(count: int, body: bytes = b"m") -> bytes:
+    """Return persistent publishes in one piece."""
+    method = BasicPublish("", "q")
+    return published(body, method, properties=Properties(delivery_mode=2)) * count
+
+
+async def test_what_somebody_waits_for_is_committed_at_once(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    await kept.settle()
+
+    assert [BasicAck(1)] == client.take()
+
+
+async def test_what_nobody_waits_for_is_committed_a_little_later(mock_clock, kept, client):
+    begun = kept.gate.begun
+    client.publish(b"m", **PERSISTENT)
+    await kept.settle()
+    assert begun == kept.gate.begun
+
+    await pass_time(LAZY * 0.9)
+    assert begun == kept.gate.begun
+    await pass_time(LAZY * 0.2)
+    assert begun + 1 == kept.gate.begun
+
+
+async def test_acks_are_committed_a_little_later(mock_clock, kept, client):
+    client.publish(b"m", **PERSISTENT)
+    await pass_time(LAZY)
+    [_, delivery] = client.consume()
+    begun = kept.gate.begun
+    await pass_time(LAZY)
+    assert begun + 1 == kept.gate.begun  # that it was delivered
+
+    client.ack(delivery.tag)
+    await kept.settle()
+    assert begun + 1 == kept.gate.begun
+    await pass_time(LAZY)
+    assert begun + 2 == kept.gate.begun
+
+
+async def test_what_is_published_and_settled_in_between_is_never_written(mock_clock, kept, client):
+    client.consume("q", "c", no_ack=True)
+    client.publish(b"warm up", **PERSISTENT)
+    await pass_time(LAZY)
+    begun = kept.gate.begun
+
+    client.publish(b"m", **PERSISTENT)
+    await pass_time(LAZY)
+
+    assert begun == kept.gate.begun
+
+
+async def test_what_is_settled_before_its_commit_is_confirmed_without_being_written(kept, client):
+    client.consume("q", "c", no_ack=True)
+    client.send(ConfirmSelect())
+    for _ in range(5):
+        client.publish(b"m", **PERSISTENT)
+        await kept.settle()
+    begun = kept.gate.begun
+
+    for _ in range(5):
+        client.publish(b"m", **PERSISTENT)
+        await kept.settle()
+    assert BasicAck(10) == client.take()[-1]
+    assert begun == kept.gate.begun
+
+
+async def test_the_journal_forgets_queues_that_are_gone(kept, client):
+    for _ in range(10):
+        client.send(QueueDeclare("gone", durable=True), QueueDelete("gone"))
+        await kept.settle()
+
+    assert len(kept.persistence._journal.logs) <= 1
+
+
+async def test_whoever_waits_takes_along_what_could_have_waited(mock_clock, kept, client):
+    client.publish(b"a", **PERSISTENT)
+    await pass_time(LAZY / 2)
+    begun = kept.gate.begun
+
+    client.send(QueueDeclare("other", durable=True))
+    await kept.settle()
+    assert [QueueDeclareOk("other", 0, 0)] == client.take()
+    await pass_time(LAZY)
+
+    assert begun + 1 == kept.gate.begun
+
+
+async def test_nothing_is_committed_while_nothing_happens(mock_clock, kept):
+    begun = kept.gate.begun
+
+    for _ in range(20):
+        await pass_time(LAZY)
+
+    assert begun == kept.gate.begun
+
+
+async def test_one_commit_is_under_way_and_the_next_takes_all_that_came_meanwhile(
+    mock_clock, kept, client
+):
+    client.send(ConfirmSelect())
+    kept.gate.hold()
+    client.publish(b"0", **PERSISTENT)
+    await kept.settle()
+    first = kept.gate.held
+    for number in range(1, 5):
+        client.publish(b"%d" % number, **PERSISTENT)
+        await pass_time(LAZY)
+    assert first is kept.gate.held  # the gate itself lets no second one in
+
+    kept.gate.let_one_through()
+    await kept.settle()
+    assert [BasicAck(1)] == client.take()
+    kept.gate.let_one_through()
+    await kept.settle()
+
+    assert [BasicAck(5, True)] == client.take()
+    assert kept.gate.held is None
+
+
+async def test_a_commit_waits_for_queues_that_have_not_dealt_yet(kept, client):
+    """What one command has caused is in one commit, however many slices it takes."""
+    client.send(ConfirmSelect(), QueueDeclare("r", durable=True))
+    await kept.settle()
+    client.take()
+    batch = kept.broker.batch
+    client.session.receive(
+        many(1) + published(b"m", BasicPublish("", "r"), properties=Properties(delivery_mode=2))
+    )
+    client.session.run(lambda: False)
+    batch.finish(lambda: True)  # time for one queue only
+    assert 1 == len(batch.waiting)
+    begun, committer = kept.gate.begun, kept.committer
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.room)
+        await kept.settle()
+        assert begun == kept.gate.begun
+        kept.turns._more.set()
+        await kept.settle()
+        client._read()
+
+    assert [BasicAck(2, True)] == client.take()
+
+
+# a journal that is full
+
+
+async def test_whoever_needs_room_waits_for_a_commit(kept, client):
+    kept.gate.hold()
+    has_room = trio.Event()
+
+    async def wait():
+        await kept.committer.room()
+        has_room.set()
+
+    async with trio.open_nursery() as nursery:
+        client.feed(many(PENDING_COUNT))
+        assert kept.committer.is_full
+        nursery.start_soon(wait)
+        await kept.settle()
+        assert not has_room.is_set()
+        assert not kept.committer.is_full, "what is under way counts no more"
+        kept.gate.let_through()
+        await kept.settle()
+        assert has_room.is_set()
+
+
+async def test_a_full_journal_is_committed_at_once(kept, client):
+    begun = kept.gate.begun
+
+    client.feed(many(PENDING_COUNT))
+    await kept.settle()
+
+    assert begun < kept.gate.begun
+
+
+@pytest.mark.parametrize("kind", ["octets", "messages"])
+async def test_octets_and_messages_fill_a_journal(kept, client, kind):
+    kept.gate.hold()
+    client.feed(many(PENDING_COUNT - 1) if kind == "messages" else many(7, bytes(1 << 20)))
+    assert not kept.committer.is_full
+
+    client.feed(many(1) if kind == "messages" else many(1, bytes(1 << 20)))
+
+    assert kept.committer.is_full
+
+
+async def test_what_is_settled_makes_room(kept, client):
+    client.consume("q", "c", no_ack=True)
+
+    client.feed(many(PENDING_COUNT + 10))
+    await kept.settle()
+
+    assert not kept.committer.is_full
+    journal = kept.persistence._journal
+    assert (0, 0) == (journal.count, journal.octets)
+
+
+async def test_consumers_are_served_while_a_commit_takes_its_time(mock_clock, kept, client):
+    kept.gate.hold()
+    client.publish(b"a", **PERSISTENT)
+    await pass_time(LAZY)
+    assert kept.gate.held is not None
+
+    [_, delivery] = client.consume()
+    assert [] == client.ack(delivery.tag)
+    [second] = client.publish(b"b", **PERSISTENT)
+
+    assert (Received, BasicDeliver) == (type(second), type(second.method))
+
+
+# a store that fails
+
+
+async def test_a_store_that_fails_releases_nothing(mock_clock, kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.send(QueueDeclare("other", durable=True))
+    kept.gate.fail()
+    await kept.settle()
+
+    assert kept.failed.is_set()
+    assert "the disk is gone" == kept.persistence.failure
+    assert [] == client.take()
+    await pass_time(1)
+    assert [] == client.take()
+
+
+async def test_nothing_that_comes_after_a_failure_is_confirmed(mock_clock, kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    kept.gate.fail()
+    await kept.settle()
+    begun = kept.gate.begun
+
+    client.publish(b"n", **PERSISTENT)
+    await pass_time(1)
+
+    assert [] == client.take()
+    assert begun == kept.gate.begun
+
+
+async def test_a_flush_ends_when_the_store_fails(kept, client):
+    kept.gate.hold()
+    client.publish(b"m", **PERSISTENT)
+    is_over = trio.Event()
+
+    async def flush():
+        await kept.persistence.flush()
+        is_over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flush)
+        await kept.settle()
+        assert not is_over.is_set()
+        kept.gate.fail()
+        await kept.settle()
+        assert is_over.is_set()
+    await kept.persistence.flush()
+
+
+async def test_a_flush_commits_all_that_was_caused(kept, client):
+    client.publish(b"m", **PERSISTENT)
+    begun = kept.gate.begun
+
+    await kept.persistence.flush()
+    await kept.persistence.flush()
+
+    assert begun + 1 == kept.gate.begun
+    assert not kept.persistence._journal.is_dirty
+
+
+class Scripted:
+    """A journal that has nothing, until told."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        self.is_dirty = False
+        self.rows: list[Row] = []
+        self.calls: list[str] = []
+
+    def close(self) -> list[Row]:
+        self.calls.append("close")
+        self.is_dirty = False
+        return self.rows
+
+    def done(self, limit: int) -> None:
+        self.calls.append(f"done {limit}")
+
+
+class Refusing(MemoryStore):
+    async def commit(self, rows):
+        raise StoreFailed("no")
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, Refusing])
+async def test_a_journal_hears_of_a_commit_only_if_it_is_done(broker, kind):
+    turns, journal, store = Turns(broker, lambda: 0), Scripted(), kind()
+    await store.open()
+    lease = await store.acquire(0, "node", 1)
+    committer = Committer(turns, journal, store, lease, 47)
+    journal.rows = [Row(1, b"index")]
+
+    if kind is Refusing:
+        with pytest.raises(StoreFailed):
+            await committer.commit()
+        assert ["close"] == journal.calls
+        assert (0, 2) == (broker.batch.committed, broker.batch.commit)
+    else:
+        await committer.commit()
+        assert ["close", "done 47"] == journal.calls
+        assert (1, 2) == (broker.batch.committed, broker.batch.commit)
+
+
+async def test_without_rows_the_store_is_not_asked(broker):
+    committer = Committer(
+        Turns(broker, lambda: 0), Scripted(), Refusing(), Lease(0, 1, float("inf")), 0
+    )
+
+    await committer.commit()
+
+    assert 1 == broker.batch.committed

@@ -1,0 +1,416 @@
+"""Recovery: what a start makes of damage: at the very end, elsewhere, and of a later version."""
+
+import re
+from contextlib import aclosing, closing
+from pathlib import Path
+
+import pytest
+import structlog.testing
+import trio
+
+from leveret.broker import app, persistence
+from leveret.broker.config import Config
+from leveret.broker.core.batch import Batch
+from leveret.broker.core.broker import Broker
+from leveret.broker.core.message import Message
+from leveret.broker.storage import recovery as module
+from leveret.broker.storage.base import Damaged, Row, StoreError
+from leveret.broker.storage.catalog import QUEUE, VHOST, Catalog
+from leveret.broker.storage.database import PAGE, connect
+from leveret.broker.storage.journal import Journal
+from leveret.broker.storage.memory import MemoryStore
+from leveret.broker.storage.records import (
+    encode_counted,
+    encode_delivered,
+    encode_settled,
+    seal,
+)
+from leveret.broker.storage.recovery import Recovery, judge, salvage, split
+from leveret.broker.storage.salvage import ROWS, walk
+from leveret.broker.storage.sqlite import SQLiteStore
+from leveret.protocol.content import make_content
+from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import Properties, encode
+
+PERSISTENT = encode(Properties(delivery_mode=2), body_size=0)
+MIB = 1 << 20
+
+
+def message(body: bytes = b"body") -> Message:
+    content = make_content(BasicPublish("", "q"), PERSISTENT, body, Message)
+    assert isinstance(content, Message)
+    return content
+
+
+def rows_of(*bodies: list[bytes], settle: bool = True) -> list[Row]:
+    """Return a commit for each list: messages of queue 1, and the first one before settled."""
+    journal = Journal(Batch())
+    log, rows, position = journal.log(1), [], 0
+    for number, some in enumerate(bodies):
+        log.enqueued(position, [message(body) for body in some])
+        position += len(some)
+        if number and settle:
+            log.settled([number - 1])
+        rows += journal.close()
+    return rows
+
+
+def flipped(octets: bytes, at: int) -> bytes:
+    return octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :]
+
+
+def recovered(rows: list[Row]) -> tuple[Recovery, Journal, list[tuple[int, int]]]:
+    """Return a recovery that is finished, its journal, and the runs of queue 1."""
+    journal = Journal(Batch())
+    recovery = Recovery(journal)
+    for row in rows:
+        recovery.read(row.seq, row.index, len(row.body))
+    found = recovery.finish({1})
+    runs = [(first, count) for first, count, _ in found[1].runs] if 1 in found else []
+    return recovery, journal, runs
+
+
+# The end
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 6, 11, -1])
+def test_a_damaged_last_row_is_left_out_wherever_the_bit_is(at: int) -> None:
+    first, second, third = rows_of([b"a"] * 3, [b"b"], [b"c"] * 2)
+    third.index = flipped(third.index, at)
+
+    recovery, _, runs = recovered([first, second, third])
+
+    assert [third.seq] == [loss.seq for loss in recovery.lost]
+    assert [(1, 2), (3, 1)] == runs
+
+
+def test_a_last_row_whose_body_is_cut_short_is_left_out_and_said() -> None:
+    first, second = rows_of([b"a"] * 3, [b"b"] * 2)
+    second.body = second.body[:-1]
+
+    recovery, _, runs = recovered([first, second])
+
+    (loss,) = recovery.lost
+    assert 2 == loss.messages
+    assert f"its body has {len(second.body)} octets instead of {len(second.body) + 1}" == (
+        loss.problem
+    )
+    held = "it held messages: 2 of queue 1 (3-4); settled: 1 of queue 1 (0)"
+    assert held == recovery.held(loss)
+    assert [(0, 3)] == runs
+
+
+def test_a_last_row_without_its_body_is_left_out_also_if_messages_are_scattered() -> None:
+    journal = Journal(Batch())
+    shared = message(b"z" * 100)
+    journal.log(1).enqueued(0, [message(b"x")])
+    rows = journal.close()
+    for number in (1, 2):
+        journal.log(number).enqueued(1, [message(b"own"), shared, message(b"more")])
+    rows += journal.close()
+    whole = recovered(rows)
+    rows[-1].body = b""
+
+    recovery, _, runs = recovered(rows)
+
+    assert [] == whole[0].lost
+    assert [6] == [loss.messages for loss in recovery.lost]
+    assert [(0, 1)] == runs
+
+
+def test_what_was_left_out_is_deleted_with_the_next_commit_and_its_number_not_used_again() -> None:
+    first, second = rows_of([b"a"] * 3, [b"b"] * 2)
+    second.index = flipped(second.index, -1)
+
+    _, journal, _ = recovered([first, second])
+    journal.log(1).enqueued(3, [message()])
+    (row,) = journal.close()
+
+    assert [second.seq] == list(row.delete)
+    assert row.seq > second.seq
+    assert {first.seq, row.seq} == set(journal.rows)
+
+
+def test_all_rows_of_a_last_commit_may_be_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of([b"a"], [b"b" * MIB, b"c" * MIB, b"d"])
+    assert 3 <= len(rows)
+    for row in rows[1:]:
+        row.index = flipped(row.index, 0)
+
+    recovery, journal, runs = recovered(rows)
+
+    assert [row.seq for row in rows[1:]] == [loss.seq for loss in recovery.lost]
+    assert [(0, 1)] == runs
+    journal.log(1).enqueued(1, [message()])
+    assert {row.seq for row in rows[1:]} == set(journal.close()[0].delete)
+
+
+def test_two_damaged_rows_that_cannot_be_of_one_commit_stop_the_start() -> None:
+    first, second, third = rows_of([b"a"] * 3, [b"b"], [b"c"])
+    second.index = flipped(second.index, 0)
+    third.index = flipped(third.index, 0)
+
+    with pytest.raises(Damaged, match=f"row {second.seq}: the checksum does not match"):
+        recovered([first, second, third])
+
+
+def test_a_store_of_one_damaged_row_is_empty() -> None:
+    (row,) = rows_of([b"a"])
+    row.index = b""
+
+    recovery, _, runs = recovered([row])
+
+    assert ["0 octets are no index"] == [loss.problem for loss in recovery.lost]
+    assert "what it held cannot be made out" == recovery.held(recovery.lost[0])
+    assert [] == runs
+
+
+# Elsewhere
+
+
+@pytest.mark.parametrize("at", [0, 5, 6, -1])
+def test_damage_elsewhere_stops_the_start_and_says_what_the_row_held(at: int) -> None:
+    first, second, third = rows_of([b"a"] * 3, [b"b"] * 2, [b"c"])
+    second.index = flipped(second.index, at)
+
+    with pytest.raises(Damaged) as raised:
+        recovered([first, second, third])
+
+    text = f"row {second.seq}: the checksum does not match; "
+    assert str(raised.value).startswith(text)
+    if at == 0:
+        held = "it held messages: 2 of queue 1 (3-4); settled: 1 of queue 1 (0)"
+        assert f"{text}{held}" == str(raised.value)
+
+
+def test_a_body_that_is_cut_short_elsewhere_stops_the_start() -> None:
+    first, second = rows_of([b"a"] * 3, [b"b"])
+    first.body = b""
+
+    with pytest.raises(Damaged, match=r"row 1: its body has 0 octets .* 3 of queue 1 \(0-2\)"):
+        recovered([first, second])
+
+
+def test_rows_whose_bodies_nobody_has_looked_at_are_taken_as_they_are() -> None:
+    journal = Journal(Batch())
+    recovery = Recovery(journal)
+    for row in rows_of([b"a"], [b"b"]):
+        recovery.read(row.seq, row.index)
+
+    assert [] == recovery.lost
+    assert 2 == recovery.messages
+
+
+def test_a_row_of_a_later_format_is_no_damage_even_at_the_end() -> None:
+    (row,) = rows_of([b"a"])
+    octets = b"\x02" + row.index[5:]
+    row.index = module.crc32(octets).to_bytes(4, "little") + octets
+
+    with pytest.raises(StoreError, match="row 1: a later Leveret wrote it") as raised:
+        recovered([row])
+
+    assert not isinstance(raised.value, Damaged)
+
+
+def test_many_queues_and_ranges_are_cut_in_what_is_said() -> None:
+    records = [encode_settled(queue, [(n, n) for n in range(0, 20, 2)]) for queue in range(8)]
+    found, problem = judge(seal(records))
+
+    text = module.contents(found, "queue {}".format)
+
+    assert "" == problem
+    assert "10 of queue 0 (0, 2, 4, 6, 8, ...)" in text
+    assert text.endswith(", and of 3 more queues")
+
+
+# What can be made out
+
+
+def test_every_record_that_is_not_hit_is_made_out() -> None:
+    records = [
+        encode_settled(1, [(0, 4)]),
+        encode_delivered(2, 9),
+        encode_counted(3, {1: 2}),
+    ]
+    index = flipped(seal(records), 5 + len(records[0]) + 6)  # the queue in the second
+
+    found = salvage(index)
+
+    assert records == list(split(seal(records)))
+    assert [1, 3, 3] == [each.queue for each in found]
+
+
+@pytest.mark.parametrize("length", range(0, 40, 3))
+def test_an_index_that_is_cut_off_gives_what_is_there(length: int) -> None:
+    index = seal([encode_settled(1, [(0, 4)]), encode_delivered(2, 9)])[:length]
+
+    assert len(salvage(index)) == (length >= 35)
+    assert judge(index)[1]
+
+
+# The start of a broker
+
+
+def defined() -> list:
+    """Return the definitions of a virtual host with a queue, whose number is 1."""
+    broker, kept = Broker(), []
+    Catalog(broker, kept.append)
+    broker.add_vhost("shop").declare_queue("orders", durable=True)
+    assert [VHOST, QUEUE] == [each.kind for each in kept]
+    return kept
+
+
+async def filled(store: MemoryStore | SQLiteStore, rows: list[Row]) -> None:
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    assert lease is not None
+    rows[0].definitions = defined()
+    await store.commit([(lease, row) for row in rows])
+    await store.close()
+
+
+async def test_a_broker_warns_of_what_it_left_out_and_starts() -> None:
+    rows = rows_of([b"a"] * 3, [b"b"] * 2)
+    rows[1].body = b""
+    store = MemoryStore()
+    await filled(store, rows)
+    broker = Broker()
+    kept = persistence.Persistence(broker, store, limit=MIB)
+
+    with structlog.testing.capture_logs() as logs:
+        await kept.open()
+
+    (line,) = [line for line in logs if line["log_level"] == "warning"]
+    queue = "queue 'orders' in vhost 'shop'"
+    assert ("row.discarded", rows[1].seq, 2) == (line["event"], line["row"], line["messages"])
+    assert f"it held messages: 2 of {queue} (3-4); settled: 1 of {queue} (0)" == line["held"]
+    assert 3 == broker.vhosts["shop"].queues["orders"].ready_count
+    await kept.close()
+
+
+async def test_progress_is_told_once_a_second_and_only_if_it_takes_that_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_of(*[[b"a"]] * 60, settle=False)
+    store = MemoryStore()
+    await filled(store, rows)
+    monkeypatch.setattr("leveret.broker.storage.memory.STEP_ROWS", 10)
+
+    async def told(seconds: float) -> list[tuple[int, int]]:
+        """Return what is told when each look at the clock is so much later."""
+        now = iter(range(1000))
+        monkeypatch.setattr(persistence, "perf_counter", lambda: seconds * next(now))
+        kept = persistence.Persistence(Broker(), store, limit=MIB)
+        with structlog.testing.capture_logs() as logs:
+            await kept.open()
+        await kept.close()
+        lines = [line for line in logs if line["event"] == "store.recovering"]
+        return [(line["rows"], line["messages"]) for line in lines]
+
+    assert [] == await told(0.1)
+    assert [(30, 30), (60, 60)] == await told(0.4)
+
+
+async def test_the_command_that_helps_is_named(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "data")
+    rows = rows_of([b"a"] * 3, [b"b"])
+    rows[0].index = flipped(rows[0].index, 0)
+    await filled(store, rows)
+    config = Config(data_dir=store.folder)
+
+    with pytest.raises(app.StartError) as raised:
+        await app.open_store(app.build(config), config)
+
+    assert str(raised.value).startswith("row 1: the checksum does not match; it held messages: 3")
+    assert str(raised.value).endswith(f"; try: leveret store repair {store.folder}")
+    assert "queue 'orders' in vhost 'shop' (0-2)" in str(raised.value)
+
+
+async def test_a_damaged_definition_stops_the_start_and_names_the_command(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "data")
+    await filled(store, rows_of([b"a"]))
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    assert lease is not None
+    kind, key, value = (await store.load_definitions())[1]
+    changed = type(defined()[0])(kind, key, flipped(value, -1))
+    await store.commit([(lease, Row(9, seal([]), definitions=[changed]))])
+    await store.close()
+    config = Config(data_dir=store.folder)
+
+    with pytest.raises(app.StartError, match=r"queue 'shop' 'orders' is damaged.*store repair"):
+        await app.open_store(app.build(config), config)
+
+
+async def complaint(store: SQLiteStore) -> str:
+    """Return what is said when all rows are read; nothing if all is well."""
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    assert lease is not None
+    try:
+        async with aclosing(store.recover(lease)) as steps:
+            async for _ in steps:
+                pass
+        return ""
+    except Damaged as problem:
+        return str(problem)
+    finally:
+        await store.close()
+
+
+async def test_the_row_that_is_on_a_spoilt_page_is_named_and_no_other(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "data")
+    await filled(store, rows_of(*[[bytes(24_000)]] * 60, settle=False))
+    octets = store.file.read_bytes()
+    named = []
+    for start in range(6 * PAGE, len(octets), PAGE):
+        store.file.write_bytes(octets[:start] + bytes(PAGE) + octets[start + PAGE :])
+        gaps: list[int] = []
+        with closing(connect(store.file)) as connection:
+            for _ in walk(connection, ROWS, lambda first, *_, gaps=gaps: gaps.append(first)):
+                pass
+        said = await complaint(store)
+        if not gaps:
+            assert "" == said
+            continue
+        named.append(said)
+        row = "the first row" if gaps[0] < 0 else f"(row {gaps[0]}|the row after {gaps[0] - 1})"
+        assert re.search(f": {row} cannot be read: ", said), (gaps, said)
+    assert 10 <= len(named) < 60
+
+
+async def test_both_stores_tell_the_sizes_of_bodies(tmp_path: Path) -> None:
+    for store in (MemoryStore(), SQLiteStore(tmp_path / "data")):
+        await store.open()
+        lease = await store.acquire(0, "hare", 10)
+        assert lease is not None
+        rows = [Row(seq, b"x", bytes(seq * 10_000)) for seq in (1, 3, 4, 9)]
+        await store.commit([(lease, row) for row in rows])
+
+        assert [30_000, 40_000] == list(await store.body_sizes(lease, 2, 8))
+        await store.close()
+
+
+def test_the_sizes_of_bodies_are_told_without_reading_them(tmp_path: Path) -> None:
+    async def read() -> int:
+        store = SQLiteStore(tmp_path / "data")
+        await store.open()
+        lease = await store.acquire(0, "hare", 10)
+        assert lease is not None
+        for seq in range(1, 31):
+            await store.commit([(lease, Row(seq, b"x", bytes(MIB)))])
+        await store.close()
+        await store.open()
+        before = _octets_read()
+        sizes = await store.body_sizes(lease, 1, 30)
+        after = _octets_read()
+        await store.close()
+        assert [MIB] * 30 == list(sizes)
+        return after - before
+
+    assert trio.run(read) < 2 * MIB
+
+
+def _octets_read() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])

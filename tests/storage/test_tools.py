@@ -1,0 +1,777 @@
+"""`leveret store` without its command line: what is seen, dropped, kept, moved and copied."""
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+import trio
+
+from leveret.broker.core.batch import Batch
+from leveret.broker.core.broker import Broker
+from leveret.broker.core.message import Message
+from leveret.broker.core.runs import Paged
+from leveret.broker.persistence import Persistence
+from leveret.broker.storage import database, repair, salvage, tools
+from leveret.broker.storage.base import Damaged, Definition, StoreError
+from leveret.broker.storage.catalog import BINDING, EXCHANGE, QUEUE, Catalog, seal
+from leveret.broker.storage.journal import Journal
+from leveret.broker.storage.records import decode
+from leveret.broker.storage.records import seal as seal_index
+from leveret.broker.storage.recovery import Recovery, split
+from leveret.protocol.content import make_content
+from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import Properties, encode
+
+PUBLISH = 10  # octets of the publish method of `message`
+HEADER = len(encode(Properties(delivery_mode=2), body_size=0))
+
+
+def message(body: bytes = b"body") -> Message:
+    header = encode(Properties(delivery_mode=2), body_size=len(body))
+    content = make_content(BasicPublish("", "q"), header, body, Message)
+    assert isinstance(content, Message)
+    return content
+
+
+class Made:
+    """A store that is being filled, without a broker.
+
+    Attributes:
+      journal: What makes its rows.
+      seqs: The numbers of the last row of each commit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / tools.FILE
+        folder.mkdir()
+        self.journal = Journal(Batch())
+        self.seqs: list[int] = []
+        self.broker = Broker()
+        self.catalog = Catalog(self.broker, self.journal.note)
+        vhost = self.broker.add_vhost("shop")
+        self.numbers = {}
+        for name in ("orders", "mails"):
+            queue = vhost.declare_queue(name, durable=True)
+            self.numbers[name] = self.catalog.queue_number(queue)
+        vhost.declare_exchange("all", "fanout", durable=True)
+        vhost.bind("all", vhost.queue("orders"), "", {})
+        with closing(database.open_database(self.file)) as connection:
+            connection.execute("INSERT INTO shard VALUES(0, 'hare', 7)")
+        self.orders = self.journal.log(self.numbers["orders"])
+        self.mails = self.journal.log(self.numbers["mails"])
+
+    def commit(self) -> None:
+        with closing(database.connect(self.file)) as connection:
+            for row in self.journal.close():
+                database.add(connection.execute, row)
+                database.replace(connection.execute, row.replace)
+                database.define(connection.execute, row.definitions)
+                last = row.seq
+        self.seqs.append(last)
+
+    def execute(self, statement: str, *arguments: object) -> list[tuple]:
+        with closing(database.connect(self.file)) as connection:
+            return connection.execute(statement, arguments).fetchall()
+
+    def index(self, seq: int) -> bytes:
+        return self.execute("SELECT idx FROM batch WHERE seq = ?", seq)[0][0]
+
+    def flip(self, seq: int, at: int, column: str = "idx") -> None:
+        """Flip a bit in the index or the body of a row."""
+        (octets,) = self.execute(f"SELECT {column} FROM batch WHERE seq = ?", seq)[0]
+        self.execute(f"UPDATE batch SET {column} = ? WHERE seq = ?", flipped(octets, at), seq)
+
+    def content(self) -> dict[str, dict[int, bytes]]:
+        """Return the bodies that a start would find, by queue and position."""
+        journal = Journal(Batch())
+        recovery = Recovery(journal)
+        for seq, index, size in self.execute("SELECT seq, idx, length(body) FROM batch"):
+            recovery.read(seq, index, size)
+        found = recovery.finish(set(self.numbers.values()))
+        assert [] == recovery.lost
+        content = {}
+        for name, number in self.numbers.items():
+            content[name] = {}
+            for run in found[number].runs if number in found else ():
+                content[name].update(self._bodies(journal, number, Paged(*run)))
+        return content
+
+    def _bodies(self, journal: Journal, number: int, paged: Paged) -> dict[int, bytes]:
+        waiting = Waiting()
+        journal.log(number).fetch(waiting, paged)
+        (place,) = journal.take_asked()
+        octets = [
+            self.execute(
+                "SELECT substr(body, ?, ?) FROM batch WHERE seq = ?", offset + 1, length, seq
+            )[0][0]
+            for seq, offset, length in place.refs()
+        ]
+        place.load(octets)
+        return {
+            position: bytes(each.body) for position, each in enumerate(waiting.messages, paged.base)
+        }
+
+    def start(self) -> dict[str, int]:
+        """Let a broker start on it; return how many messages it finds, by queue."""
+        from leveret.broker.storage.sqlite import SQLiteStore
+
+        async def run() -> dict[str, int]:
+            broker = Broker()
+            kept = Persistence(broker, SQLiteStore(self.folder), limit=1 << 20)
+            await kept.open()
+            await kept.close()
+            queues = broker.vhosts["shop"].queues
+            return {name: queue.ready_count for name, queue in queues.items()}
+
+        return trio.run(run)
+
+
+class Waiting:
+    """A queue that waits for a chunk."""
+
+    def loaded(self, paged: Paged, messages: list[Message]) -> None:
+        self.messages = messages
+
+
+def flipped(octets: bytes, at: int) -> bytes:
+    at %= len(octets)
+    return octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """Five commits with every kind of record; the fourth has all of them, and says it of others."""
+    made = Made(tmp_path / "data")
+    made.orders.enqueued(0, [message(b"%d" % each) for each in range(10)])
+    made.commit()
+    made.mails.enqueued(0, [message(b"m%d" % each) for each in range(5)])
+    made.commit()
+    shared = message(b"shared" * 100)
+    made.orders.enqueued(10, [message(b"10"), shared])
+    made.mails.enqueued(5, [shared])
+    made.commit()
+    made.orders.enqueued(12, [message(b"12"), message(b"13")])
+    made.orders.settled([0, 2, 10])
+    made.orders.delivered(4)
+    made.orders.returned([3])
+    made.commit()
+    made.mails.enqueued(6, [message(b"m6")])
+    made.mails.settled([1])
+    made.commit()
+    return made
+
+
+ORDERS = {n: b"%d" % n for n in (1, *range(3, 10), 12, 13)} | {11: b"shared" * 100}
+MAILS = {n: b"m%d" % n for n in (0, 2, 3, 4, 6)} | {5: b"shared" * 100}
+
+
+def lost(answer: tools.Answer, what: str = "lost") -> dict[str, list]:
+    told = answer.facts[what]
+    assert isinstance(told, list)
+    return {one["name"]: [tuple(pair) for pair in one["positions"]] for one in told}
+
+
+# Looking
+
+
+def test_a_store_that_is_whole_is_said_to_be_so_with_all_that_was_seen(made: Made) -> None:
+    answer = tools.check(made.folder)
+
+    assert answer.is_good
+    assert [f"{made.file}: good (rows: 5, messages: 17, queues: 2, definitions: 5)"] == answer.lines
+    assert ORDERS == made.content()["orders"]
+    assert MAILS == made.content()["mails"]
+
+
+def test_info_tells_sizes_and_what_each_queue_holds(made: Made) -> None:
+    answer = tools.info(made.folder)
+
+    octets = sum(HEADER + len(body) for body in ORDERS.values())
+    assert {"vhost": "shop", "name": "orders", "messages": 11, "octets": octets} in (
+        answer.facts["queues"]
+    )
+    assert f"  'shop' 'orders': 11, {octets:,} octets" in answer.lines
+    expected = {"format": 1, "epoch": 7, "rows": 5, "messages": 17, "definitions": 5}
+    assert expected == {name: answer.facts[name] for name in expected}
+    assert {"leveret.db": made.file.stat().st_size} == answer.facts["files"]
+    (body_octets,) = made.execute("SELECT sum(length(body)) FROM batch")[0]
+    assert body_octets == answer.facts["body_octets"]
+    assert 0 < answer.facts["dead_octets"] < body_octets
+    assert json.loads(json.dumps(answer.facts)) == answer.facts
+
+
+def test_looking_changes_nothing(made: Made) -> None:
+    before = made.file.read_bytes()
+
+    tools.info(made.folder)
+    tools.check(made.folder)
+
+    assert before == made.file.read_bytes()
+    assert ["leveret.db", "lock"] == sorted(one.name for one in made.folder.iterdir())
+
+
+def test_info_tells_damage_and_goes_on(made: Made) -> None:
+    made.flip(made.seqs[0], 0)
+
+    answer = tools.info(made.folder)
+
+    assert answer.lines[-1].startswith("damaged: row 1: the checksum does not match; it held")
+    assert 17 - 8 == answer.facts["messages"]
+
+
+# Damaged rows
+
+
+@pytest.mark.parametrize("kind", ["Enqueued", "Settled", "Delivered", "Counted"])
+def test_a_flipped_bit_in_any_record_is_found_and_its_row_dropped(made: Made, kind: str) -> None:
+    seq = made.seqs[3]
+    at = 5
+    for octets in split(made.index(seq)):
+        (record,) = decode(seal_index([octets]))
+        if type(record).__name__ == kind:
+            break
+        at += len(octets)
+    else:
+        pytest.fail(f"row {seq} has no record {kind}")
+    made.flip(seq, at + len(octets) - 1)
+
+    checked = tools.check(made.folder)
+    repaired = repair.repair(made.folder)
+
+    assert not checked.is_good
+    assert checked.lines[0].startswith(f"row {seq}: the checksum does not match; it held")
+    assert checked.lines[-1].endswith(f"; try: leveret store repair {made.folder}")
+    assert repaired.is_good
+    orders = {**ORDERS, 0: b"0", 2: b"2", 10: b"10"}
+    del orders[12], orders[13]
+    assert {"orders": orders, "mails": MAILS} == made.content()
+    assert tools.check(made.folder).is_good
+    assert {"orders": len(orders), "mails": len(MAILS)} == made.start()
+
+
+def test_repair_says_what_is_lost_and_what_is_back(made: Made) -> None:
+    made.flip(made.seqs[3], 0)
+
+    answer = repair.repair(made.folder)
+
+    assert {"orders": [(12, 13)]} == lost(answer)
+    assert {"orders": [(0, 0), (2, 2), (10, 10)]} == lost(answer, "back")
+    queue = "queue 'orders' in vhost 'shop'"
+    assert f"messages that are lost: 2 of {queue} (12-13)" in answer.lines
+    assert f"settled messages that are back: 3 of {queue} (0, 2, 10)" in answer.lines
+    assert f"as it was before: {made.file}.before-repair-1" in answer.lines
+    assert f"{made.file}: repaired (rows: 4, messages: 18)" == answer.lines[-1]
+
+
+def test_what_was_settled_later_is_not_said_to_be_lost(made: Made) -> None:
+    made.flip(made.seqs[0], 0)
+
+    answer = repair.repair(made.folder)
+
+    assert {"orders": [(1, 1), (3, 9)]} == lost(answer)
+    assert {} == lost(answer, "back")
+
+
+def test_what_was_there_before_a_repair_is_kept_as_it_was(made: Made) -> None:
+    made.flip(made.seqs[0], 0)
+    before = made.file.read_bytes()
+    repair.repair(made.folder)
+    made.flip(made.seqs[1], 0)
+
+    repair.repair(made.folder)
+
+    kept = [made.file.with_name(f"leveret.db.before-repair-{each}") for each in (1, 2)]
+    assert before == kept[0].read_bytes()
+    assert kept[1].exists()
+    assert {0o600} == {one.stat().st_mode & 0o777 for one in kept}
+
+
+def test_nothing_is_done_to_a_store_that_is_whole(made: Made) -> None:
+    before = made.file.read_bytes()
+
+    answer = repair.repair(made.folder)
+
+    assert (True, [f"{made.file}: nothing is damaged"]) == (answer.is_good, answer.lines)
+    assert before == made.file.read_bytes()
+    assert ["leveret.db", "lock"] == sorted(one.name for one in made.folder.iterdir())
+
+
+def test_without_room_for_a_copy_nothing_is_dropped(made: Made, monkeypatch) -> None:
+    made.flip(made.seqs[0], 0)
+    before = made.file.read_bytes()
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(before[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+
+    with pytest.raises(StoreError, match="before-repair-1 cannot be written: No space left"):
+        repair.repair(made.folder)
+
+    assert before == made.file.read_bytes()
+    assert ["leveret.db", "lock"] == sorted(one.name for one in made.folder.iterdir())
+
+
+# Damaged messages
+
+
+@pytest.mark.parametrize(
+    "at",
+    [0, 3, PUBLISH + 1, PUBLISH + 11],
+    ids=["class", "method", "class of the header", "size of the body"],
+)
+def test_of_a_row_that_is_understood_only_the_damaged_message_is_dropped(
+    made: Made, at: int
+) -> None:
+    seq = made.seqs[0]
+    size = PUBLISH + HEADER + 1
+    made.flip(seq, 4 * size + at, "body")
+
+    checked = tools.check(made.folder)
+    repaired = repair.repair(made.folder)
+
+    text = f"row {seq}: 1 of its messages cannot be read; it held messages: 1 of queue 'orders'"
+    assert checked.lines[0].startswith(text)
+    assert repaired.is_good
+    assert {"orders": [(4, 4)]} == lost(repaired)
+    orders = {**ORDERS}
+    del orders[4]
+    assert {"orders": orders, "mails": MAILS} == made.content()
+    assert tools.check(made.folder).is_good
+
+
+def test_of_a_body_that_is_cut_short_what_is_there_is_kept(made: Made) -> None:
+    seq = made.seqs[0]
+    size = PUBLISH + HEADER + 1
+    made.execute("UPDATE batch SET body = substr(body, 1, ?) WHERE seq = ?", 7 * size + 3, seq)
+
+    answer = repair.repair(made.folder)
+
+    assert {"orders": [(7, 9)]} == lost(answer)
+    assert {**{n: ORDERS[n] for n in ORDERS if n not in (7, 8, 9)}} == made.content()["orders"]
+
+
+def test_what_a_row_says_of_others_stays_when_its_messages_go(made: Made) -> None:
+    made.execute("UPDATE batch SET body = x'' WHERE seq = ?", made.seqs[3])
+
+    answer = repair.repair(made.folder)
+
+    assert {"orders": [(12, 13)]} == lost(answer)
+    assert {} == lost(answer, "back")
+    assert set(ORDERS) - {12, 13} == set(made.content()["orders"])
+
+
+def test_a_shared_message_is_lost_to_all_queues_that_have_it(made: Made) -> None:
+    (body,) = made.execute("SELECT body FROM batch WHERE seq = ?", made.seqs[2])[0]
+    made.flip(made.seqs[2], body.index(b"shared") - HEADER + 1, "body")
+
+    answer = repair.repair(made.folder)
+
+    assert {"orders": [(11, 11)], "mails": [(5, 5)]} == lost(answer)
+    assert tools.check(made.folder).is_good
+
+
+def test_a_position_that_is_there_twice_is_said(made: Made) -> None:
+    index, body = made.execute("SELECT idx, body FROM batch WHERE seq = ?", made.seqs[1])[0]
+    made.execute("INSERT INTO batch VALUES(?, ?, ?)", 50, index, body)
+
+    answer = tools.check(made.folder)
+
+    assert "queue 'mails' in vhost 'shop': position 0 is there twice" in answer.lines
+    assert not answer.is_good
+
+
+# Damaged definitions
+
+
+def test_a_damaged_definition_goes_with_those_that_need_it(made: Made) -> None:
+    numbers = dict(made.execute("SELECT kind || id, id FROM meta"))
+    queue = min(number for kind, number in numbers.items() if kind.startswith(QUEUE))
+    (value,) = made.execute("SELECT value FROM meta WHERE id = ?", queue)[0]
+    made.execute("UPDATE meta SET value = ? WHERE id = ?", flipped(value, -1), queue)
+
+    checked = tools.check(made.folder)
+    repaired = repair.repair(made.folder)
+
+    assert (
+        f"definition {queue}: the definition of queue 'shop' 'orders' is damaged:"
+        in (checked.lines[0])
+    )
+    assert "binding 'shop' 'all' 'queue' 'orders' '' cannot be restored" in checked.lines[1]
+    note = "note: 11 messages are in a queue that is not defined (number 1): the next start drops"
+    assert any(line.startswith(note) for line in checked.lines)
+    assert repaired.is_good
+    assert {"mails": 6} == made.start()
+
+
+def test_definitions_of_absent_parts_are_no_damage_and_kept(made: Made) -> None:
+    key = b"\x04shop\x01x"
+    exchange = seal(EXCHANGE, key, b"\x00\x06x-late" + b"\x00\x00\x00\x00")
+    to_it = b"\x04shop\x01x\x05queue\x06orders\x00" + b"\x00\x00\x00\x00"
+    with closing(database.connect(made.file)) as connection:
+        strange = [exchange, seal(BINDING, to_it, b""), Definition("stream", b"\x01s", b"?")]
+        database.define(connection.execute, strange)
+
+    answer = tools.check(made.folder)
+
+    assert answer.is_good
+    assert 3 == sum(line.startswith("note: ") for line in answer.lines)
+    assert "note: stream 's': this kind is not known" in answer.lines
+
+
+def test_a_limit_of_queues_below_what_is_there_is_no_damage(made: Made) -> None:
+    made.broker.vhosts["shop"].max_queues = 1
+    made.catalog._vhost_changed(made.broker.vhosts["shop"])
+    made.commit()
+
+    assert tools.check(made.folder).is_good
+
+
+# A damaged database
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Made:
+    """Rows of many pages, each with messages of one letter."""
+    made = Made(tmp_path / "data")
+    for number in range(30):
+        made.orders.enqueued(4 * number, [message(b"%03d" % number * 2000) for _ in range(4)])
+        made.commit()
+    return made
+
+
+def pages(made: Made) -> int:
+    return made.file.stat().st_size // database.PAGE
+
+
+def spoil(made: Made, page: int, octets: bytes) -> None:
+    with made.file.open("r+b") as file:
+        file.seek(page * database.PAGE)
+        file.write(octets)
+
+
+@pytest.mark.parametrize("octets", [bytes(database.PAGE), b"\xa5" * database.PAGE], ids=["0", "a5"])
+def test_whatever_page_is_spoilt_all_that_is_not_on_it_is_kept(
+    large: Made, octets: bytes, tmp_path: Path
+) -> None:
+    whole = large.file.read_bytes()
+    before = large.content()["orders"]
+    losses = []
+    for page in range(1, pages(large)):
+        large.file.write_bytes(whole)
+        spoil(large, page, octets)
+
+        checked = tools.check(large.folder)
+        repaired = repair.repair(large.folder)
+
+        if checked.is_good:  # a map of pages, which is empty in such a small file
+            continue
+        assert repaired.is_good, (page, repaired.lines)
+        assert "ok" == large.execute("PRAGMA integrity_check")[0][0]
+        after = large.content()["orders"]
+        assert after.keys() <= before.keys()
+        # The octets of bodies are not checked: some on the page may have become others.
+        losses.append(sum(after.get(each) != before[each] for each in before))
+        large.folder.joinpath("leveret.db.before-repair-1").unlink()
+    assert len(losses) > 40
+    assert sum(loss <= 8 for loss in losses) > 0.9 * len(losses), losses
+
+
+def test_a_file_that_was_cut_off_gives_what_is_left(large: Made) -> None:
+    before = large.content()["orders"]
+    os.truncate(large.file, (pages(large) // 2) * database.PAGE + 77)
+
+    checked = tools.check(large.folder)
+    repaired = repair.repair(large.folder)
+
+    assert not checked.is_good
+    assert repaired.is_good
+    after = large.content()["orders"]
+    assert after.items() <= before.items()
+    assert 0.3 * len(before) < len(after) < 0.6 * len(before)
+    assert len(after) == large.start()["orders"]
+
+
+def test_what_is_only_in_the_log_is_not_lost_by_a_repair(large: Made) -> None:
+    """A broker was killed: its last commits are in no other file."""
+    with closing(sqlite3.connect(large.file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        large.orders.enqueued(1000, [message(b"last")])
+        for row in large.journal.close():
+            database.add(connection.execute, row)
+        shutil.copytree(large.folder, large.folder.with_name("killed"))
+    large.folder = large.folder.with_name("killed")
+    large.file = large.folder / tools.FILE
+    assert (large.folder / "leveret.db-wal").stat().st_size > 0
+    spoil(large, pages(large) // 2, bytes(database.PAGE))
+
+    answer = repair.repair(large.folder)
+
+    assert answer.is_good
+    assert b"last" == large.content()["orders"][1000]
+
+
+def test_a_first_page_that_is_spoilt_is_beyond_repair_and_left_alone(large: Made) -> None:
+    spoil(large, 0, whole := large.file.read_bytes()[:100] + bytes(3000))
+
+    for tool in (tools.info, tools.check, repair.repair):
+        with pytest.raises(Damaged, match="cannot be read at all"):
+            tool(large.folder)
+    assert whole == large.file.read_bytes()[: len(whole)]
+
+
+# What is no store of ours
+
+
+@pytest.fixture(params=["info", "check", "repair", "compact", "backup"])
+def tool(request, tmp_path: Path):
+    if request.param == "backup":
+        return lambda folder: tools.backup(folder, tmp_path / "copy")
+    return repair.repair if request.param == "repair" else getattr(tools, request.param)
+
+
+def test_a_store_of_a_later_format_is_left_alone(made: Made, tool) -> None:
+    made.execute("PRAGMA user_version = 2")
+    before = made.file.read_bytes()
+
+    with pytest.raises(StoreError, match="by a later Leveret: its format is 2, this one knows 1"):
+        tool(made.folder)
+
+    assert before == made.file.read_bytes()
+
+
+def test_a_row_of_a_later_format_stops_everything(made: Made) -> None:
+    octets = b"\x02" + made.index(made.seqs[1])[5:]
+    index = crc32(octets).to_bytes(4, "little") + octets
+    made.execute("UPDATE batch SET idx = ? WHERE seq = ?", index, made.seqs[1])
+    made.flip(made.seqs[0], 0)
+
+    for each in (tools.info, tools.check, repair.repair, tools.compact):
+        with pytest.raises(StoreError, match="row 2: a later Leveret wrote it") as raised:
+            each(made.folder)
+        assert not isinstance(raised.value, Damaged)
+
+
+def test_a_store_of_an_older_format_is_for_a_broker_to_open(made: Made, tool) -> None:
+    made.execute("PRAGMA user_version = 0")
+
+    with pytest.raises(StoreError, match="has format 0: the next start of a broker makes it 1"):
+        tool(made.folder)
+
+
+def test_a_folder_without_a_store_is_not_made_one(tmp_path: Path, tool) -> None:
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(StoreError, match=f"there is no store in {folder}$"):
+            tool(folder)
+
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [(b"", "is empty"), (b"notes", "cannot be read at all: file is not a database")],
+)
+def test_a_file_that_is_no_database_is_left_alone(
+    tmp_path: Path, tool, octets: bytes, text: str
+) -> None:
+    file = tmp_path / tools.FILE
+    file.write_bytes(octets)
+
+    with pytest.raises(StoreError, match=text):
+        tool(tmp_path)
+
+    assert octets == file.read_bytes()
+
+
+def test_a_database_of_something_else_is_left_alone(tmp_path: Path, tool) -> None:
+    file = tmp_path / tools.FILE
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE batch(seq, idx, body)")
+    before = file.read_bytes()
+
+    with pytest.raises(StoreError, match="is a database of something else"):
+        tool(tmp_path)
+
+    assert before == file.read_bytes()
+
+
+def test_a_store_in_use_is_left_to_its_broker(made: Made, tool) -> None:
+    lock = database.take_lock(made.folder)
+    try:
+        with pytest.raises(tools.InUse, match=f"{made.folder} is in use by a broker"):
+            tool(made.folder)
+    finally:
+        os.close(lock)
+
+
+def test_the_lock_is_given_back(made: Made, tool) -> None:
+    tool(made.folder)
+
+    os.close(database.take_lock(made.folder))
+
+
+# Reading what cannot be read
+
+
+class Broken:
+    """A connection on which some numbers cannot be read."""
+
+    def __init__(self, numbers: Mapping[int, bool]) -> None:
+        self.numbers = numbers
+
+    def execute(self, query: str, arguments: tuple[int]) -> "Rows":
+        (start,) = arguments
+        return Rows(self._read(start, "LIMIT" in query))
+
+    def _read(self, start: int, is_single: bool) -> Iterator[tuple[int]]:
+        for number in sorted(self.numbers):
+            if number >= start:
+                if not self.numbers[number]:
+                    raise sqlite3.DatabaseError("malformed")
+                yield (number,)
+                if is_single:
+                    return
+
+
+class Rows:
+    def __init__(self, rows: Iterator[tuple[int]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[tuple[int]]:
+        return self.rows
+
+    def fetchone(self) -> tuple[int] | None:
+        return next(self.rows, None)
+
+
+@pytest.mark.parametrize(
+    ("bad", "gaps"),
+    [
+        ([], []),
+        ([5], [(4, 6)]),
+        ([1], [(salvage.LOWEST, 2)]),
+        ([7, 9, 11], [(6, 12)]),
+        ([5, 11], [(4, 6), (10, 12)]),
+        ([51], [(50, None)]),
+        ([*range(1, 53, 2)], [(salvage.LOWEST, None)]),
+    ],
+)
+def test_a_walk_steps_over_what_is_bad_and_nothing_else(bad, gaps) -> None:
+    numbers = {number: number not in bad for number in range(1, 53, 2)}
+    missed: list[tuple[int, int | None]] = []
+
+    walked = salvage.walk(
+        Broken(numbers), "SELECT", lambda first, last, _: missed.append((first, last))
+    )
+
+    assert [number for number, is_good in numbers.items() if is_good] == [row[0] for row in walked]
+    assert len(gaps) == len(missed)
+    for (first, last), (low, high) in zip(missed, gaps, strict=True):
+        assert low <= first
+        assert last is None if high is None else last is not None and last <= high
+
+
+# Making smaller
+
+
+def test_compacting_moves_what_lives_in_rows_that_are_half_dead(large: Made) -> None:
+    large.orders.settled([n for n in range(120) if n % 4])
+    large.commit()
+    before = large.content()
+    assert 30 == len(before["orders"])
+
+    answer = tools.compact(large.folder)
+
+    assert 30 == answer.facts["moved"]
+    assert before == large.content()
+    assert large.file.stat().st_size == answer.facts["after"] < answer.facts["before"] / 2
+    assert tools.check(large.folder).is_good
+    assert 30 == large.start()["orders"]
+    assert [(2,)] == large.execute("PRAGMA auto_vacuum")
+
+
+def test_compacting_again_changes_nothing(made: Made) -> None:
+    tools.compact(made.folder)
+    content = made.content()
+
+    answer = tools.compact(made.folder)
+
+    assert 0 == answer.facts["moved"]
+    assert answer.facts["before"] == answer.facts["after"]
+    assert {"orders": ORDERS, "mails": MAILS} == content == made.content()
+
+
+def test_messages_of_many_steps_are_moved_in_order(large: Made, monkeypatch) -> None:
+    monkeypatch.setattr(tools, "STEP_ROWS", 7)
+    large.orders.settled([n for n in range(120) if n % 2])
+    large.orders.delivered(100)
+    large.commit()
+    before = large.content()
+
+    tools.compact(large.folder)
+
+    assert before == large.content()
+    assert 60 == large.start()["orders"]
+
+
+def test_a_damaged_store_is_not_compacted(made: Made) -> None:
+    made.flip(made.seqs[0], 0)
+    before = made.file.read_bytes()
+
+    with pytest.raises(Damaged, match=r"row 1: .*; try: leveret store repair"):
+        tools.compact(made.folder)
+
+    assert before == made.file.read_bytes()
+
+
+# Copying
+
+
+def test_a_copy_is_a_store(made: Made, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / tools.FILE
+    copy.parent.mkdir()
+
+    answer = tools.backup(made.folder, copy)
+
+    assert [f"{copy}: {copy.stat().st_size:,} octets"] == answer.lines
+    assert tools.check(copy.parent).is_good
+    assert tools.check(made.folder).facts["messages"] == tools.check(copy.parent).facts["messages"]
+
+
+def test_a_copy_never_replaces_anything(made: Made, tmp_path: Path) -> None:
+    file, link = tmp_path / "precious", tmp_path / "link"
+    file.write_text("precious")
+    link.symlink_to(tmp_path / "nowhere")
+
+    for each in (file, link):
+        with pytest.raises(StoreError, match=f"{each} is there already"):
+            tools.backup(made.folder, each)
+
+    assert "precious" == file.read_text()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_copy_that_cannot_be_written_is_absent(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written: No such file"):
+        tools.backup(made.folder, tmp_path / "nowhere" / "copy")
+
+    assert ["data"] == [one.name for one in tmp_path.iterdir()]
+
+
+def test_rows_of_strange_types_are_damage(made: Made) -> None:
+    made.execute("INSERT INTO batch VALUES(60, 'text', x'')")
+    made.execute("INSERT INTO meta VALUES(60, 'queue', 'text', x'')")
+
+    checked = tools.check(made.folder)
+    repair.repair(made.folder)
+
+    assert ["definition 60: it is no definition", "row 60: it is no row"] == checked.lines[:2]
+    assert tools.check(made.folder).is_good

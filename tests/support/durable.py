@@ -1,0 +1,279 @@
+"""A broker that is kept in a store, within the test's own event loop, and clients without sockets.
+
+`Durable` is what `leveret serve` starts, but for listeners: the loops that commit and read, and
+the turns. Its store has a `Gate`, at which the test decides when a commit goes through, and whether
+it does before the broker is lost.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+import trio.testing
+
+from leveret.broker.core.broker import Broker
+from leveret.broker.persistence import Persistence
+from leveret.broker.server.turns import Turns
+from leveret.broker.storage.base import Lease, Ref, Row, Store, StoreFailed
+
+from .client import Client
+
+TICK = 0.02  # seconds after which what nobody waits for is committed
+
+
+class Gate:
+    """A store whose commits and reads wait until they are let through.
+
+    Attributes:
+      is_holding: Whether commits wait.
+      is_reading: Whether reads go through.
+      held: The rows of the commit that waits, None if there is none.
+      begun: How many commits were asked for, those without rows aside.
+      done: How many of them are in the store.
+      on_commit: Called when a commit is asked for; its rows are closed by then.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.is_holding = False
+        self.is_reading = True
+        self.held: Sequence[Row] | None = None
+        self.begun = 0
+        self.done = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self._lease: Lease | None = None
+        self._open = trio.Event()
+        self._readable = trio.Event()
+        self._problem: StoreFailed | None = None
+        self._busy = 0
+        self._rest = trio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def hold(self) -> None:
+        """Let no commit through until `let_through`."""
+        if not self.is_holding:
+            self.is_holding = True
+            self._open = trio.Event()
+
+    def let_through(self) -> None:
+        """Let commits through."""
+        self.is_holding = False
+        self._open.set()
+
+    def let_one_through(self) -> None:
+        """Let the commit through that waits, and not the next."""
+        opened, self._open = self._open, trio.Event()
+        opened.set()
+
+    def fail(self) -> None:
+        """Have the commit that waits, or the next one, fail."""
+        self._problem = StoreFailed("the disk is gone")
+        self.let_through()
+
+    def hold_reads(self) -> None:
+        """Let no read through until `let_reads_through`."""
+        self.is_reading = False
+        self._readable = trio.Event()
+
+    def let_reads_through(self) -> None:
+        """Let reads through."""
+        self.is_reading = True
+        self._readable.set()
+
+    async def acquire(self, shard: int, node: str, seconds: float) -> Lease | None:
+        """Become the owner."""
+        self._lease = await self.store.acquire(shard, node, seconds)
+        return self._lease
+
+    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
+        """Make rows durable when it is let through; one that is cancelled before never is."""
+        assert self.held is None, "one commit at a time"
+        self.begun += 1
+        self.on_commit()
+        self.held = [row for _, row in rows]
+        try:
+            if self.is_holding:
+                await self._open.wait()
+        finally:
+            self.held = None
+        if self._problem is not None:
+            raise self._problem
+        with trio.CancelScope(shield=True):
+            await self._working(self.store.commit, rows)
+        self.done += 1
+
+    async def carry_out(self) -> None:
+        """Have the waiting commit reach the store without anybody being told."""
+        assert self.held is not None
+        assert self._lease is not None
+        await self.store.commit([(self._lease, row) for row in self.held])
+
+    async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
+        """Return octets of bodies, when reads are let through."""
+        if not self.is_reading:
+            await self._readable.wait()
+        return await self._working(self.store.read, lease, refs)
+
+    async def maintain(self, seconds: float) -> bool:
+        """Give space back."""
+        return await self._working(self.store.maintain, seconds)
+
+    async def _working(self, function: Callable[..., Any], *arguments: object) -> Any:
+        self._busy += 1
+        try:
+            return await function(*arguments)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._rest.set()
+
+    async def at_rest(self) -> bool:
+        """Wait until the store does nothing; return whether it did anything."""
+        if not self._busy:
+            return False
+        self._rest = trio.Event()
+        await self._rest.wait()
+        return True
+
+
+class LiveClient(Client):
+    """A client of a broker whose loops run: what does not come at once comes later.
+
+    Attributes:
+      on_handled: Called each time when all that was sent has been handled.
+    """
+
+    def __init__(self, durable: "Durable", **options: Any) -> None:
+        self.durable = durable
+        self.on_handled: Callable[[], None] = lambda: None
+        super().__init__(durable.broker, **options)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the broker has to read something before it goes on."""
+        return self.session.is_waiting
+
+    def feed(self, data: bytes) -> None:
+        """Hand octets to the session, and end the slice; the rest goes on by itself."""
+        assert not self.is_waiting, "the broker does not read"
+        self.session.receive(data)
+        self._go_on()
+        if self.is_waiting:
+            self.durable.nursery.start_soon(self._attend)
+
+    def _go_on(self) -> None:
+        self.session.run(lambda: False)
+        self.durable.turns.finish()
+        self._read()
+        if not self.is_waiting:
+            self.on_handled()
+
+    async def _attend(self) -> None:
+        """Go on as a connection does: at once, for it may have come, then whenever it may have."""
+        self._go_on()
+        while self.is_waiting and not self.session.is_ended:
+            await self.durable.turns.wait_until_loaded()
+            self._go_on()
+
+    def lose(self) -> None:
+        """Lose the socket."""
+        self.session.forget()
+        self.durable.turns.finish()
+
+
+class Durable:
+    """A broker and its loops.
+
+    Attributes:
+      clients: Those that `connect` made.
+      nursery: Where its loops run.
+      failed: Set when the store has failed.
+    """
+
+    def __init__(self, store: Store, limit: int = 1 << 20) -> None:
+        self.gate = Gate(store)
+        self.broker = Broker()
+        self.persistence = Persistence(self.broker, self.gate, limit=limit)  # type: ignore[arg-type]
+        self.turns = Turns(self.broker, lambda: int(trio.current_time() * 1000))
+        self.clients: list[LiveClient] = []
+        self.failed = trio.Event()
+        self.nursery: trio.Nursery
+        self._scope = trio.CancelScope()
+        self._is_over = trio.Event()
+
+    @property
+    def committer(self) -> Any:
+        return self.turns.committer
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until stopped or lost."""
+        try:
+            with self._scope:
+                await self.persistence.open()
+                if self.persistence.is_empty:
+                    self.broker.add_defaults()
+                async with trio.open_nursery() as nursery:
+                    self.nursery = nursery
+                    nursery.start_soon(self.turns.go_on)
+                    await self.persistence.start(self.turns, nursery, self.failed)
+                    task_status.started()
+                    await trio.sleep_forever()
+        finally:
+            await self.persistence.close()
+            self._is_over.set()
+
+    async def lose(self) -> None:
+        """End it as the loss of power does: what was not committed is gone."""
+        self._scope.cancel()
+        await self._is_over.wait()
+
+    async def stop(self) -> None:
+        """End it as a signal does: what was caused is committed."""
+        self.gate.let_through()
+        self.gate.let_reads_through()
+        await self.persistence.flush()
+        for client in self.clients:
+            if client.session in self.broker.sessions:
+                client.lose()
+        await self.persistence.flush()
+        await self.lose()
+
+    def connect(self, **options: Any) -> LiveClient:
+        """Open one more connection."""
+        self.clients.append(LiveClient(self, **options))
+        return self.clients[-1]
+
+    async def settle(self) -> None:
+        """Wait until nothing happens any more, but for what waits for the test or the clock."""
+        while True:
+            await trio.testing.wait_all_tasks_blocked()
+            if not await self.gate.at_rest():
+                return
+
+
+@asynccontextmanager
+async def durable(store: Store, limit: int = 1 << 20) -> AsyncIterator[Durable]:
+    """Run a broker within the block; what is not committed at its end is lost."""
+    made = Durable(store, limit)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        try:
+            yield made
+        finally:
+            with trio.CancelScope(shield=True):
+                await made.lose()
+
+
+async def pass_time(seconds: float = TICK) -> None:
+    """Let a virtual clock go on, and everybody have their turn.
+
+    It must not jump by itself: what the test holds would look as if nothing were to come.
+    """
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    await trio.testing.wait_all_tasks_blocked()  # whoever begins to wait begins now
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
