@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 # What is installed there; each is done again when pyproject.toml changes.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
-# A file of tests stays on one core: what it starts (brokers, RabbitMQ) is started once.
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# They wait more than they compute. A file of tests stays with one process: what it starts
+# (brokers, RabbitMQ) is started once.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile
 
 .PHONY: run test check test-all bench bench-long wheel clean help
 

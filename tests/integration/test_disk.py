@@ -215,6 +215,7 @@ def fill_up(publisher: Publisher, size: int) -> None:
 # A full disk
 
 
+@pytest.mark.long
 @mounting
 def test_alarm_blocks_before_the_disk_is_full_and_ends_when_consumers_have_drained(small, tmp_path):
     size = 20_000

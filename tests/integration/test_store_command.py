@@ -108,6 +108,7 @@ def start_refused(broker: Durable) -> str:
 # Whole
 
 
+@pytest.mark.long
 def test_a_store_of_a_stopped_broker_is_good_and_told(broker):
     checked = store("check", broker.data)
     told = store("info", broker.data)
@@ -119,6 +120,7 @@ def test_a_store_of_a_stopped_broker_is_good_and_told(broker):
     assert ("", "", 0) == (checked.stderr, told.stderr, told.returncode)
 
 
+@pytest.mark.long
 def test_what_is_told_to_machines_is_one_object(broker):
     checked = json.loads(store("check", "--json", broker.data).stdout)
     told = json.loads(store("info", "--json", broker.data).stdout)
@@ -138,6 +140,7 @@ def test_a_killed_broker_leaves_a_good_store(broker):
     assert "messages: 14" in checked.stdout
 
 
+@pytest.mark.long
 def test_compacting_leaves_all_messages_to_the_next_broker(broker):
     broker.start()
     publish(broker, "large", *[bytes(50_000)] * 40)
@@ -155,6 +158,7 @@ def test_compacting_leaves_all_messages_to_the_next_broker(broker):
 # In use
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["info", "check", "repair", "compact"])
 def test_a_running_broker_keeps_its_store_for_itself(broker, command):
     broker.start()
@@ -199,6 +203,7 @@ def test_a_running_broker_makes_a_copy_while_commits_go_on(broker, tmp_path):
     assert 62 + before <= checked["messages"] <= 62 + after + 1
 
 
+@pytest.mark.long
 def test_a_relative_name_of_a_copy_is_that_of_whoever_asks(broker, tmp_path):
     broker.start()
     file = Path(os.path.relpath(tmp_path / "copy", ROOT))
@@ -312,6 +317,7 @@ def test_a_message_that_cannot_be_read_is_found_and_dropped_alone(broker):
     broker.stop()
 
 
+@pytest.mark.long
 def test_a_truncated_file_stops_the_start_until_it_is_repaired(broker):
     broker.start()
     publish(broker, "mails", *[bytes(100_000)] * 10)

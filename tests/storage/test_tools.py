@@ -458,6 +458,7 @@ def spoil(made: Made, page: int, octets: bytes) -> None:
         file.write(octets)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("octets", [bytes(database.PAGE), b"\xa5" * database.PAGE], ids=["0", "a5"])
 def test_whatever_page_is_spoilt_all_that_is_not_on_it_is_kept(
     large: Made, octets: bytes, tmp_path: Path

@@ -262,6 +262,7 @@ def test_events_tell_what_became_of_a_task(worker):
     assert own == ["task-received", "task-started", "task-succeeded"]
 
 
+@pytest.mark.long
 def test_worker_survives_a_cut_wire_and_gives_tasks_back_when_it_stops(amqp_url, relay):
     with Worker(relay.url, "rpc://", "--pool=solo", direct=amqp_url) as worker:
         worker.wait_until_ready()
