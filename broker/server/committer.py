@@ -97,8 +97,9 @@ class Committer:
         """
         while True:
             await self._dirty.wait()
-            with trio.move_on_after(LAZY):
-                await self._urgent.wait()
+            if not self._urgent.is_set():
+                with trio.move_on_after(LAZY):
+                    await self._urgent.wait()
             await self.commit()
 
     async def commit(self) -> None:
