@@ -8,7 +8,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 # They wait more than they compute. A file of tests stays with one process: what it starts
 # (brokers, RabbitMQ) is started once.
-PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 
 .PHONY: run test check test-all bench bench-long wheel clean help
 

@@ -337,17 +337,19 @@ async def _serve_until_told(
         )
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve, broker, bound, config, stop, persistence, volume)
-            gc.collect()
-            gc.freeze()
-            print(f"leveret ready amqp={','.join(map(_shown, bound))} management=off", flush=True)
-            _notify("READY=1")
-            async with trio.open_nursery() as until_told:
-                until_told.start_soon(_stop_on_signal, signals, stop)
+        # heard to the end: a signal nobody took would end the process when this is left
+        async with trio.open_nursery() as listening:
+            listening.start_soon(_stop_on_signal, signals, stop)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, broker, bound, config, stop, persistence, volume)
+                gc.collect()
+                gc.freeze()
+                shown = ",".join(map(_shown, bound))
+                print(f"leveret ready amqp={shown} management=off", flush=True)
+                _notify("READY=1")
                 await stop.wait()
-                until_told.cancel_scope.cancel()
-            _notify("STOPPING=1")
+                _notify("STOPPING=1")
+            listening.cancel_scope.cancel()
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:

@@ -129,6 +129,7 @@ def test_bodies_of_any_size(broker, restart, q):
     assert expected == bodies(broker, q)
 
 
+@pytest.mark.long
 def test_hundred_thousand_messages(broker, revive, q):
     count = 100_000
     declare(broker, q)
@@ -185,6 +186,7 @@ def test_messages_of_a_consumer_without_acks_do_not_return(broker, revive, q):
     assert [b"1"] == bodies(broker, q)
 
 
+@pytest.mark.long
 def test_unacked_messages_return_flagged_and_others_without_a_flag(broker, restart, q):
     declare(broker, q)
     store(broker, q, *(b"%d" % each for each in range(6)))

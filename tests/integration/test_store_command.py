@@ -214,6 +214,7 @@ def test_a_relative_name_of_a_copy_is_that_of_whoever_asks(broker, tmp_path):
     broker.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_running", [False, True])
 def test_a_copy_replaces_nothing(broker, tmp_path, is_running):
     (tmp_path / "copy").write_text("precious")
@@ -228,6 +229,7 @@ def test_a_copy_replaces_nothing(broker, tmp_path, is_running):
         broker.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_running", [False, True])
 def test_a_copy_that_cannot_be_made_is_absent(broker, tmp_path, is_running):
     if is_running:
@@ -250,6 +252,7 @@ def test_a_broker_without_its_socket_cannot_be_asked_and_goes_on(broker, tmp_pat
     broker.stop()
 
 
+@pytest.mark.long
 def test_the_socket_is_there_while_the_broker_runs_also_after_a_kill(broker):
     broker.start()
     assert 0o600 == (broker.data / "control").stat().st_mode & 0o777
@@ -266,6 +269,7 @@ def test_the_socket_is_there_while_the_broker_runs_also_after_a_kill(broker):
 # Damaged
 
 
+@pytest.mark.long
 def test_a_damaged_last_row_is_left_out_with_a_warning(broker):
     flip(broker, -1)
 
@@ -303,6 +307,7 @@ def test_damage_elsewhere_stops_the_start_until_it_is_repaired(broker):
     broker.stop()
 
 
+@pytest.mark.long
 def test_a_message_that_cannot_be_read_is_found_and_dropped_alone(broker):
     flip(broker, 4, "body")
 
@@ -341,6 +346,7 @@ def test_a_truncated_file_stops_the_start_until_it_is_repaired(broker):
     broker.stop()
 
 
+@pytest.mark.long
 def test_a_first_page_that_is_spoilt_is_beyond_repair(broker):
     file = broker.data / "leveret.db"
     octets = file.read_bytes()
@@ -384,6 +390,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(arguments, expected):
     assert expected in refused(*arguments)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["", "info", "check", "repair", "compact", "backup"])
 def test_every_command_has_help(command):
     ended = store(*filter(None, [command]), "--help")
