@@ -129,6 +129,7 @@ def test_what_is_told_to_machines_is_one_object(broker):
     assert {"orders": 10, "mails": 2} == {one["name"]: one["messages"] for one in told["queues"]}
 
 
+@pytest.mark.long
 def test_a_killed_broker_leaves_a_good_store(broker):
     broker.start()
     publish(broker, "orders", b"10", b"11")
@@ -284,6 +285,7 @@ def test_a_damaged_last_row_is_left_out_with_a_warning(broker):
     assert 0 == store("check", broker.data).returncode
 
 
+@pytest.mark.long
 def test_damage_elsewhere_stops_the_start_until_it_is_repaired(broker):
     flip(broker, 4)
 
@@ -358,6 +360,7 @@ def test_a_first_page_that_is_spoilt_is_beyond_repair(broker):
     assert "cannot be read at all" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_store_of_a_later_format_is_left_to_a_later_leveret(broker):
     with closing(sqlite3.connect(broker.data / "leveret.db")) as connection:
         connection.execute("PRAGMA user_version = 2")

@@ -812,12 +812,13 @@ def first(problem):
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 
 
-@settings(max_examples=150, deadline=None, phases=PHASES)
+@settings(max_examples=80, deadline=None, phases=PHASES)
 @given(st.lists(OPERATIONS, min_size=10, max_size=60))
 def test_a_broker_in_memory_and_its_model_agree(operations):
     run(operations, MemoryStore())
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None, phases=PHASES)
 @given(st.lists(OPERATIONS, min_size=30, max_size=60))
 def test_a_broker_on_a_disk_and_its_model_agree(operations):

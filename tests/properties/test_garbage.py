@@ -16,7 +16,7 @@ from leveret.protocol.methods import BY_ID
 from leveret.protocol.table import DECODERS, decode_table, encode_table
 from tests.support.pair import ConnectionPair
 
-FEW = settings(max_examples=200, deadline=None)
+FEW = settings(max_examples=100, deadline=None)
 
 tags = st.sampled_from([bytes((tag,)) for tag in DECODERS])
 sizes = st.integers(0, 40).map(lambda size: size.to_bytes(4))

@@ -24,7 +24,7 @@ def naive(binding_key: str, routing_key: str) -> bool:
     return re.fullmatch(pattern, text) is not None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(BINDING_KEYS, min_size=1, max_size=8, unique=True), ROUTING_KEYS)
 def test_topic_equals_a_regular_expression(binding_keys, routing_key):
     topic = Topic({})

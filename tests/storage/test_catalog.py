@@ -839,6 +839,6 @@ class CatalogMachine(RuleBasedStateMachine):
 
 
 CatalogMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, database=None
+    max_examples=50, stateful_step_count=30, deadline=None, database=None
 )
 TestCatalog = CatalogMachine.TestCase

@@ -447,5 +447,5 @@ class Model(RuleBasedStateMachine):
         assert set(self.journal.rows) == {row.seq for row in needed}
 
 
-Model.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+Model.TestCase.settings = settings(max_examples=70, stateful_step_count=60, deadline=None)
 TestModel = Model.TestCase

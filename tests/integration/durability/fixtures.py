@@ -35,7 +35,7 @@ def broker(shared: Mortal) -> Iterator[Mortal]:
     watchdog.cancel()
 
 
-@pytest.fixture(params=["stopped", "killed"])
+@pytest.fixture(params=[pytest.param("stopped", marks=pytest.mark.long), "killed"])
 def restart(broker: Mortal, request) -> Callable[[], None]:
     """End the broker in one way or the other, and start it again."""
 
