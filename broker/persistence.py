@@ -92,7 +92,7 @@ class Persistence:
             if number in found:
                 queue.delivered_before = found[number].delivered
                 queue.restore(found[number].next_position, found[number].runs)
-        ready = sum(each[1] for one in found.values() for each in one.runs)
+        ready = sum(each.count for one in found.values() for each in one.runs)
         milliseconds = round((perf_counter() - started) * 1000)
         log.info("store.opened", queues=len(queues), messages=ready, milliseconds=milliseconds)
         broker.events.subscribe("queue.created", self._queue_created)

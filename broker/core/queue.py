@@ -23,7 +23,7 @@ from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
@@ -233,17 +233,17 @@ class Queue:
         consumers, share, cost = self._next(level, limit, self._runs.count)
         if consumers:
             wanted = min(len(consumers) * share, DEAL_LIMIT)
-            base, messages, redelivered = self._take(wanted, DEAL_BYTES)
-            self._distribute(level, consumers, base, messages, redelivered)
+            positions, messages, redelivered = self._take(wanted, DEAL_BYTES)
+            self._distribute(level, consumers, positions, messages, redelivered)
             cost += len(messages)
         return cost
 
-    def _take(self, limit: int, size: int) -> tuple[int, list[Message], bool]:
-        """Take neighbours from the front that were all, or none of them, delivered before."""
+    def _take(self, limit: int, size: int) -> tuple[Sequence[int], list[Message], bool]:
+        """Take messages from the front that were all, or none of them, delivered before."""
         runs = self._runs
         if runs.first > self.delivered_before:
             return (*runs.take(limit, size), False)
-        return (*runs.take(min(limit, self.delivered_before - runs.first + 1), size), True)
+        return (*runs.take(min(limit, runs.until(self.delivered_before)), size), True)
 
     def _deal_incoming(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         incoming = self.incoming
@@ -261,28 +261,29 @@ class Queue:
         self.next_position = base + len(messages)
         if self.log is not None:
             self.log.enqueued(base, messages)
-        self._distribute(level, consumers, base, messages)
+        self._distribute(level, consumers, range(base, self.next_position), messages)
         return cost + len(messages)
 
     def _distribute(
         self,
         level: OrderedDict[Consumer, None],
         consumers: list[Consumer],
-        base: int,
+        positions: Sequence[int],
         messages: list[Message],
         redelivered: bool = False,
     ) -> None:
-        """Deal neighbouring messages out in turns; each of the consumers has room for its share."""
+        """Deal messages out in turns; each of the consumers has room for its share."""
         count, width = len(messages), len(consumers)
         if width == 1:
             consumer = consumers[0]
-            consumer.channel.deliver(consumer, range(base, base + count), messages, redelivered)
+            consumer.channel.deliver(consumer, positions, messages, redelivered)
             if len(level) > 1:
                 level.move_to_end(consumer)
             return
         for index, consumer in enumerate(consumers[:count]):
-            positions = range(base + index, base + count, width)
-            consumer.channel.deliver(consumer, positions, messages[index::width], redelivered)
+            consumer.channel.deliver(
+                consumer, positions[index::width], messages[index::width], redelivered
+            )
         for consumer in consumers[: count if count <= width else count % width]:
             level.move_to_end(consumer)
 
@@ -304,7 +305,7 @@ class Queue:
         elif self._runs.count:
             if not self._is_loaded():
                 raise NotLoaded
-            position, (message,), redelivered = self._take(1, DEAL_BYTES)
+            (position,), (message,), redelivered = self._take(1, DEAL_BYTES)
         else:
             return None
         if self.log is not None:
@@ -315,16 +316,16 @@ class Queue:
 
     # What is only in the log
 
-    def restore(self, next_position: int, runs: Sequence[tuple[int, int, int]]) -> None:
+    def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
         """Take over what a log has, after a restart.
 
         Args:
           next_position: The position that the next message gets.
-          runs: First position, number and octets of neighbouring messages, ascending.
+          runs: The messages, ascending.
         """
         self.next_position = next_position
-        for base, count, size in runs:
-            self._runs.append_paged(base, count, size)
+        for paged in runs:
+            self._runs.append_paged(paged)
 
     def page_out(self, limit: int) -> None:
         """Leave messages to the log alone, except so many octets and the first few."""
@@ -336,9 +337,11 @@ class Queue:
         """Whether messages that were asked for are still needed."""
         return not self.deleted and self._runs.has(paged)
 
-    def loaded(self, paged: Paged, messages: list[Message]) -> None:
-        """Take in messages that were asked for."""
-        if self._runs.load(paged, messages):
+    def loaded(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
+        """Take in messages that were asked for, and their positions if there are gaps."""
+        if self._runs.load(paged, messages, positions):
             self.touch()
 
     def _is_loaded(self) -> bool:

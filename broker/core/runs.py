@@ -1,10 +1,10 @@
 """Runs: the ready messages of a queue in order of position.
 
 Law: positions grow and are never reused. They are implicit: a chunk knows the position of its
-first message, the rest follow without gaps. No list grows beyond a chunk, so none ever stalls
-the loop by being resized, and taking from the front moves at most a chunk's worth of pointers.
-Of a paged chunk only the place is here, its messages are in the log; it is loaded before any of
-them is taken.
+first message, the rest follow without gaps; only what a restart left over of a run may have some.
+No list grows beyond a chunk, so none ever stalls the loop by being resized, and taking from the
+front moves at most a chunk's worth of pointers. Of a paged chunk only the place is here, its
+messages are in the log; it is loaded before any of them is taken.
 
 Called by: core.queue; amqp.channel (octets).
 """
@@ -17,7 +17,7 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.core.message import Message
 
@@ -45,30 +45,53 @@ class Chunk:
 
     Attributes:
       base: The position of the first one.
-      messages: The messages, without gaps.
+      messages: The messages.
+      positions: Those of all of them, None if there are no gaps.
     """
 
-    __slots__ = ("base", "messages")
+    __slots__ = ("base", "messages", "positions")
 
-    def __init__(self, base: int, messages: list[Message]) -> None:
+    def __init__(
+        self, base: int, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
         self.base = base
         self.messages = messages
+        self.positions = positions
+
+    @property
+    def end(self) -> int:
+        """The position after the last one."""
+        return self.positions[-1] + 1 if self.positions else self.base + len(self.messages)
+
+    def take(self, count: int) -> Sequence[int]:
+        """Remove messages from the front, but not the last one; return their positions."""
+        del self.messages[:count]
+        first, positions = self.base, self.positions
+        if positions is None:
+            self.base = first + count
+            return range(first, first + count)
+        taken = positions[:count]
+        del positions[:count]
+        self.base = positions[0]
+        return taken
 
 
 class Paged:
-    """Neighbouring messages that are not in memory.
+    """Messages in order that are not in memory.
 
     Attributes:
       base: The position of the first one.
+      end: The position after the last one; what is missing between them is settled.
       count: How many they are.
       octets: What they are accounted for.
       is_asked: Whether they are being read.
     """
 
-    __slots__ = ("base", "count", "is_asked", "octets")
+    __slots__ = ("base", "count", "end", "is_asked", "octets")
 
-    def __init__(self, base: int, count: int, octets: int) -> None:
+    def __init__(self, base: int, end: int, count: int, octets: int) -> None:
         self.base = base
+        self.end = end
         self.count = count
         self.octets = octets
         self.is_asked = False
@@ -80,10 +103,10 @@ def _pieces(chunk: Chunk) -> Iterator[Paged]:
     for index, message in enumerate(chunk.messages):
         octets_of_one = message.header_size + message.size
         if size and size + octets_of_one > PIECE_OCTETS:
-            yield Paged(base + start, index - start, size)
+            yield Paged(base + start, base + index, index - start, size)
             start, size = index, 0
         size += octets_of_one
-    yield Paged(base + start, len(chunk.messages) - start, size)
+    yield Paged(base + start, chunk.end, len(chunk.messages) - start, size)
 
 
 class Runs:
@@ -113,7 +136,7 @@ class Runs:
         chunks = self._chunks
         if chunks:
             last = chunks[-1]
-            if isinstance(last, Chunk):
+            if isinstance(last, Chunk) and last.positions is None:
                 room = CHUNK_LENGTH - len(last.messages)
                 if room > 0 and last.base + len(last.messages) == base:
                     last.messages += messages[:room]
@@ -121,10 +144,10 @@ class Runs:
         for index in range(start, len(messages), CHUNK_LENGTH):
             chunks.append(Chunk(base + index, messages[index : index + CHUNK_LENGTH]))
 
-    def take(self, limit: int, size: int = UNLIMITED) -> tuple[int, list[Message]]:
-        """Remove messages from the front, which is loaded; return the first position and them.
+    def take(self, limit: int, size: int = UNLIMITED) -> tuple[Sequence[int], list[Message]]:
+        """Remove messages from the front, which is loaded; return their positions and them.
 
-        They are neighbours, so there may be fewer than asked for, but at least one.
+        They are of one chunk, so there may be fewer than asked for, but at least one.
 
         Args:
           limit: How many they may be.
@@ -132,7 +155,7 @@ class Runs:
         """
         chunk = self._chunks[0]
         assert isinstance(chunk, Chunk)
-        base, messages = chunk.base, chunk.messages
+        messages = chunk.messages
         taken = messages[:limit] if limit < len(messages) else messages
         total = octets(taken)
         if total > size:
@@ -142,12 +165,12 @@ class Runs:
             taken = taken[:limit]
         if len(taken) == len(messages):
             self._chunks.popleft()
+            positions: Sequence[int] = chunk.positions or range(chunk.base, chunk.end)
         else:
-            del messages[: len(taken)]
-            chunk.base = base + len(taken)
+            positions = chunk.take(len(taken))
         self.count -= len(taken)
         self.bytes -= total
-        return base, taken
+        return positions, taken
 
     def clear(self) -> Iterator[None]:
         """Drop everything; what is returned frees it, a chunk at a time."""
@@ -158,11 +181,10 @@ class Runs:
         return free(chunks, 1)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the positions: first and last of each run of neighbours."""
+        """Return the positions: first and last of each run, between which none is in use."""
         found: list[tuple[int, int]] = []
         for chunk in self._chunks:
-            count = chunk.count if isinstance(chunk, Paged) else len(chunk.messages)
-            last = chunk.base + count - 1
+            last = chunk.end - 1
             if found and found[-1][1] + 1 == chunk.base:
                 found[-1] = found[-1][0], last
             else:
@@ -171,13 +193,13 @@ class Runs:
 
     # What is not in memory
 
-    def append_paged(self, base: int, count: int, octets: int) -> None:
+    def append_paged(self, paged: Paged) -> None:
         """Add messages that are only in the log, at the end."""
-        self._chunks.append(Paged(base, count, octets))
-        self.count += count
-        self.bytes += octets
-        self.paged_count += count
-        self.paged_bytes += octets
+        self._chunks.append(paged)
+        self.count += paged.count
+        self.bytes += paged.octets
+        self.paged_count += paged.count
+        self.paged_bytes += paged.octets
 
     def page_out(self, limit: int, is_kept: Callable[[int, int], bool]) -> None:
         """Let go of messages that the log has, the last ones first, until few enough are left.
@@ -194,8 +216,7 @@ class Runs:
             if isinstance(chunk, Paged):
                 break
             chunks.pop()
-            count = len(chunk.messages)
-            if not is_kept(chunk.base, count):
+            if chunk.positions is not None or not is_kept(chunk.base, len(chunk.messages)):
                 tail.append(chunk)  # not yet, or never: it holds transient messages
                 continue
             for piece in reversed(list(_pieces(chunk))):
@@ -209,6 +230,14 @@ class Runs:
     def first(self) -> int:
         """The position of the first message."""
         return self._chunks[0].base
+
+    def until(self, position: int) -> int:
+        """Return how many messages of the front, which is loaded, are not after a position."""
+        chunk = self._chunks[0]
+        assert isinstance(chunk, Chunk)
+        if chunk.positions is not None:
+            return bisect_right(chunk.positions, position)
+        return position - chunk.base + 1
 
     @property
     def is_front_paged(self) -> bool:
@@ -224,11 +253,17 @@ class Runs:
         """Whether a paged chunk is still among the first."""
         return any(each is paged for each in islice(self._chunks, LOAD_WITHIN))
 
-    def load(self, paged: Paged, messages: list[Message]) -> bool:
-        """Put messages in the place of a paged chunk; False if it is not here any more."""
+    def load(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> bool:
+        """Put messages in the place of a paged chunk; False if it is not here any more.
+
+        Args:
+          positions: Those of all of them, None if there are no gaps.
+        """
         for index, each in enumerate(islice(self._chunks, LOAD_WITHIN)):
             if each is paged:
-                self._chunks[index] = Chunk(paged.base, messages)
+                self._chunks[index] = Chunk(paged.base, messages, positions)
                 self.paged_count -= paged.count
                 self.paged_bytes -= paged.octets
                 return True

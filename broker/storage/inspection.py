@@ -112,7 +112,7 @@ class Inspection:
     def of_queue(self, queue: int) -> tuple[int, int]:
         """Return messages of a queue, and the octets of their headers and bodies."""
         runs = self.found[queue].runs if queue in self.found else ()
-        return sum(count for _, count, _ in runs), sum(octets for _, _, octets in runs)
+        return sum(each.count for each in runs), sum(each.octets for each in runs)
 
     @property
     def body_octets(self) -> int:
@@ -345,12 +345,12 @@ class _Rows:
         found = self._found
         all_found = self._recovery.finish({*found.queues, *found.journal.logs})
         for number, one in all_found.items():
-            runs = [(first, first + count - 1) for first, count, _ in one.runs]
+            runs = [(first, first + count - 1) for first, count in one.ranges()]
             if number in found.queues:
                 found.found[number] = one
                 self._look_at_positions(number, runs)
             elif runs:
-                count = sum(count for _, count, _ in one.runs)
+                count = sum(each.count for each in one.runs)
                 found.notes.append(
                     f"{count} messages are in {found.name(number)}: the next start drops them"
                 )
@@ -359,7 +359,7 @@ class _Rows:
                 found.back[number] = back
         for number, one in self._lost.finish(set(self._ruins.logs)).items():
             if one.runs:
-                found.lost[number] = [(first, first + count - 1) for first, count, _ in one.runs]
+                found.lost[number] = [(first, first + count - 1) for first, count in one.ranges()]
 
     def _look_at_positions(self, number: int, runs: Sequence[Range]) -> None:
         for (_, last), (first, _) in pairwise(runs):

@@ -16,7 +16,7 @@ from leveret.protocol.codec import decode_method
 from leveret.protocol.content import Envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.runs import Paged
@@ -53,7 +53,7 @@ class Place:
         self._log = log
         self._paged = paged
         self._envelopes = envelopes
-        self._parts: list[tuple[Segment, int, int]] = []
+        self._parts: list[tuple[Segment, list[tuple[int, tuple[int, int, int, int]]]]] = []
 
     @property
     def is_wanted(self) -> bool:
@@ -63,12 +63,12 @@ class Place:
     @property
     def is_kept(self) -> bool:
         """Whether what `refs` returned is in the store already."""
-        return self._log.are_kept(segment.row for segment, _, _ in self._parts)
+        return self._log.are_kept(segment.row for segment, _ in self._parts)
 
     @property
     def has_moved(self) -> bool:
         """Whether what `refs` returned is out of date."""
-        return any(segment.row.is_bare for segment, _, _ in self._parts)
+        return any(segment.row.is_bare for segment, _ in self._parts)
 
     def refs(self) -> Sequence[Ref]:
         """Return the octets to read.
@@ -76,29 +76,28 @@ class Place:
         Raises:
           StoreError: The journal does not know where they are.
         """
-        self._parts = list(self._find())
+        base, end = self._paged.base, self._paged.end
+        self._parts = [
+            (segment, segment.living_places(base, end)) for segment in self._log.parts(base, end)
+        ]
+        missing = self._paged.count - sum(len(places) for _, places in self._parts)
+        if missing:
+            raise StoreError(
+                f"queue {self._log.number} has lost {missing} messages of {base} to {end - 1}"
+            )
         return [_ref(*part) for part in self._parts]
-
-    def _find(self) -> Iterator[tuple[Segment, int, int]]:
-        """Return segments, first position in each, and how many from there."""
-        position, end = self._paged.base, self._paged.base + self._paged.count
-        while position < end:
-            segment = self._log.find(position)
-            if segment is None:
-                raise StoreError(f"queue {self._log.number} has lost position {position}")
-            count = min(segment.end, end) - position
-            yield segment, position, count
-            position += count
 
     def load(self, octets: Sequence[bytes]) -> None:
         """Put the messages into the queue."""
+        positions: list[int] = []
         messages: list[Message] = []
-        for (segment, first, count), body in zip(self._parts, octets, strict=True):
-            places = segment.places(first, count)
-            start = min(place[0] for place in places)
-            for offset, publish, header, size in places:
+        for (_, places), body in zip(self._parts, octets, strict=True):
+            start = min(place[0] for _, place in places)
+            for position, (offset, publish, header, size) in places:
+                positions.append(position)
                 messages.append(self._message(body, offset - start, publish, header, size))
-        self._queue.loaded(self._paged, messages)
+        has_gaps = self._paged.end - self._paged.base > len(messages)
+        self._queue.loaded(self._paged, messages, positions if has_gaps else None)
 
     def _message(
         self, octets: bytes, at: int, publish: int, header_size: int, size: int
@@ -112,8 +111,7 @@ class Place:
         return Message(envelope, frames, header_size, size, flags)
 
 
-def _ref(segment: Segment, first: int, count: int) -> Ref:
-    places = segment.places(first, count)
-    start = min(place[0] for place in places)
-    end = max(sum(place) for place in places)
+def _ref(segment: Segment, places: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Ref:
+    start = min(place[0] for _, place in places)
+    end = max(sum(place) for _, place in places)
     return Ref(segment.row.seq, start, end - start)

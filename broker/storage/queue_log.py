@@ -247,6 +247,16 @@ class QueueLog:
             return self.segments[index]
         return None
 
+    def parts(self, base: int, end: int) -> Iterator[Segment]:
+        """Return the segments in which something from a position up to another is unsettled."""
+        segments = self.segments
+        for index in range(max(bisect_right(segments, base, key=_base) - 1, 0), len(segments)):
+            segment = segments[index]
+            if segment.base >= end:
+                return
+            if segment.living(base, end):
+                yield segment
+
     def recount(self, first: int, end: int) -> None:
         """Have counts of neighbouring messages said anew: what said them goes away."""
         self.recounted.update(each for each in self.counts if first <= each < end)

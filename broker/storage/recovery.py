@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from leveret.broker.core.runs import CHUNK_LENGTH
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
 from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.records import (
     FORMAT,
@@ -162,15 +162,20 @@ class Found(NamedTuple):
 
     Attributes:
       log: Its log.
-      runs: First position, number and octets of each run of messages, ascending.
+      runs: The messages, ascending, in pieces that are read at once.
       next_position: The lowest one that was never given.
       delivered: Up to which position they may have been delivered, -1 for none.
     """
 
     log: QueueLog
-    runs: list[tuple[int, int, int]]
+    runs: list[Paged]
     next_position: int
     delivered: int
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Return first position and number of all neighbouring messages, ascending."""
+        for segment in self.log.segments:
+            yield from segment.runs()
 
 
 class Recovery:
@@ -303,11 +308,26 @@ class Recovery:
             row.statements += encode_counted(record.queue, kept)
 
     def _found(self, log: QueueLog) -> Found:
-        runs = [
-            (start, count, segment.octets(start, count))
-            for segment in log.segments
-            for first, whole in segment.runs()
-            for start in range(first, first + whole, CHUNK_LENGTH)
-            for count in (min(first + whole - start, CHUNK_LENGTH),)
-        ]
-        return Found(log, runs, self._next.get(log.number, 0), log.highest)
+        return Found(log, _runs(log), self._next.get(log.number, 0), log.highest)
+
+
+def _runs(log: QueueLog) -> list[Paged]:
+    """Return what is in a log in pieces that are read at once, whatever is missing between."""
+    found: list[Paged] = []
+    for segment in log.segments:
+        for first, whole in segment.runs():
+            for start in range(first, first + whole, CHUNK_LENGTH):
+                end = min(first + whole, start + CHUNK_LENGTH)
+                octets = segment.octets(start, end - start)
+                last = found[-1] if found else None
+                if (
+                    last is None
+                    or last.count + end - start > CHUNK_LENGTH
+                    or last.octets + octets > PIECE_OCTETS
+                ):
+                    found.append(Paged(start, end, end - start, octets))
+                else:
+                    last.end = end
+                    last.count += end - start
+                    last.octets += octets
+    return found

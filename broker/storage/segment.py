@@ -171,6 +171,26 @@ class Segment:
         end = start + count
         return sum(self.record.header_sizes[start:end]) + sum(self.record.body_sizes[start:end])
 
+    def living(self, first: int, end: int) -> int:
+        """Return how many positions from one up to another, which is not meant, are unsettled."""
+        first, end = max(first, self.base), min(end, self.end)
+        if not self.live or first >= end:
+            return 0
+        return (
+            end - first
+            if self._dead is None
+            else self._dead.count(0, first - self.base, end - self.base)
+        )
+
+    def living_places(self, first: int, end: int) -> list[tuple[int, tuple[int, int, int, int]]]:
+        """Return the unsettled positions from one up to another, and where they are."""
+        first, end = max(first, self.base), min(end, self.end)
+        found = list(zip(range(first, end), self.places(first, end - first), strict=True))
+        if self._dead is None:
+            return found
+        dead = self._dead[first - self.base : end - self.base]
+        return [each for each, is_dead in zip(found, dead, strict=True) if not is_dead]
+
     def places(self, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """Return where messages are: offset, and octets of publish method, header and body."""
         record, start = self.record, first - self.base

@@ -7,7 +7,7 @@ import pytest
 
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT, NotLoaded
-from leveret.broker.core.runs import CHUNK_LENGTH, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, Paged, octets
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 
@@ -410,8 +410,10 @@ class Log:
         asked, self.asked = self.asked, []
         for queue, paged in asked:
             if queue.waits_for(paged):
-                found = [self.kept[paged.base + index] for index in range(paged.count)]
-                queue.loaded(paged, found)
+                positions = [each for each in range(paged.base, paged.end) if each in self.kept]
+                found = [self.kept[each] for each in positions]
+                has_gaps = len(positions) < paged.end - paged.base
+                queue.loaded(paged, found, positions if has_gaps else None)
         return [paged.base for _, paged in asked]
 
 
@@ -425,7 +427,7 @@ def log(queue):
 def restored(queue, log):
     """The queue after a restart: positions 2 to 4, and 8 and 9; the next is 12."""
     log.kept.update((position, message(b"%d" % position)) for position in (2, 3, 4, 8, 9))
-    queue.restore(12, [(2, 3, 3 * (HEADER + 1)), (8, 2, 2 * (HEADER + 1))])
+    queue.restore(12, [Paged(2, 5, 3, 3 * (HEADER + 1)), Paged(8, 10, 2, 2 * (HEADER + 1))])
     return queue
 
 
@@ -499,6 +501,22 @@ def test_after_a_restart_positions_go_on(restored, log):
 
     assert [2, 3, 4, 8, 9, 12] == [position for position, *_ in found]
     assert [b"2", b"3", b"4", b"8", b"9", b"new"] == [body for _, body, _ in found]
+
+
+def test_what_has_gaps_is_read_as_one_and_flagged_by_its_positions(queue, log, broker):
+    log.kept.update((position, message(b"%d" % position)) for position in (2, 4, 5, 9))
+    queue.restore(12, [Paged(2, 10, 4, 4 * (HEADER + 1))])
+    queue.delivered_before = 4
+    first, second = Target(), Target()
+    first.consume(queue, prefetch_count=9)
+    second.consume(queue, prefetch_count=9)
+    finish(broker)
+
+    assert [2] == log.answer()
+    finish(broker)
+
+    assert [(2, b"2", True), (5, b"5", False)] == [each[1:] for each in first.got]
+    assert [(4, b"4", True), (9, b"9", False)] == [each[1:] for each in second.got]
 
 
 def test_what_is_not_loaded_cannot_be_popped_yet(restored, log):

@@ -9,17 +9,23 @@ from ..support.fakes import message, messages
 
 
 def bodies(taken):
-    base, found = taken
-    return base, [item.body for item in found]
+    positions, found = taken
+    assert list(range(positions[0], positions[0] + len(found))) == list(positions)
+    return positions[0], [item.body for item in found]
+
+
+def absent(base, count, size):
+    """Neighbouring messages that are not in memory."""
+    return Paged(base, base + count, count, size)
 
 
 def drain(runs, limit=1 << 30):
     """Take everything; return the positions and the messages."""
     positions, found = [], []
     while runs.count:
-        base, taken = runs.take(limit)
+        some, taken = runs.take(limit)
         assert 0 < len(taken) <= limit
-        positions += range(base, base + len(taken))
+        positions += some
         found += taken
     return positions, found
 
@@ -108,13 +114,13 @@ def test_a_take_ends_where_the_octets_do(size, expected, more):
     runs = Runs()
     runs.append(0, [first, second, third] + [third] * more)
 
-    base, taken = runs.take(3, size)
+    positions, taken = runs.take(3, size)
 
-    assert (0, [first, second, third][:expected]) == (base, taken)
+    assert (range(expected), [first, second, third][:expected]) == (positions, taken)
     assert 3 + more - expected == runs.count
     assert octets([first, second, third][expected:]) + more * 86 == runs.bytes
     if runs.count:
-        assert expected == runs.take(1)[0]
+        assert [expected] == list(runs.take(1)[0])
 
 
 def test_clear_drops_everything():
@@ -157,8 +163,8 @@ def kinds(runs):
 
 def test_paged_messages_count_and_their_octets_too():
     runs = Runs()
-    runs.append_paged(7, 3, 100)
-    runs.append_paged(20, 2, 50)
+    runs.append_paged(absent(7, 3, 100))
+    runs.append_paged(absent(20, 2, 50))
     runs.append(22, messages(b"four"))
 
     assert (6, 150 + 4 + 14) == (runs.count, runs.bytes)
@@ -169,7 +175,7 @@ def test_paged_messages_count_and_their_octets_too():
 
 def test_what_follows_a_paged_chunk_is_never_joined_to_it():
     runs = Runs()
-    runs.append_paged(0, 3, 100)
+    runs.append_paged(absent(0, 3, 100))
     runs.append(3, messages(1))
 
     assert [(0, 3, True), (3, 1, False)] == kinds(runs)
@@ -178,7 +184,7 @@ def test_what_follows_a_paged_chunk_is_never_joined_to_it():
 def test_the_first_paged_chunks_are_wanted_until_somebody_has_asked():
     runs = Runs()
     for base in range(0, 50, 10):
-        runs.append_paged(base, 10, 100)
+        runs.append_paged(absent(base, 10, 100))
 
     first, second = runs.wanted(2)
     assert (0, 10) == (first.base, second.base)
@@ -189,8 +195,8 @@ def test_the_first_paged_chunks_are_wanted_until_somebody_has_asked():
 
 def test_loaded_chunks_take_the_place_of_paged_ones_in_any_order():
     runs = Runs()
-    runs.append_paged(0, 2, 100)
-    runs.append_paged(5, 1, 50)
+    runs.append_paged(absent(0, 2, 100))
+    runs.append_paged(absent(5, 1, 50))
     runs.append(6, messages(6))
     first, second = runs.wanted(9)
 
@@ -208,7 +214,7 @@ def test_loaded_chunks_take_the_place_of_paged_ones_in_any_order():
 def test_accounts_are_empty_once_loaded_messages_are_taken():
     runs = Runs()
     given = messages(b"four", b"")
-    runs.append_paged(0, 2, octets(given))
+    runs.append_paged(absent(0, 2, octets(given)))
     [paged] = runs.wanted(1)
     runs.load(paged, given)
 
@@ -219,11 +225,11 @@ def test_accounts_are_empty_once_loaded_messages_are_taken():
 
 def test_a_chunk_that_is_gone_is_not_loaded():
     runs = Runs()
-    runs.append_paged(0, 2, 100)
+    runs.append_paged(absent(0, 2, 100))
     [paged] = runs.wanted(1)
     assert runs.has(paged)
     runs.clear()
-    runs.append_paged(0, 2, 100)
+    runs.append_paged(absent(0, 2, 100))
 
     assert not runs.has(paged)
     assert not runs.load(paged, messages(0, 1))
@@ -233,7 +239,7 @@ def test_a_chunk_that_is_gone_is_not_loaded():
 def test_a_chunk_is_still_found_when_others_before_it_were_loaded():
     runs = Runs()
     for base in range(READ_AHEAD):
-        runs.append_paged(base, 1, 100)
+        runs.append_paged(absent(base, 1, 100))
     asked = runs.wanted(READ_AHEAD)
 
     for paged in asked:
@@ -243,10 +249,62 @@ def test_a_chunk_is_still_found_when_others_before_it_were_loaded():
     assert list(range(READ_AHEAD)) == drain(runs)[0]
 
 
+def with_gaps(*positions):
+    """Runs with a loaded chunk of the messages at some positions."""
+    runs = Runs()
+    size = len(positions) * (1 + 14)
+    runs.append_paged(Paged(positions[0], positions[-1] + 1, len(positions), size))
+    [paged] = runs.wanted(1)
+    assert runs.load(paged, messages(*positions), list(positions))
+    return runs
+
+
+def test_a_loaded_chunk_may_have_gaps_and_is_taken_as_one():
+    runs = with_gaps(1, 3, 4, 9)
+
+    first, second = runs.take(3), runs.take(9)
+
+    assert ([1, 3, 4], [b"1", b"3", b"4"]) == (list(first[0]), [each.body for each in first[1]])
+    assert ([9], [b"9"]) == (list(second[0]), [each.body for each in second[1]])
+    assert (0, 0) == (runs.count, runs.bytes)
+
+
+def test_the_first_position_follows_what_is_taken_across_gaps():
+    runs = with_gaps(1, 5, 9)
+    runs.take(1)
+
+    assert 5 == runs.first
+    assert [(5, 9)] == runs.ranges()
+
+
+@pytest.mark.parametrize(("position", "count"), [(1, 1), (2, 1), (4, 1), (5, 2), (9, 3), (50, 3)])
+def test_until_a_position_there_are_as_many_as_the_gaps_leave(position, count):
+    assert count == with_gaps(1, 5, 9).until(position)
+
+
+def test_nothing_is_joined_to_a_chunk_with_gaps():
+    runs = with_gaps(1, 3)
+    runs.append(4, messages(4))
+
+    assert [1, 3, 4] == drain(runs)[0]
+    assert [] == with_gaps(1, 3).wanted(9)
+
+
+def test_a_chunk_with_gaps_is_not_paged_out_again():
+    runs = spread(CHUNK_LENGTH, CHUNK_LENGTH)
+    last = 2 * CHUNK_LENGTH
+    runs.append_paged(Paged(last, last + 3, 2, 30))
+    [paged] = runs.wanted(FRONT + 1)
+    runs.load(paged, messages(1, 2), [last, last + 2])
+    runs.page_out(0, always)
+
+    assert 0 == runs.paged_count
+
+
 def test_ranges_span_chunks_in_memory_and_not_and_stop_at_gaps():
     runs = Runs()
-    runs.append_paged(0, 3, 100)
-    runs.append_paged(3, 2, 100)
+    runs.append_paged(absent(0, 3, 100))
+    runs.append_paged(absent(3, 2, 100))
     runs.append(5, messages(5))
     runs.append(9, messages(9, 10))
     assert [(0, 5), (9, 10)] == runs.ranges()
@@ -256,7 +314,7 @@ def test_ranges_span_chunks_in_memory_and_not_and_stop_at_gaps():
 
 def test_a_clear_forgets_what_is_paged():
     runs = spread(CHUNK_LENGTH)
-    runs.append_paged(CHUNK_LENGTH, 3, 100)
+    runs.append_paged(absent(CHUNK_LENGTH, 3, 100))
 
     assert 2 == len(list(runs.clear()))
     assert (0, 0, 0, 0) == (runs.count, runs.bytes, runs.paged_count, runs.paged_bytes)
@@ -337,8 +395,8 @@ def test_what_is_paged_out_and_loaded_again_comes_out_as_it_went_in():
         for paged in runs.wanted(1):
             start = paged.base - 3
             assert runs.load(paged, given[start : start + paged.count])
-        base, taken = runs.take(100)
-        positions += range(base, base + len(taken))
+        some, taken = runs.take(100)
+        positions += some
         found += taken
 
     assert list(range(3, 3 + len(given))) == positions

@@ -70,26 +70,29 @@ class Disk:
         bodies = {number: self._bodies(one.log, one.runs) for number, one in found.items()}
         return journal, bodies
 
-    def _bodies(self, log: QueueLog, runs: list[tuple[int, int, int]]) -> dict[int, bytes]:
+    def _bodies(self, log: QueueLog, runs: list[Paged]) -> dict[int, bytes]:
         bodies: dict[int, bytes] = {}
-        for base, count, octets in runs:
+        for paged in runs:
             queue = Waiting()
-            log.fetch(queue, Paged(base, count, octets))
+            log.fetch(queue, paged)
             (place,) = log._journal.take_asked()
             read = [
                 self.rows[ref.seq][1][ref.offset : ref.offset + ref.length] for ref in place.refs()
             ]
             place.load(read)
-            assert octets == sum(each.header_size + each.size for each in queue.messages)
-            bodies.update(zip(range(base, base + count), queue.messages, strict=True))
+            assert paged.octets == sum(each.header_size + each.size for each in queue.messages)
+            bodies.update(zip(queue.positions, queue.messages, strict=True))
         return {position: bytes(each.body) for position, each in bodies.items()}
 
 
 class Waiting:
     """A queue that waits for a chunk."""
 
-    def loaded(self, paged: Paged, messages: list[Message]) -> None:
+    def loaded(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
         self.messages = messages
+        self.positions = positions or range(paged.base, paged.end)
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def test_what_comes_back_is_the_message_as_it_was(journal: Journal, disk: Disk) 
 
     journal, _ = disk.recover({1})
     queue = Waiting()
-    journal.log(1).fetch(queue, Paged(0, 1, 5))
+    journal.log(1).fetch(queue, Paged(0, 1, 1, 5))
     (place,) = journal.take_asked()
     (ref,) = place.refs()
     place.load([disk.rows[ref.seq][1][ref.offset : ref.offset + ref.length]])

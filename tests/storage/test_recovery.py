@@ -66,7 +66,7 @@ def recovered(rows: list[Row]) -> tuple[Recovery, Journal, list[tuple[int, int]]
     for row in rows:
         recovery.read(row.seq, row.index, len(row.body))
     found = recovery.finish({1})
-    runs = [(first, count) for first, count, _ in found[1].runs] if 1 in found else []
+    runs = list(found[1].ranges()) if 1 in found else []
     return recovery, journal, runs
 
 

@@ -100,7 +100,7 @@ class Made:
         for name, number in self.numbers.items():
             content[name] = {}
             for run in found[number].runs if number in found else ():
-                content[name].update(self._bodies(journal, number, Paged(*run)))
+                content[name].update(self._bodies(journal, number, run))
         return content
 
     def _bodies(self, journal: Journal, number: int, paged: Paged) -> dict[int, bytes]:
@@ -114,9 +114,8 @@ class Made:
             for seq, offset, length in place.refs()
         ]
         place.load(octets)
-        return {
-            position: bytes(each.body) for position, each in enumerate(waiting.messages, paged.base)
-        }
+        found = zip(waiting.positions, waiting.messages, strict=True)
+        return {position: bytes(each.body) for position, each in found}
 
     def start(self) -> dict[str, int]:
         """Let a broker start on it; return how many messages it finds, by queue."""
@@ -136,8 +135,11 @@ class Made:
 class Waiting:
     """A queue that waits for a chunk."""
 
-    def loaded(self, paged: Paged, messages: list[Message]) -> None:
+    def loaded(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
         self.messages = messages
+        self.positions = positions or range(paged.base, paged.end)
 
 
 def flipped(octets: bytes, at: int) -> bytes:
