@@ -151,18 +151,19 @@ def measure(config: Config) -> Volume | None:
     """
     if config.in_memory:
         return None
-    from leveret.broker.storage.database import WAL_SIZE
+    from leveret.broker.storage.database import FILE
     from leveret.broker.storage.journal import PENDING_OCTETS
+    from leveret.broker.storage.log_file import MOST, LogFile
 
     folder = config.data_dir
-    need = 2 * (WAL_SIZE + PENDING_OCTETS + config.limits.max_message_size)
+    need = 2 * (MOST + PENDING_OCTETS + config.limits.max_message_size)
     try:
         volume = disk.Volume(
             folder,
             config.disk.free_bytes,
             pending=2 * PENDING_OCTETS,  # of the commit under way, and of the next
             need=need,
-            log=folder / "leveret.db-wal",
+            log=LogFile(folder / FILE).file,
         )
         if volume.make_room():
             log.warning("reserve.released", file=str(volume.reserve.file))

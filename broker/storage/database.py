@@ -17,6 +17,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.log_file import log_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +30,8 @@ FORMAT = 1
 # What makes the next format of each, within a transaction; a copy of the file is kept before.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 
+FILE: Final = "leveret.db"
 PAGE: Final = 16 << 10
-WAL_SIZE = 64 << 20  # what is written twice before it is moved into the file in one go
 SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
 COPY_PAGES: Final = 64
 
@@ -100,8 +101,9 @@ def open_database(file: Path) -> sqlite3.Connection:
         else:
             settle(connection)
             migrate(connection, file, version)
-        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // PAGE}")
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+        limit = log_limit(file.parent)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {limit // PAGE}")
+        connection.execute(f"PRAGMA journal_size_limit = {limit}")
         connection.execute("PRAGMA cache_size = -16000")
     except BaseException:
         connection.close()

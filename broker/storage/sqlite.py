@@ -22,6 +22,7 @@ import trio
 
 from leveret.broker.storage.base import Damaged, Fenced, Lease, StoreError, StoreFailed
 from leveret.broker.storage.database import (
+    FILE,
     add,
     connect,
     copy,
@@ -32,6 +33,7 @@ from leveret.broker.storage.database import (
     settle,
     take_lock,
 )
+from leveret.broker.storage.log_file import LogFile
 from leveret.broker.storage.worker import Worker
 
 if TYPE_CHECKING:
@@ -69,11 +71,13 @@ class SQLiteStore:
     Attributes:
       folder: Where it is; made if there is none.
       file: The database.
+      log: The log beside it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / "leveret.db"
+        self.file = folder / FILE
+        self.log = LogFile(self.file)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._copying = trio.Lock()  # a copy is made in the writer's thread, in steps
@@ -156,7 +160,7 @@ class SQLiteStore:
         return await self._read(self._definitions)
 
     async def maintain(self, seconds: float) -> bool:
-        """Give free pages back to the file system in small steps, and at last the log.
+        """Give free pages back to the file system in small steps.
 
         Commits come in between, but each waits for a step: this is for when little happens.
         """
@@ -204,6 +208,7 @@ class SQLiteStore:
         self._lock = take_lock(self.folder)
         try:
             self._connection = open_database(self.file)
+            self.log.open()
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
         except OSError as problem:
@@ -275,6 +280,8 @@ class SQLiteStore:
             with suppress(sqlite3.Error):
                 execute("ROLLBACK")
             raise StoreFailed(self._failure) from problem
+        if self._writer is not None:  # it is, but while the store is being closed
+            self._writer.post(self.log.grow)
 
     def _committed(self, seq: int) -> bool:
         if self._failure:
@@ -370,9 +377,10 @@ class SQLiteStore:
             pages = min(free, STEP_PAGES)
             self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
             return True
-        # Nobody is waited for: who reads now will have done so next time.
+        # The database gets shorter only now. The log begins at its front again and keeps its
+        # length. Nobody is waited for: who reads now will have done so next time.
         self._connection.executescript(
-            "PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = 5000"
+            "PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(RESTART); PRAGMA busy_timeout = 5000"
         )
         return False
 

@@ -17,6 +17,7 @@ from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.compaction import pieces
 from leveret.broker.storage.database import (
     APPLICATION,
+    FILE,
     FORMAT,
     add,
     connect,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.segment import LiveRow
 
-FILE: Final = "leveret.db"
 STEP_OCTETS: Final = 8 << 20  # moved, or copied, in one transaction
 STEP_ROWS: Final = 1024
 

@@ -28,10 +28,15 @@ class Job(Generic[T]):
 
     __slots__ = ("arguments", "function", "problem", "result", "task")
 
-    def __init__(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        task: trio.lowlevel.Task | None,
+    ) -> None:
         self.function = function
         self.arguments = arguments
-        self.task = trio.lowlevel.current_task()
+        self.task = task
         self.result: T
         self.problem: BaseException | None = None
 
@@ -47,7 +52,7 @@ class Worker:
 
     async def run(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """Return what a function returns, or raise what it raises, in the thread."""
-        job = Job(function, arguments)
+        job = Job(function, arguments, trio.lowlevel.current_task())
         self._jobs.put(job)
         await trio.lowlevel.wait_task_rescheduled(_go_on_waiting)
         problem, job.problem = job.problem, None
@@ -57,6 +62,10 @@ class Worker:
             raise problem
         finally:
             del problem  # or it and the frames that it has seen would keep each other
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Call a function that raises nothing, after what was handed over before."""
+        self._jobs.put(Job(function, (), None))
 
     def run_pending(self) -> None:
         """Do what has been handed over by now; to be called in the thread, by something long."""
@@ -84,6 +93,8 @@ class Worker:
             job.result = job.function(*job.arguments)
         except BaseException as problem:
             job.problem = problem
+        if job.task is None:
+            return
         with suppress(trio.RunFinishedError):  # nobody is left to be told
             self._token.run_sync_soon(trio.lowlevel.reschedule, job.task)
 

@@ -16,7 +16,7 @@ from random import Random
 
 import trio
 
-from leveret.broker.storage import database, sqlite
+from leveret.broker.storage import database, log_file, sqlite
 from leveret.broker.storage.base import Definition, Row, StoreError
 
 from ..support import disk
@@ -155,7 +155,7 @@ async def crash(operations, folder, seed, points, first=0):
 
 if __name__ == "__main__":
     database.SYNCHRONOUS = sys.argv[3]
-    database.WAL_SIZE = 60 * database.PAGE  # so that it is moved into the file often
+    log_file.MOST = 60 * database.PAGE  # so that it is moved into the file often
     sqlite.KEPT_PAGES = 10
     try:
         trio.run(write, Path(sys.argv[1]), int(sys.argv[2]))

@@ -396,7 +396,6 @@ async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypat
 
     assert steps >= 20
     assert store.file.stat().st_size < 500_000
-    assert 0 == store.file.with_name("leveret.db-wal").stat().st_size
     assert [b"the last"] == await store.read(lease, [Ref(100, 0, 8)])
 
 

@@ -121,7 +121,7 @@ def test_a_thread_whose_event_loop_is_gone_goes_on_quietly():
 
     async def main():
         made.append(Worker("a worker"))
-        made.append(Job(done.append, ("done",)))
+        made.append(Job(done.append, ("done",), trio.lowlevel.current_task()))
 
     trio.run(main)
     worker, job = made
@@ -130,3 +130,12 @@ def test_a_thread_whose_event_loop_is_gone_goes_on_quietly():
     worker.close()
 
     assert ["done"] == done
+
+
+async def test_what_is_posted_is_done_in_its_turn_and_nobody_is_told(worker):
+    done = []
+    worker.post(lambda: done.append("posted"))
+    worker.post(lambda: done.append("posted too"))
+    await worker.run(done.append, "waited for")
+
+    assert ["posted", "posted too", "waited for"] == done
