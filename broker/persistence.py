@@ -152,6 +152,7 @@ class Persistence:
         housekeeper = Housekeeper(turns, self._journal, self._store, self._lease)
         turns.committer = self._committer = committer
         turns.lookers += committer.look, pager.look
+        turns.poller.passed = committer.look
         await committer.commit()
         nursery.start_soon(self._carry_on, committer.run, stop)
         nursery.start_soon(self._carry_on, pager.run, stop)

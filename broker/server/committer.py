@@ -5,7 +5,8 @@ with the load, without a timer. A commit is closed only when everything caused b
 its queues. Nothing is told to anybody before the store says that it is on the disk; when the
 store fails, nothing is ever told again.
 
-Called by: app (starts `run`), server.turns (`look`), server.connection (`room`).
+Called by: persistence (starts `run`), server.turns and server.poller (`look`),
+server.connection (`room`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-
-from leveret.broker.storage.base import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,9 +49,6 @@ class Committer:
 
     Args:
       limit: Octets of a queue's messages that stay in memory when they are in the store.
-
-    Attributes:
-      has_failed: Whether the store has failed.
     """
 
     def __init__(
@@ -64,10 +60,17 @@ class Committer:
         self._store = store
         self._lease = lease
         self._limit = limit
-        self.has_failed = False
+        self._is_busy = False
+        self._number = 0  # of the commit that is under way
+        self._problem: BaseException | None = None
         self._dirty = trio.Event()
         self._urgent = trio.Event()
-        self._committed = trio.Event()
+        self._rooms = trio.lowlevel.ParkingLot()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing is committed any more."""
+        return self._problem is not None
 
     @property
     def is_full(self) -> bool:
@@ -76,50 +79,95 @@ class Committer:
 
     async def room(self) -> None:
         """Wait until a commit is done, or cannot be."""
+        if self.has_failed:
+            await trio.lowlevel.checkpoint()
+            return
         self._dirty.set()
         self._urgent.set()
-        await self._committed.wait()
+        await self._rooms.park()
 
     def look(self) -> None:
-        """See at the end of a slice whether there is something to do."""
+        """See at the end of a slice, and of a pass of slices, whether there is something to do."""
         batch = self._batch
         if batch.wanted >= batch.commit or self._journal.is_full:
-            self._dirty.set()
-            self._urgent.set()
+            self._want()
         elif self._journal.is_dirty:
             self._dirty.set()
 
+    def _want(self) -> None:
+        """Begin a commit at once, unless whoever is at work now will look again."""
+        if self._is_busy or self.has_failed or self._turns.poller.is_passing:
+            return
+        if self._batch.waiting:
+            self._dirty.set()
+            self._urgent.set()
+        else:
+            self._begin()
+
     async def run(self) -> None:
-        """Commit whenever there is something, for ever.
+        """Commit what nobody waits for, and what had to be caught up with, for ever.
 
         Raises:
-          StoreFailed: It is not known whether the last commit is on the disk.
+          StoreError: It is not known whether the last commit is on the disk.
         """
         while True:
             await self._dirty.wait()
             if not self._urgent.is_set():
                 with trio.move_on_after(LAZY):
                     await self._urgent.wait()
-            await self.commit()
+            await self._turns.caught_up()
+            if self._problem is not None:
+                raise self._problem
+            is_due = self._urgent.is_set() or self._journal.is_dirty
+            self._dirty, self._urgent = trio.Event(), trio.Event()
+            if is_due and not self._is_busy:
+                self._begin()
 
     async def commit(self) -> None:
-        """Commit all that was caused so far."""
-        batch = self._batch
+        """Commit all that was caused so far, before `run` is.
+
+        Raises:
+          StoreError: It is not known whether it is on the disk.
+        """
         await self._turns.caught_up()
-        rows = self._journal.close()
-        number = batch.commit
-        batch.commit += 1
-        if rows:
-            try:
-                await self._store.commit([(self._lease, row) for row in rows])
-            except StoreError:
-                self.has_failed = True
-                self._committed.set()
-                raise
-        batch.done(number)
-        self._journal.done(self._limit)
-        self._committed.set()
-        self._committed = trio.Event()
-        self._dirty, self._urgent = trio.Event(), trio.Event()
-        self._turns.finish()
-        self.look()
+        self._begin()
+        if self._is_busy:
+            await self._rooms.park()
+        if self._problem is not None:
+            raise self._problem
+
+    def _begin(self) -> None:
+        """Close what was caused so far, and hand it to the store."""
+        self._is_busy = True
+        self._number = self._batch.commit
+        self._batch.commit += 1
+        try:
+            rows = self._journal.close()
+            if rows:
+                self._store.begin([(self._lease, row) for row in rows], self._ended)
+                return
+        except Exception as problem:
+            self._fail(problem)
+        else:
+            self._ended(None)
+
+    def _ended(self, problem: BaseException | None) -> None:
+        """Tell those who waited; begin the next commit if there is one."""
+        self._is_busy = False
+        if problem is not None:
+            self._fail(problem)
+            return
+        try:
+            self._batch.done(self._number)
+            self._journal.done(self._limit)
+            self._rooms.unpark_all()
+            self._turns.finish()
+        except Exception as fault:  # the event loop that calls this would not survive it
+            self._fail(fault)
+
+    def _fail(self, problem: BaseException) -> None:
+        self._is_busy = False
+        self._problem = problem
+        self._dirty.set()
+        self._urgent.set()
+        self._rooms.unpark_all()

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import select
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PASS = 0.005  # seconds
 AT_ONCE = 512  # sockets asked for in one go
@@ -33,11 +36,18 @@ class Readable(Protocol):
 
 
 class Poller:
-    """Calls those who can read."""
+    """Calls those who can read.
+
+    Attributes:
+      is_passing: Whether it calls one after the other right now.
+      passed: Called whenever it has done so, before anyone else comes in.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Readable] = {}
+        self.is_passing = False
+        self.passed: Callable[[], None] = lambda: None
 
     def add(self, descriptor: int, reader: Readable) -> None:
         """Call a reader whenever its socket can be read, until it is removed."""
@@ -60,6 +70,7 @@ class Poller:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 until = perf_counter() + PASS
                 ready = poll(0, AT_ONCE)
+                self.is_passing = True
                 while ready:
                     for descriptor, _ in ready:
                         reader = readers.get(descriptor)
@@ -71,12 +82,20 @@ class Poller:
                                 self.remove(descriptor)
                                 reader.end()
                         if perf_counter() > until:
+                            self.end_pass()
                             await trio.lowlevel.checkpoint()
+                            self.is_passing = True
                             until = perf_counter() + PASS
                     # Where several came at once more will have come; one alone is on its own.
                     ready = poll(0, AT_ONCE) if len(ready) > 1 else []
+                self.end_pass()
         finally:
             while readers:
                 _, reader = readers.popitem()
                 reader.end()
             self._epoll.close()
+
+    def end_pass(self) -> None:
+        """Let others come in."""
+        self.is_passing = False
+        self.passed()

@@ -1,8 +1,8 @@
 """Store: the interface of what keeps rows and definitions, and what durable means.
 
 Law: a store knows neither queues nor messages. It keeps rows of octets in order, deletes and
-replaces them, and keeps definitions beside them, all that is handed to one `commit` at once or
-not at all. When `commit` returns, it survives the loss of power.
+replaces them, and keeps definitions beside them, all that is handed to one `begin` at once or
+not at all. When its `ended` is called with None, it survives the loss of power.
 
 Called by: storage.memory, storage.sqlite (they are stores), server.committer (commits),
 storage.journal (makes rows), app (opens).
@@ -11,10 +11,12 @@ storage.journal (makes rows), app (opens).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
 
 class StoreError(Exception):
@@ -91,6 +93,9 @@ class Ref(NamedTuple):
     length: int
 
 
+Ended: TypeAlias = "Callable[[BaseException | None], None]"
+
+
 class Store(Protocol):
     """What keeps rows. Every method but the constructor may be slow; none blocks the event loop."""
 
@@ -113,12 +118,16 @@ class Store(Protocol):
     async def release(self, lease: Lease) -> None:
         """Give a lease back."""
 
-    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
-        """Make rows durable, all or none of them.
+    def begin(self, rows: Sequence[tuple[Lease, Row]], ended: Ended) -> None:
+        """Begin to make rows durable, all or none of them; commits take effect in their order.
+
+        Args:
+          ended: Called later, in the event loop: with None once they are, else with the reason.
+            `Fenced`: a lease is not held any more, nothing was written. `StoreFailed`: it is not
+            known whether anything was.
 
         Raises:
-          Fenced: A lease is not held any more; nothing was written.
-          StoreFailed: It is not known whether anything was.
+          StoreFailed: It is closed.
         """
 
     async def committed(self, lease: Lease, seq: int) -> bool:
@@ -142,3 +151,28 @@ class Store(Protocol):
 
     async def maintain(self, seconds: float) -> bool:
         """Give space back for about so long; return whether there is more to do."""
+
+
+async def commit(store: Store, rows: Sequence[tuple[Lease, Row]]) -> None:
+    """Make rows durable, all or none of them; it is finished even if cancelled.
+
+    Raises:
+      Fenced: A lease is not held any more; nothing was written.
+      StoreFailed: It is not known whether anything was.
+    """
+    is_over = trio.Event()
+    problems: list[BaseException | None] = []
+
+    def ended(problem: BaseException | None) -> None:
+        problems.append(problem)
+        is_over.set()
+
+    store.begin(rows, ended)
+    with trio.CancelScope(shield=True):
+        await is_over.wait()
+    problem = problems.pop()
+    if problem is not None:
+        try:
+            raise problem
+        finally:
+            del problem  # or it and the frames that it has seen would keep each other

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -20,26 +20,16 @@ from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from leveret.broker.storage.base import Ref, Row
+    from leveret.broker.storage.base import Ended, Ref, Row
 
 STEP_ROWS: Final = 1000
 
 
-class Commit:
-    """A commit that is under way.
+class Commit(NamedTuple):
+    """A commit that is under way: what is in it, and whom to tell how it ended."""
 
-    Attributes:
-      rows: What is in it.
-      is_done: Set when it has taken effect or failed.
-      problem: Why it failed.
-    """
-
-    __slots__ = ("is_done", "problem", "rows")
-
-    def __init__(self, rows: Sequence[tuple[Lease, Row]]) -> None:
-        self.rows = rows
-        self.is_done = trio.Event()
-        self.problem: StoreError | None = None
+    rows: Sequence[tuple[Lease, Row]]
+    ended: Ended
 
 
 class MemoryStore:
@@ -49,14 +39,12 @@ class MemoryStore:
       rows: Index and body of each row.
       definitions: By kind and key, in the order they were first kept.
       commits: How many have been let through.
-      delay: Seconds that each takes.
     """
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[bytes, bytes]] = {}
         self.definitions: dict[tuple[str, bytes], bytes] = {}
         self.commits = 0
-        self.delay = 0.0
         self._epochs: dict[int, int] = {}
         self._leases: dict[int, tuple[str, Lease]] = {}
         self._waiting: deque[Commit] = deque()
@@ -128,25 +116,15 @@ class MemoryStore:
         if self._holds(lease):
             del self._leases[lease.shard]
 
-    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
-        """Keep rows, all or none of them, when the commit is let through.
+    def begin(self, rows: Sequence[tuple[Lease, Row]], ended: Ended) -> None:
+        """Keep rows, all or none of them, when the commit is let through; then call `ended`."""
+        self._waiting.append(Commit(rows, ended))
+        if not self._is_holding:
+            trio.lowlevel.current_trio_token().run_sync_soon(self._go_on)
 
-        Whoever waits may be cancelled: then it goes through at once.
-        """
-        commit = Commit(rows)
-        self._waiting.append(commit)
-        try:
-            if self.delay:
-                await trio.sleep(self.delay)
-            if self._is_holding:
-                await commit.is_done.wait()
-            else:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-        finally:
-            while not commit.is_done.is_set():  # those before it first
-                self._carry_out(self._waiting.popleft())
-        if commit.problem is not None:
-            raise commit.problem
+    def _go_on(self) -> None:
+        if self._waiting and not self._is_holding:  # those before it first
+            self._carry_out(self._waiting.popleft())
 
     async def committed(self, lease: Lease, seq: int) -> bool:
         """Return whether a row is there.
@@ -204,25 +182,26 @@ class MemoryStore:
         return held is not None and held[1].epoch == lease.epoch
 
     def _carry_out(self, commit: Commit) -> None:
-        commit.is_done.set()
+        commit.ended(self._keep(commit))
+
+    def _keep(self, commit: Commit) -> StoreError | None:
         if self._failure or not self._is_open:
-            commit.problem = StoreFailed(self._failure or "the store is closed")
-            return
+            return StoreFailed(self._failure or "the store is closed")
         for lease, _ in commit.rows:
             if not self._holds(lease):
-                commit.problem = Fenced(f"epoch {lease.epoch} is over")
-                return
+                return Fenced(f"epoch {lease.epoch} is over")
         self.commits += 1
         rows = [row for _, row in commit.rows]
         numbers = [row.seq for row in rows]
         takes_effect = self._faults.pop(self.commits, None)
         if len({*numbers}) < len(numbers) or any(seq in self.rows for seq in numbers):
             takes_effect = False
-        if takes_effect is not None:
-            self._failure = f"the commit of rows {numbers} failed"
-            commit.problem = StoreFailed(self._failure)
         if takes_effect is not False:
             self._apply(rows)
+        if takes_effect is None:
+            return None
+        self._failure = f"the commit of rows {numbers} failed"
+        return StoreFailed(self._failure)
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:

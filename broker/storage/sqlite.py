@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
 
-    from leveret.broker.storage.base import Ref, Row
+    from leveret.broker.storage.base import Ended, Ref, Row
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -126,11 +126,11 @@ class SQLiteStore:
         """Give a lease back."""
         await self._write(self._release, lease)
 
-    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
-        """Make rows durable, all or none of them; it is finished even if cancelled."""
+    def begin(self, rows: Sequence[tuple[Lease, Row]], ended: Ended) -> None:
+        """Begin to make rows durable, all or none of them; then call `ended`."""
         if self._writer is None:
             raise StoreFailed(f"{self.file} is closed")
-        await self._writer.run(self._commit, rows)
+        self._writer.begin(ended, self._commit, rows)
 
     async def committed(self, lease: Lease, seq: int) -> bool:
         """Return whether a row is there.

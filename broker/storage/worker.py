@@ -40,6 +40,31 @@ class Job(Generic[T]):
         self.result: T
         self.problem: BaseException | None = None
 
+    def tell(self) -> None:
+        """Let whoever waits go on; called in the event loop."""
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+
+
+class Begun(Job[None]):
+    """Something that nobody waits for, but somebody is told how it ended."""
+
+    __slots__ = ("ended",)
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        arguments: tuple[Any, ...],
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
+        super().__init__(function, arguments, None)
+        self.ended = ended
+
+    def tell(self) -> None:
+        """Say how it ended."""
+        problem, self.problem = self.problem, None
+        self.ended(problem)
+
 
 class Worker:
     """A thread of its own, not one of trio's: it is not looked for at each call."""
@@ -62,6 +87,15 @@ class Worker:
             raise problem
         finally:
             del problem  # or it and the frames that it has seen would keep each other
+
+    def begin(
+        self,
+        ended: Callable[[BaseException | None], None],
+        function: Callable[[*Arguments], None],
+        *arguments: *Arguments,
+    ) -> None:
+        """Call a function in the thread, and then `ended` in the event loop: what was raised."""
+        self._jobs.put(Begun(function, arguments, ended))
 
     def post(self, function: Callable[[], None]) -> None:
         """Call a function that raises nothing, after what was handed over before."""
@@ -93,10 +127,10 @@ class Worker:
             job.result = job.function(*job.arguments)
         except BaseException as problem:
             job.problem = problem
-        if job.task is None:
+        if type(job) is Job and job.task is None:
             return
         with suppress(trio.RunFinishedError):  # nobody is left to be told
-            self._token.run_sync_soon(trio.lowlevel.reschedule, job.task)
+            self._token.run_sync_soon(job.tell)
 
 
 def _go_on_waiting(_: object) -> trio.lowlevel.Abort:

@@ -336,7 +336,7 @@ class Scripted:
 
 
 class Refusing(MemoryStore):
-    async def commit(self, rows):
+    def begin(self, rows, ended):
         raise StoreFailed("no")
 
 

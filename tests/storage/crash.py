@@ -17,7 +17,7 @@ from random import Random
 import trio
 
 from leveret.broker.storage import database, log_file, sqlite
-from leveret.broker.storage.base import Definition, Row, StoreError
+from leveret.broker.storage.base import Definition, Row, StoreError, commit
 
 from ..support import disk
 
@@ -57,8 +57,8 @@ def states(seed):
     """Return what is there before the first commit and after each: rows, and definitions."""
     rows, definitions = {}, {}
     found = [({}, [])]
-    for commit in commits(seed):
-        for row in commit:
+    for some in commits(seed):
+        for row in some:
             rows[row.seq] = row.index, row.body
             for seq in row.delete:
                 del rows[seq]
@@ -80,7 +80,7 @@ async def write(folder, seed):
     lease = await store.acquire(0, "hare", 10)
     os.write(marks, b"E%d\n" % lease.epoch)
     for number, rows in enumerate(commits(seed), 1):
-        await store.commit([(lease, row) for row in rows])
+        await commit(store, [(lease, row) for row in rows])
         os.write(marks, b"C%d\n" % number)
         if number % 20 == 0:
             await store.maintain(0.002)

@@ -14,7 +14,7 @@ from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
 from leveret.broker.storage import recovery as module
-from leveret.broker.storage.base import Damaged, Row, StoreError
+from leveret.broker.storage.base import Damaged, Row, StoreError, commit
 from leveret.broker.storage.catalog import QUEUE, VHOST, Catalog
 from leveret.broker.storage.database import PAGE, connect
 from leveret.broker.storage.journal import Journal
@@ -265,7 +265,7 @@ async def filled(store: MemoryStore | SQLiteStore, rows: list[Row]) -> None:
     lease = await store.acquire(0, "hare", 10)
     assert lease is not None
     rows[0].definitions = defined()
-    await store.commit([(lease, row) for row in rows])
+    await commit(store, [(lease, row) for row in rows])
     await store.close()
 
 
@@ -334,7 +334,7 @@ async def test_a_damaged_definition_stops_the_start_and_names_the_command(tmp_pa
     assert lease is not None
     kind, key, value = (await store.load_definitions())[1]
     changed = type(defined()[0])(kind, key, flipped(value, -1))
-    await store.commit([(lease, Row(9, seal([]), definitions=[changed]))])
+    await commit(store, [(lease, Row(9, seal([]), definitions=[changed]))])
     await store.close()
     config = Config(data_dir=store.folder)
 
@@ -385,7 +385,7 @@ async def test_both_stores_tell_the_sizes_of_bodies(tmp_path: Path) -> None:
         lease = await store.acquire(0, "hare", 10)
         assert lease is not None
         rows = [Row(seq, b"x", bytes(seq * 10_000)) for seq in (1, 3, 4, 9)]
-        await store.commit([(lease, row) for row in rows])
+        await commit(store, [(lease, row) for row in rows])
 
         assert [30_000, 40_000] == list(await store.body_sizes(lease, 2, 8))
         await store.close()
@@ -398,7 +398,7 @@ def test_the_sizes_of_bodies_are_told_without_reading_them(tmp_path: Path) -> No
         lease = await store.acquire(0, "hare", 10)
         assert lease is not None
         for seq in range(1, 31):
-            await store.commit([(lease, Row(seq, b"x", bytes(MIB)))])
+            await commit(store, [(lease, Row(seq, b"x", bytes(MIB)))])
         await store.close()
         await store.open()
         before = _octets_read()

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from leveret.broker.storage import database, sqlite
-from leveret.broker.storage.base import Definition, Ref, Row, StoreError, StoreFailed
+from leveret.broker.storage.base import Definition, Ref, Row, StoreError, StoreFailed, commit
 from leveret.broker.storage.sqlite import SQLiteStore
 
 
@@ -79,7 +79,7 @@ async def test_the_folder_is_made_for_its_owner_alone(tmp_path):
 async def test_the_files_are_for_their_owner_alone_wherever_they_are(tmp_path):
     tmp_path.chmod(0o755)
     store, lease = await opened(tmp_path)
-    await store.commit([(lease, Row(1, b""))])
+    await commit(store, [(lease, Row(1, b""))])
     await store.backup(tmp_path / "copy")
 
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
@@ -172,12 +172,12 @@ async def test_an_empty_file_becomes_a_store(tmp_path):
 
     store, lease = await opened(tmp_path)
 
-    await store.commit([(lease, Row(1, b""))])
+    await commit(store, [(lease, Row(1, b""))])
     await store.close()
 
 
 async def test_a_truncated_file_is_refused(store, lease):
-    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(10)])
+    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(10)])
     await store.close()
     os.truncate(store.file, 100 << 10)
 
@@ -224,7 +224,7 @@ async def test_a_newer_format_is_refused(store):
 async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
     store, lease, monkeypatch
 ):
-    await store.commit([(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(1, b"index", b"body"))])
     await store.close()
     monkeypatch.setattr(database, "FORMAT", 3)
     steps = {
@@ -274,23 +274,23 @@ async def test_a_format_that_nobody_knows_is_refused(store):
 
 
 async def test_a_common_commit_is_one_call(statements, store, lease):
-    await store.commit([(lease, Row(1, b"", b"body"))])
+    await commit(store, [(lease, Row(1, b"", b"body"))])
     del statements[:]
 
-    await store.commit([(lease, Row(2, b"index", b"body", delete=[1, *range(100, 5000)]))])
+    await commit(store, [(lease, Row(2, b"index", b"body", delete=[1, *range(100, 5000)]))])
 
     assert [database.ADD] == [statement for _, statement in statements]
 
 
 async def test_the_number_of_calls_does_not_grow_with_what_is_in_a_commit(statements, store, lease):
-    await store.commit([(lease, Row(seq, b"", b"body")) for seq in range(500)])
-    await store.commit([(lease, Row(500, b"", definitions=many(Definition, 500)))])
+    await commit(store, [(lease, Row(seq, b"", b"body")) for seq in range(500)])
+    await commit(store, [(lease, Row(500, b"", definitions=many(Definition, 500)))])
     del statements[:]
 
     row = Row(501, b"", delete=range(200))
     row.replace = [(seq, b"rest %d" % seq) for seq in range(200, 500)]
     row.definitions = [*many(Definition, 250, None), *many(Definition, 900)]
-    await store.commit([(lease, row)])
+    await commit(store, [(lease, row)])
 
     assert 6 == len(statements)
     assert 302 == len(await indexes(store, lease))
@@ -314,7 +314,7 @@ async def test_rows_are_replaced_without_looking_at_all_of_them(store):
 
 async def test_nothing_is_called_in_the_thread_of_the_event_loop(statements, tmp_path):
     store, lease = await opened(tmp_path)
-    await store.commit([(lease, Row(1, b"", b"body", definitions=many(Definition, 1)))])
+    await commit(store, [(lease, Row(1, b"", b"body", definitions=many(Definition, 1)))])
     await store.read(lease, [Ref(1, 0, 4)])
     await store.committed(lease, 1)
     await indexes(store, lease)
@@ -343,15 +343,15 @@ async def test_the_threads_end_with_the_store(tmp_path):
 
 
 async def test_an_error_of_the_database_ends_the_store(store, lease):
-    await store.commit([(lease, Row(1, b""))])
+    await commit(store, [(lease, Row(1, b""))])
     await store._writer.run(lambda: store._connection.execute("PRAGMA query_only = ON") and None)
 
     with pytest.raises(StoreFailed, match=r"leveret\.db: attempt to write a readonly database"):
-        await store.commit([(lease, Row(2, b""))])
+        await commit(store, [(lease, Row(2, b""))])
     await store._writer.run(lambda: store._connection.execute("PRAGMA query_only = OFF") and None)
 
     with pytest.raises(StoreFailed):  # it could now, and must not
-        await store.commit([(lease, Row(3, b""))])
+        await commit(store, [(lease, Row(3, b""))])
     with pytest.raises(StoreFailed):
         await store.acquire(0, "hare", 10)
     assert not await store.maintain(1)
@@ -359,7 +359,7 @@ async def test_an_error_of_the_database_ends_the_store(store, lease):
 
 
 async def test_a_damaged_page_is_named_by_its_row(store, lease):
-    await store.commit([(lease, Row(seq, bytes(12_000))) for seq in range(1, 41)])
+    await commit(store, [(lease, Row(seq, bytes(12_000))) for seq in range(1, 41)])
     await store.close()
     content = bytearray(store.file.read_bytes())
     pages = [at for at in range(0, len(content), database.PAGE) if content[at] == 13]
@@ -377,7 +377,7 @@ async def test_a_damaged_page_is_named_by_its_row(store, lease):
 
 async def test_free_pages_are_reused(store, lease):
     for seq in range(50):
-        await store.commit([(lease, Row(seq, b"", bytes(100_000), delete=[seq - 1]))])
+        await commit(store, [(lease, Row(seq, b"", bytes(100_000), delete=[seq - 1]))])
 
     await store.close()
     assert store.file.stat().st_size < 1_000_000
@@ -385,8 +385,8 @@ async def test_free_pages_are_reused(store, lease):
 
 async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypatch):
     monkeypatch.setattr(sqlite, "KEPT_PAGES", 10)
-    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(100)])
-    await store.commit([(lease, Row(100, b"", b"the last", delete=range(100)))])
+    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(100)])
+    await commit(store, [(lease, Row(100, b"", b"the last", delete=range(100)))])
     await store._writer.run(lambda: database.number(store._connection, "PRAGMA wal_checkpoint"))
     assert store.file.stat().st_size > 10_000_000
 
@@ -400,8 +400,8 @@ async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypat
 
 
 async def test_some_free_pages_are_kept_for_what_comes(store, lease):
-    await store.commit([(lease, Row(1, b"", bytes(1_000_000)))])
-    await store.commit([(lease, Row(2, b"", delete=[1]))])
+    await commit(store, [(lease, Row(1, b"", bytes(1_000_000)))])
+    await commit(store, [(lease, Row(2, b"", delete=[1]))])
 
     assert not await store.maintain(10)
 
@@ -414,7 +414,7 @@ async def test_some_free_pages_are_kept_for_what_comes(store, lease):
 async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
     store, lease, tmp_path, monkeypatch
 ):
-    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
     monkeypatch.setattr(database, "COPY_PAGES", 1)
     finished = []
 
@@ -425,7 +425,7 @@ async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
     async with trio.open_nursery() as tasks:
         tasks.start_soon(back_up)
         for seq in range(200, 220):
-            await store.commit([(lease, Row(seq, b"meanwhile"))])
+            await commit(store, [(lease, Row(seq, b"meanwhile"))])
         finished.append("commits")
 
     assert ["commits", "backup"] == finished
@@ -439,11 +439,11 @@ async def test_a_backup_that_cannot_be_made_leaves_nothing_and_does_no_harm(stor
     with pytest.raises(StoreError, match=r"nowhere/copy\.db cannot be written"):
         await store.backup(tmp_path / "nowhere" / "copy.db")
 
-    await store.commit([(lease, Row(1, b""))])
+    await commit(store, [(lease, Row(1, b""))])
 
 
 async def test_a_store_is_closed_after_its_backup_is_made(store, lease, tmp_path):
-    await store.commit([(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
 
     async with trio.open_nursery() as tasks:
         tasks.start_soon(store.backup, tmp_path / "copy.db")

@@ -7,6 +7,7 @@ it does before the broker is lost.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,7 +16,7 @@ import trio.testing
 from leveret.broker.core.broker import Broker
 from leveret.broker.persistence import Persistence
 from leveret.broker.server.turns import Turns
-from leveret.broker.storage.base import Lease, Ref, Row, Store, StoreFailed
+from leveret.broker.storage.base import Ended, Lease, Ref, Row, Store, StoreFailed, commit
 
 from .client import Client
 
@@ -43,9 +44,9 @@ class Gate:
         self.done = 0
         self.on_commit: Callable[[], None] = lambda: None
         self._lease: Lease | None = None
-        self._open = trio.Event()
         self._readable = trio.Event()
         self._problem: StoreFailed | None = None
+        self._waiting: tuple[Sequence[tuple[Lease, Row]], Ended] | None = None
         self._busy = 0
         self._rest = trio.Event()
 
@@ -54,19 +55,16 @@ class Gate:
 
     def hold(self) -> None:
         """Let no commit through until `let_through`."""
-        if not self.is_holding:
-            self.is_holding = True
-            self._open = trio.Event()
+        self.is_holding = True
 
     def let_through(self) -> None:
         """Let commits through."""
         self.is_holding = False
-        self._open.set()
+        self._go_on()
 
     def let_one_through(self) -> None:
         """Let the commit through that waits, and not the next."""
-        opened, self._open = self._open, trio.Event()
-        opened.set()
+        self._go_on()
 
     def fail(self) -> None:
         """Have the commit that waits, or the next one, fail."""
@@ -88,28 +86,36 @@ class Gate:
         self._lease = await self.store.acquire(shard, node, seconds)
         return self._lease
 
-    async def commit(self, rows: Sequence[tuple[Lease, Row]]) -> None:
-        """Make rows durable when it is let through; one that is cancelled before never is."""
-        assert self.held is None, "one commit at a time"
+    def begin(self, rows: Sequence[tuple[Lease, Row]], ended: Ended) -> None:
+        """Make rows durable when it is let through; if it never is, they never are."""
+        assert self._waiting is None, "one commit at a time"
         self.begun += 1
         self.on_commit()
         self.held = [row for _, row in rows]
-        try:
-            if self.is_holding:
-                await self._open.wait()
-        finally:
-            self.held = None
+        self._waiting = rows, ended
+        if not self.is_holding:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waiting is None:
+            return
+        (rows, ended), self._waiting, self.held = self._waiting, None, None
+        self._busy += 1
         if self._problem is not None:
-            raise self._problem
-        with trio.CancelScope(shield=True):
-            await self._working(self.store.commit, rows)
-        self.done += 1
+            trio.lowlevel.current_trio_token().run_sync_soon(self._over, ended, self._problem)
+        else:
+            self.store.begin(rows, partial(self._over, ended))
+
+    def _over(self, ended: Ended, problem: BaseException | None) -> None:
+        self.done += problem is None
+        ended(problem)
+        self._rested()
 
     async def carry_out(self) -> None:
         """Have the waiting commit reach the store without anybody being told."""
         assert self.held is not None
         assert self._lease is not None
-        await self.store.commit([(self._lease, row) for row in self.held])
+        await commit(self.store, [(self._lease, row) for row in self.held])
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
         """Return octets of bodies, when reads are let through."""
@@ -126,9 +132,12 @@ class Gate:
         try:
             return await function(*arguments)
         finally:
-            self._busy -= 1
-            if not self._busy:
-                self._rest.set()
+            self._rested()
+
+    def _rested(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._rest.set()
 
     async def at_rest(self) -> bool:
         """Wait until the store does nothing; return whether it did anything."""
@@ -165,6 +174,7 @@ class LiveClient(Client):
             self.durable.nursery.start_soon(self._attend)
 
     def _go_on(self) -> None:
+        self.durable.begin_pass()
         self.session.run(lambda: False)
         self.durable.turns.finish()
         self._read()
@@ -180,6 +190,7 @@ class LiveClient(Client):
 
     def lose(self) -> None:
         """Lose the socket."""
+        self.durable.begin_pass()
         self.session.forget()
         self.durable.turns.finish()
 
@@ -224,6 +235,13 @@ class Durable:
         finally:
             await self.persistence.close()
             self._is_over.set()
+
+    def begin_pass(self) -> None:
+        """Do as the poller does: what the test sends until it waits is one pass."""
+        poller = self.turns.poller
+        if not poller.is_passing:
+            poller.is_passing = True
+            trio.lowlevel.current_trio_token().run_sync_soon(poller.end_pass)
 
     async def lose(self) -> None:
         """End it as the loss of power does: what was not committed is gone."""
