@@ -126,10 +126,17 @@ async def open_store(broker: Broker, config: Config) -> Persistence | None:
     from leveret.broker.persistence import Persistence
     from leveret.broker.server.control import Control
     from leveret.broker.storage.base import Damaged, StoreError
+    from leveret.broker.storage.scratch import Scratch
     from leveret.broker.storage.sqlite import SQLiteStore
 
     store = SQLiteStore(config.data_dir)
-    persistence = Persistence(broker, store, limit=config.queue.memory)
+    persistence = Persistence(
+        broker,
+        store,
+        limit=config.queue.memory,
+        memory=config.memory.limit_bytes(),
+        scratch=Scratch(config.data_dir / "scratch"),
+    )
     persistence.control = Control(config.data_dir, store)
     try:
         await persistence.open()

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.server.committer import Committer
 from leveret.broker.server.housekeeper import Housekeeper
 from leveret.broker.server.pager import Pager
+from leveret.broker.server.spiller import Spiller
 from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.journal import Journal
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from leveret.broker.server.turns import Turns
     from leveret.broker.storage.base import Lease, Store
     from leveret.broker.storage.recovery import Found
+    from leveret.broker.storage.scratch import Scratch
 
 SHARD = 0
 FOREVER = float("inf")  # a store of one process has no rivals
@@ -45,7 +48,9 @@ class Persistence:
     """Keeps what a broker must keep.
 
     Args:
-      limit: Octets of a queue's messages that stay in memory when they are in the store.
+      limit: Octets of a queue's messages that stay in memory.
+      memory: Octets that the process may have.
+      scratch: Where to leave messages that the store does not have; None to keep them in memory.
 
     Attributes:
       is_empty: Whether the store was empty when it was opened.
@@ -53,10 +58,20 @@ class Persistence:
       control: Takes commands while the broker runs; None if nobody is to give any.
     """
 
-    def __init__(self, broker: Broker, store: Store, *, limit: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        store: Store,
+        *,
+        limit: int,
+        memory: int = UNLIMITED,
+        scratch: Scratch | None = None,
+    ) -> None:
         self._broker = broker
         self._store = store
         self._limit = limit
+        self._memory = memory
+        self._scratch = scratch
         self._journal = Journal(broker.batch)
         self._catalog = Catalog(broker, self._journal.note)
         self._lease: Lease | None = None
@@ -157,8 +172,24 @@ class Persistence:
         nursery.start_soon(self._carry_on, committer.run, stop)
         nursery.start_soon(self._carry_on, pager.run, stop)
         nursery.start_soon(self._carry_on, housekeeper.run, stop)
+        if self._scratch is not None and await self._open_scratch(self._scratch):
+            limit, memory = self._limit, self._memory
+            spiller = Spiller(turns, self._scratch, limit=limit, memory=memory)
+            turns.lookers.append(spiller.look)
+            nursery.start_soon(self._carry_on, spiller.read, stop)
+            nursery.start_soon(self._carry_on, spiller.write, stop)
         if self.control is not None:
             await nursery.start(self.control.run)
+
+    async def _open_scratch(self, scratch: Scratch) -> bool:
+        """Return whether it can be used; a broker works without."""
+        try:
+            await scratch.open()
+        except OSError as problem:
+            reason = f"{scratch.folder}: {problem.strerror}"
+            log.warning("scratch.hindered", reason=reason)
+            return False
+        return True
 
     async def _carry_on(self, run: Callable[[], Awaitable[None]], stop: trio.Event) -> None:
         try:
@@ -181,4 +212,6 @@ class Persistence:
 
     async def close(self) -> None:
         """Close the store; what was committed is in it."""
+        if self._scratch is not None:
+            await self._scratch.close()
         await self._store.close()

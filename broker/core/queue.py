@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import CHUNK_LENGTH, Runs, free, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Runs, free, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
-    from leveret.broker.core.runs import Paged
+    from leveret.broker.core.runs import Chunk, Paged
     from leveret.broker.core.vhost import VirtualHost
 
 # Messages dealt in one go before others get their turn; the queue goes on in the next slice.
@@ -314,7 +314,7 @@ class Queue:
         self.unacked_bytes += octets((message,))
         return position, message, redelivered
 
-    # What is only in the log
+    # What is not in memory
 
     def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
         """Take over what a log has, after a restart.
@@ -327,11 +327,32 @@ class Queue:
         for paged in runs:
             self._runs.append_paged(paged)
 
-    def page_out(self, limit: int) -> None:
-        """Leave messages to the log alone, except so many octets and the first few."""
+    def page_out(self, limit: int, front: int = FRONT) -> None:
+        """Leave messages to the log alone, except so many octets and the first few chunks."""
         runs = self._runs
         if self.log is not None and runs.bytes - runs.paged_bytes > limit:
-            runs.page_out(limit, self.log.is_kept)
+            runs.page_out(limit, self.log.is_kept, front)
+
+    def to_spill(self, limit: int, front: int = FRONT) -> list[Chunk]:
+        """Return what should leave memory, and the log does not have, the last first.
+
+        Args:
+          limit: Octets that may stay.
+          front: Chunks that stay in any case.
+        """
+        runs = self._runs
+        if runs.bytes - runs.paged_bytes <= limit:
+            return []
+        log = self.log
+        return [
+            chunk
+            for chunk in runs.spillable(limit, front)
+            if log is None or not all(message.persistent for message in chunk.messages)
+        ]
+
+    def spilled(self, chunk: Chunk, paged: Paged) -> None:
+        """Let go of messages that have been written elsewhere, unless they have changed since."""
+        self._runs.spilled(chunk, paged)
 
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""
@@ -349,10 +370,11 @@ class Queue:
         runs = self._runs
         if not runs.paged_count:
             return True
-        if self.log is not None:
-            for paged in runs.wanted(READ_AHEAD):
+        for paged in runs.wanted(READ_AHEAD):
+            source = paged.slot or self.log
+            if source is not None:  # it is None only while the queue is being deleted
                 paged.is_asked = True
-                self.log.fetch(self, paged)
+                source.fetch(self, paged)
         return not runs.is_front_paged
 
     # Settling

@@ -4,7 +4,7 @@ Law: positions grow and are never reused. They are implicit: a chunk knows the p
 first message, the rest follow without gaps; only what a restart left over of a run may have some.
 No list grows beyond a chunk, so none ever stalls the loop by being resized, and taking from the
 front moves at most a chunk's worth of pointers. Of a paged chunk only the place is here, its
-messages are in the log; it is loaded before any of them is taken.
+messages are in the log or in a scratch file; it is loaded before any of them is taken.
 
 Called by: core.queue; amqp.channel (octets).
 """
@@ -14,17 +14,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
 
 CHUNK_LENGTH = 1024
+CHUNK_OCTETS = 2 << 20  # of a chunk, unless it is one message
 UNLIMITED = 1 << 62
 PIECE_OCTETS = 1 << 20  # of a paged chunk, unless it is one message
 FRONT = 2  # chunks that are never paged out
+LEAST_SPILLED = 4096  # octets of a chunk that still grows: for less it is not worth it
 LOAD_WITHIN = 16  # chunks from the front in which a loaded one is: what is taken meanwhile is more
 
 
@@ -40,22 +43,31 @@ def free(items: list[Any], step: int) -> Iterator[None]:
         yield
 
 
+class Slot(Protocol):
+    """Where messages are that a scratch file has; they are dropped with it."""
+
+    def fetch(self, queue: Queue, paged: Paged) -> None:
+        """Have messages read; the queue's `loaded` is called with them."""
+
+
 class Chunk:
     """Neighbouring messages.
 
     Attributes:
       base: The position of the first one.
       messages: The messages.
+      octets: What they are accounted for.
       positions: Those of all of them, None if there are no gaps.
     """
 
-    __slots__ = ("base", "messages", "positions")
+    __slots__ = ("base", "messages", "octets", "positions")
 
     def __init__(
-        self, base: int, messages: list[Message], positions: list[int] | None = None
+        self, base: int, messages: list[Message], octets: int, positions: list[int] | None = None
     ) -> None:
         self.base = base
         self.messages = messages
+        self.octets = octets
         self.positions = positions
 
     @property
@@ -63,9 +75,10 @@ class Chunk:
         """The position after the last one."""
         return self.positions[-1] + 1 if self.positions else self.base + len(self.messages)
 
-    def take(self, count: int) -> Sequence[int]:
+    def take(self, count: int, octets: int) -> Sequence[int]:
         """Remove messages from the front, but not the last one; return their positions."""
         del self.messages[:count]
+        self.octets -= octets
         first, positions = self.base, self.positions
         if positions is None:
             self.base = first + count
@@ -84,16 +97,20 @@ class Paged:
       end: The position after the last one; what is missing between them is settled.
       count: How many they are.
       octets: What they are accounted for.
+      slot: Where they are; None if the log knows that by their positions.
       is_asked: Whether they are being read.
     """
 
-    __slots__ = ("base", "count", "end", "is_asked", "octets")
+    __slots__ = ("base", "count", "end", "is_asked", "octets", "slot")
 
-    def __init__(self, base: int, end: int, count: int, octets: int) -> None:
+    def __init__(
+        self, base: int, end: int, count: int, octets: int, slot: Slot | None = None
+    ) -> None:
         self.base = base
         self.end = end
         self.count = count
         self.octets = octets
+        self.slot = slot
         self.is_asked = False
 
 
@@ -130,19 +147,32 @@ class Runs:
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on at the end."""
-        self.count += len(messages)
-        self.bytes += octets(messages)
-        start = 0
+        count, total = len(messages), octets(messages)
+        self.count += count
+        self.bytes += total
         chunks = self._chunks
-        if chunks:
-            last = chunks[-1]
-            if isinstance(last, Chunk) and last.positions is None:
-                room = CHUNK_LENGTH - len(last.messages)
-                if room > 0 and last.base + len(last.messages) == base:
-                    last.messages += messages[:room]
-                    start = room
-        for index in range(start, len(messages), CHUNK_LENGTH):
-            chunks.append(Chunk(base + index, messages[index : index + CHUNK_LENGTH]))
+        last = chunks[-1] if chunks else None
+        if isinstance(last, Chunk) and last.positions is None and last.end == base:
+            room = CHUNK_LENGTH - len(last.messages)
+            if count <= room and total <= CHUNK_OCTETS - last.octets:
+                last.messages += messages
+                last.octets += total
+                return
+        if count <= CHUNK_LENGTH and total <= CHUNK_OCTETS:
+            chunks.append(Chunk(base, messages.copy(), total))
+        else:
+            self._append_pieces(base, messages)
+
+    def _append_pieces(self, base: int, messages: list[Message]) -> None:
+        """Add more messages than go into one chunk."""
+        start = size = 0
+        for index, message in enumerate(messages):
+            one = message.header_size + message.size
+            if index - start == CHUNK_LENGTH or (size and size + one > CHUNK_OCTETS):
+                self._chunks.append(Chunk(base + start, messages[start:index], size))
+                start, size = index, 0
+            size += one
+        self._chunks.append(Chunk(base + start, messages[start:], size))
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[Sequence[int], list[Message]]:
         """Remove messages from the front, which is loaded; return their positions and them.
@@ -167,7 +197,7 @@ class Runs:
             self._chunks.popleft()
             positions: Sequence[int] = chunk.positions or range(chunk.base, chunk.end)
         else:
-            positions = chunk.take(len(taken))
+            positions = chunk.take(len(taken), total)
         self.count -= len(taken)
         self.bytes -= total
         return positions, taken
@@ -201,17 +231,18 @@ class Runs:
         self.paged_count += paged.count
         self.paged_bytes += paged.octets
 
-    def page_out(self, limit: int, is_kept: Callable[[int, int], bool]) -> None:
+    def page_out(self, limit: int, is_kept: Callable[[int, int], bool], front: int = FRONT) -> None:
         """Let go of messages that the log has, the last ones first, until few enough are left.
 
         Args:
           limit: Octets that may stay in memory.
           is_kept: Says of a first position and a number whether the log has all of those.
+          front: Chunks that stay in any case.
         """
         chunks = self._chunks
         tail: list[Chunk | Paged] = []
         excess = self.bytes - self.paged_bytes - limit
-        while len(chunks) > FRONT and excess > 0:
+        while len(chunks) > front and excess > 0:
             chunk = chunks[-1]
             if isinstance(chunk, Paged):
                 break
@@ -225,6 +256,39 @@ class Runs:
                 self.paged_bytes += piece.octets
                 excess -= piece.octets
         chunks.extend(reversed(tail))
+
+    def spillable(self, limit: int, front: int = FRONT) -> Iterator[Chunk]:
+        """Return chunks in memory that should leave it, the last ones first.
+
+        Args:
+          limit: Octets that may stay in memory.
+          front: Chunks that stay in any case; with fewer than usual, one that grows may go, too.
+        """
+        chunks = self._chunks
+        excess = self.bytes - self.paged_bytes - limit
+        for index, chunk in enumerate(islice(reversed(chunks), max(len(chunks) - front, 0))):
+            if excess <= 0:
+                return
+            if isinstance(chunk, Paged) or chunk.positions is not None:
+                continue
+            is_growing = index == 0 and len(chunk.messages) < CHUNK_LENGTH
+            if is_growing and (front >= FRONT or chunk.octets < LEAST_SPILLED):
+                continue
+            excess -= chunk.octets
+            yield chunk
+
+    def spilled(self, chunk: Chunk, paged: Paged) -> bool:
+        """Let go of a chunk that has been written; False if it has changed since."""
+        if chunk.base != paged.base or len(chunk.messages) != paged.count:
+            return False
+        chunks = self._chunks
+        for index, each in enumerate(reversed(chunks), 1):
+            if each is chunk:
+                chunks[-index] = paged
+                self.paged_count += paged.count
+                self.paged_bytes += paged.octets
+                return True
+        return False
 
     @property
     def first(self) -> int:
@@ -263,7 +327,7 @@ class Runs:
         """
         for index, each in enumerate(islice(self._chunks, LOAD_WITHIN)):
             if each is paged:
-                self._chunks[index] = Chunk(paged.base, messages, positions)
+                self._chunks[index] = Chunk(paged.base, messages, paged.octets, positions)
                 self.paged_count -= paged.count
                 self.paged_bytes -= paged.octets
                 return True

@@ -3,7 +3,7 @@
 Law: what is read becomes the same message again: its publish method, header and body as they came
 in. A chunk is looked up when it is read, not when it is asked for, because rows are rewritten.
 
-Called by: storage.journal (makes places), server.pager (reads them).
+Called by: storage.journal (makes places), server.pager (reads them), storage.scratch.
 """
 
 from __future__ import annotations
@@ -95,20 +95,22 @@ class Place:
             start = min(place[0] for _, place in places)
             for position, (offset, publish, header, size) in places:
                 positions.append(position)
-                messages.append(self._message(body, offset - start, publish, header, size))
+                at = offset - start
+                messages.append(message_at(body, at, publish, header, size, self._envelopes))
         has_gaps = self._paged.end - self._paged.base > len(messages)
         self._queue.loaded(self._paged, messages, positions if has_gaps else None)
 
-    def _message(
-        self, octets: bytes, at: int, publish: int, header_size: int, size: int
-    ) -> Message:
-        envelope = self._envelopes.find(octets[at : at + publish])
-        at += publish
-        header = octets[at : at + header_size]
-        at += header_size
-        frames = (header, octets[at : at + size]) if size else (header,)
-        flags = int.from_bytes(header[FLAGS])
-        return Message(envelope, frames, header_size, size, flags)
+
+def message_at(
+    octets: bytes, at: int, publish: int, header_size: int, size: int, envelopes: Envelopes
+) -> Message:
+    """Return the message that begins at an offset, from the sizes of its parts."""
+    envelope = envelopes.find(octets[at : at + publish])
+    at += publish
+    header = octets[at : at + header_size]
+    at += header_size
+    frames = (header, octets[at : at + size]) if size else (header,)
+    return Message(envelope, frames, header_size, size, int.from_bytes(header[FLAGS]))
 
 
 def _ref(segment: Segment, places: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Ref:

@@ -3,7 +3,15 @@
 import pytest
 
 from leveret.broker.core.queue import READ_AHEAD
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, Paged, Runs, octets
+from leveret.broker.core.runs import (
+    CHUNK_LENGTH,
+    CHUNK_OCTETS,
+    FRONT,
+    PIECE_OCTETS,
+    Paged,
+    Runs,
+    octets,
+)
 
 from ..support.fakes import message, messages
 
@@ -299,6 +307,92 @@ def test_a_chunk_with_gaps_is_not_paged_out_again():
     runs.page_out(0, always)
 
     assert 0 == runs.paged_count
+
+
+def test_a_chunk_ends_where_its_octets_are_enough():
+    runs = Runs()
+    large = message(bytes(CHUNK_OCTETS // 3))
+    runs.append(0, [large] * 2)
+    runs.append(2, [large])
+    runs.append(3, [large] * 7)
+
+    assert [(0, 2), (2, 1), (3, 2), (5, 2), (7, 2), (9, 1)] == [each[:2] for each in kinds(runs)]
+    assert all(octets(chunk.messages) == chunk.octets for chunk in runs._chunks)
+    assert list(range(10)) == drain(runs, 1)[0]
+
+
+def test_chunks_know_their_octets_while_they_are_taken_from():
+    runs = Runs()
+    runs.append(0, messages(b"one", b"three", b"five5"))
+    runs.take(1)
+    runs.append(3, messages(b"x"))
+
+    assert [octets(messages(b"three", b"five5", b"x"))] == [each.octets for each in runs._chunks]
+
+
+class Place:
+    """Where a chunk was written."""
+
+
+def bases(chunks):
+    return [chunk.base for chunk in chunks]
+
+
+def test_what_is_spilled_are_the_last_chunks_but_the_one_that_grows():
+    runs = spread(*[CHUNK_LENGTH] * 5, 3)
+    chunk = 15 * CHUNK_LENGTH
+    last = 4 * CHUNK_LENGTH
+
+    assert [last, 3 * CHUNK_LENGTH, 2 * CHUNK_LENGTH] == bases(runs.spillable(0))
+    assert [last] == bases(runs.spillable(runs.bytes - chunk))
+    assert [] == bases(runs.spillable(runs.bytes))
+
+
+def test_when_memory_is_short_the_front_and_what_grows_may_go_too():
+    runs = spread(CHUNK_LENGTH, 300)
+    assert [] == bases(runs.spillable(0))
+    assert [CHUNK_LENGTH] == bases(runs.spillable(0, 1))
+    assert [CHUNK_LENGTH, 0] == bases(runs.spillable(0, 0))
+    assert [0] == bases(spread(CHUNK_LENGTH, 3).spillable(0, 0)), "too small to be worth it"
+
+
+def test_a_chunk_that_was_written_is_replaced_if_it_is_still_the_same():
+    runs = spread(*[CHUNK_LENGTH] * 4)
+    [last, before, *_] = runs.spillable(0)
+    place = Place()
+
+    assert runs.spilled(last, Paged(last.base, last.end, CHUNK_LENGTH, last.octets, place))
+    assert (CHUNK_LENGTH, last.octets) == (runs.paged_count, runs.paged_bytes)
+    assert 4 * CHUNK_LENGTH == runs.count
+    written = Paged(before.base, before.end, CHUNK_LENGTH, before.octets, place)
+    runs.take(CHUNK_LENGTH)
+    runs.take(CHUNK_LENGTH)
+    runs.take(1)
+    assert not runs.spilled(before, written)
+    assert not runs.spilled(last, Paged(last.base, last.end, CHUNK_LENGTH, last.octets, place))
+    assert (CHUNK_LENGTH, last.octets) == (runs.paged_count, runs.paged_bytes)
+
+
+def test_what_was_spilled_is_loaded_like_anything_else():
+    runs = spread(CHUNK_LENGTH)
+    [chunk] = runs.spillable(0, 0)
+    given = list(chunk.messages)
+    runs.spilled(chunk, Paged(0, CHUNK_LENGTH, CHUNK_LENGTH, chunk.octets, Place()))
+    assert runs.is_front_paged
+
+    [paged] = runs.wanted(1)
+    assert runs.load(paged, given)
+
+    assert list(range(CHUNK_LENGTH)) == drain(runs)[0]
+    assert (0, 0) == (runs.bytes, runs.paged_bytes)
+
+
+def test_chunks_beyond_what_is_paged_are_spilled_too():
+    runs = spread(*[CHUNK_LENGTH] * 5)
+    chunks = list(runs.spillable(0))
+    runs.spilled(chunks[0], Paged(chunks[0].base, chunks[0].end, CHUNK_LENGTH, chunks[0].octets))
+
+    assert bases(chunks[1:]) == bases(runs.spillable(0))
 
 
 def test_ranges_span_chunks_in_memory_and_not_and_stop_at_gaps():

@@ -1,0 +1,173 @@
+"""Spiller: what queues have too much of, and no journal has, goes to a scratch file and comes back.
+
+Law: a queue keeps its front and its budget in memory. While the messages of all queues together
+take more than half of what the process may have, the budget is a share of a quarter of that, and
+a queue without consumers keeps nothing. It looks at all queues now and then, in small steps, and
+takes a fiftieth of the time for it.
+
+Called by: persistence (starts `write` and `read`), server.turns (`look`).
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import trio
+
+from leveret.broker.core.runs import FRONT, Paged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Chunk, Slot
+    from leveret.broker.server.turns import Turns
+
+PAUSE = 0.25  # seconds between looks
+SHORT_PAUSE = 0.02  # after a look that has found something
+SHARE = 0.02  # of the time, at most, that looking may take
+AT_ONCE = 200  # queues looked at before others get their turn
+STEP = 4 << 20  # octets written at once
+HINDERED = 10.0  # seconds to wait when a file cannot be written
+
+log = structlog.get_logger()
+
+
+class Files(Protocol):
+    """Where messages are left: scratch files.
+
+    Attributes:
+      folder: Where they are.
+      asked: Chunks that queues wait for.
+    """
+
+    folder: Path
+    asked: list[tuple[Queue, Paged]]
+
+    async def write(self, chunks: Sequence[Sequence[Message]]) -> Sequence[Slot]:
+        """Write messages; return where they are, chunk by chunk."""
+
+    async def read(self, paged: Paged) -> list[Message]:
+        """Return messages that were written."""
+
+    async def tidy(self) -> None:
+        """Remove files that nobody needs."""
+
+
+class Spiller:
+    """Writes what should leave memory, reads what is asked for.
+
+    Args:
+      limit: Octets of a queue's messages that stay in memory.
+      memory: Octets that the process may have.
+    """
+
+    def __init__(self, turns: Turns, scratch: Files, *, limit: int, memory: int) -> None:
+        self._turns = turns
+        self._scratch = scratch
+        self._limit = limit
+        self._memory = memory
+        self._in_memory = 0  # octets of all queues when they were looked at last
+        self._filled = 0  # queues that had any
+        self._asked = trio.Event()
+
+    def look(self) -> None:
+        """See at the end of a slice whether anything was asked for."""
+        if self._scratch.asked:
+            self._asked.set()
+
+    async def read(self) -> None:
+        """Read what is asked for, for ever.
+
+        Raises:
+          StoreError: It cannot be read.
+        """
+        while True:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            await self._read_asked()  # what it has read is not held until the next comes
+
+    async def _read_asked(self) -> None:
+        turns, scratch = self._turns, self._scratch
+        asked, scratch.asked = scratch.asked, []
+        for queue, paged in asked:
+            if queue.waits_for(paged):
+                messages = await scratch.read(paged)
+                turns.look_at_clock()
+                queue.loaded(paged, messages)
+            turns.loaded()  # also if nobody needs it: a get on a deleted queue waits for it
+
+    async def write(self) -> None:
+        """Look at all queues again and again, for ever."""
+        pause = PAUSE
+        while True:
+            await trio.sleep(pause)
+            try:
+                count, seconds = await self.spill()
+                await self._scratch.tidy()
+                pause = max(SHORT_PAUSE if count else PAUSE, seconds / SHARE)
+            except OSError as problem:
+                reason = f"{problem.filename or self._scratch.folder}: {problem.strerror}"
+                log.warning("scratch.hindered", reason=reason)  # it all stays in memory
+                pause = HINDERED
+
+    async def spill(self) -> tuple[int, float]:
+        """Look at all queues once.
+
+        Returns:
+          How many chunks were written; the seconds that looking took.
+
+        Raises:
+          OSError: A file cannot be written.
+        """
+        is_short = self._in_memory > self._memory // 2
+        limit = self._limit
+        if is_short:
+            limit = min(limit, self._memory // 4 // max(self._filled, 1))
+        in_memory = filled = count = 0
+        seconds, started = 0.0, perf_counter()
+        due: list[tuple[Queue, Chunk]] = []
+        size = 0
+        for number, queue in enumerate(self._queues()):
+            if number % AT_ONCE == AT_ONCE - 1:
+                seconds += perf_counter() - started
+                await trio.lowlevel.checkpoint()
+                started = perf_counter()
+            if memory := queue.memory:
+                in_memory += memory
+                filled += 1
+                if memory > limit:
+                    front = FRONT if not is_short else min(queue.consumer_count, 1)
+                    queue.page_out(limit, front)
+                    for chunk in queue.to_spill(limit, front):
+                        due.append((queue, chunk))
+                        size += chunk.octets
+                        if size >= STEP:
+                            seconds += perf_counter() - started
+                            count += len(due)
+                            await self._write(due)
+                            started = perf_counter()
+                            due, size = [], 0
+        seconds += perf_counter() - started
+        if due:
+            count += len(due)
+            await self._write(due)
+        self._in_memory, self._filled = in_memory, filled
+        return count, seconds
+
+    def _queues(self) -> list[Queue]:
+        vhosts = self._turns.broker.vhosts.values()
+        return list(chain.from_iterable(vhost.queues.values() for vhost in vhosts))
+
+    async def _write(self, due: list[tuple[Queue, Chunk]]) -> None:
+        """Write chunks, and have their queues let go of those that did not change meanwhile."""
+        copies = [(chunk.base, list(chunk.messages), chunk.octets) for _, chunk in due]
+        slots = await self._scratch.write([messages for _, messages, _ in copies])
+        for (queue, chunk), (base, messages, octets), slot in zip(due, copies, slots, strict=True):
+            count = len(messages)
+            queue.spilled(chunk, Paged(base, base + count, count, octets, slot))

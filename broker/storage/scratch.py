@@ -1,0 +1,214 @@
+"""Scratch: files for messages that memory is too small for, and that no journal has.
+
+Law: what is here is worth nothing after the process: it is never synced, and removed at the start
+and at the end. Files only grow; one goes when nobody refers to what is in it any more, which the
+slots tell when they are dropped, by a purge or by whatever else. No file is touched in the event
+loop's thread.
+
+Called by: persistence (opens it), server.spiller (writes and reads), core.queue (asks, through
+`Slot.fetch`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.paging import Envelopes, message_at
+from leveret.broker.storage.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Paged
+
+FILE_SIZE = 64 << 20  # octets after which the next file is begun: what a straggler keeps
+SIZES: Final = 3  # numbers of each message: octets of publish method, header and body
+
+
+class File:
+    """One of the files.
+
+    Attributes:
+      path: Where it is.
+      descriptor: It is open for writing and reading.
+      size: Its octets.
+      live: Slots in it that somebody refers to.
+    """
+
+    __slots__ = ("descriptor", "live", "path", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        self.live = 0
+
+
+class Slot:
+    """Where the messages of a chunk are; nobody can read them once it is dropped."""
+
+    __slots__ = ("_scratch", "file", "length", "offset")
+
+    def __init__(self, scratch: Scratch, file: File, offset: int, length: int) -> None:
+        self._scratch = scratch
+        self.file = file
+        self.offset = offset
+        self.length = length
+
+    def __del__(self) -> None:
+        self._scratch.freed.append(self.file)  # in whatever thread: nothing else is safe here
+
+    def fetch(self, queue: Queue, paged: Paged) -> None:
+        """Have the messages read; the queue's `loaded` is called with them."""
+        self._scratch.asked.append((queue, paged))
+
+
+class Scratch:
+    """The files, in a folder of their own.
+
+    Attributes:
+      folder: Where they are; all that is in it is removed.
+      asked: Chunks that queues wait for.
+      freed: The files of slots that were dropped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[Queue, Paged]] = []
+        self.freed: deque[File] = deque()
+        self._envelopes = Envelopes()
+        self._worker: Worker | None = None
+        self._files: set[File] = set()
+        self._current: File | None = None
+        self._number = 0
+
+    async def open(self) -> None:
+        """Make the folder, and remove what a process that was killed has left.
+
+        Raises:
+          OSError: It cannot be made.
+        """
+        self._worker = Worker("scratch")
+        await self._worker.run(self._prepare)
+
+    async def close(self) -> None:
+        """Remove everything."""
+        if self._worker is None:
+            return
+        worker, self._worker = self._worker, None
+        with trio.CancelScope(shield=True):
+            await worker.run(self._remove)
+        worker.close()
+
+    async def write(self, chunks: Sequence[Sequence[Message]]) -> list[Slot]:
+        """Write messages; return where they are, chunk by chunk.
+
+        Raises:
+          OSError: They cannot be written.
+        """
+        assert self._worker is not None
+        file, places = await self._worker.run(self._write, chunks)
+        file.live += len(places)
+        return [Slot(self, file, offset, length) for offset, length in places]
+
+    async def read(self, paged: Paged) -> list[Message]:
+        """Return messages that were written.
+
+        Raises:
+          StoreError: They cannot be read.
+        """
+        assert self._worker is not None
+        slot = paged.slot
+        assert isinstance(slot, Slot)
+        octets = await self._worker.run(self._read, slot.file, slot.offset, slot.length)
+        at = paged.count * SIZES * array("I").itemsize
+        sizes = array("I")
+        sizes.frombytes(octets[:at])
+        messages: list[Message] = []
+        for publish, header, body in zip(*[iter(sizes)] * SIZES, strict=True):
+            messages.append(message_at(octets, at, publish, header, body, self._envelopes))
+            at += publish + header + body
+        return messages
+
+    async def tidy(self) -> None:
+        """Remove files that nobody needs."""
+        assert self._worker is not None
+        if not self.freed:
+            return
+        while self.freed:
+            self.freed.popleft().live -= 1
+        for file in [each for each in self._files if not each.live]:
+            if file is self._current:
+                self._current = None
+            self._files.discard(file)
+            await self._worker.run(self._drop, file)
+
+    # The rest runs in the thread.
+
+    def _prepare(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700)
+
+    def _remove(self) -> None:
+        for file in self._files:
+            os.close(file.descriptor)
+        self._files.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, chunks: Sequence[Sequence[Message]]) -> tuple[File, list[tuple[int, int]]]:
+        file = self._current
+        if file is None or file.size >= FILE_SIZE:
+            self._number += 1
+            file = self._current = File(self.folder / str(self._number))
+            self._files.add(file)
+        places: list[tuple[int, int]] = []
+        at = file.size
+        for messages in chunks:
+            octets = _encoded(messages)
+            _write_all(file.descriptor, octets, at)
+            places.append((at, len(octets)))
+            at += len(octets)
+        file.size = at
+        return file, places
+
+    def _read(self, file: File, offset: int, length: int) -> bytes:
+        try:
+            octets = os.pread(file.descriptor, length, offset)
+        except OSError as problem:
+            raise StoreError(f"{file.path} cannot be read: {problem.strerror}") from problem
+        if len(octets) != length:
+            raise StoreError(f"{file.path} is shorter than it should be")
+        return octets
+
+    def _drop(self, file: File) -> None:
+        os.close(file.descriptor)
+        file.path.unlink(missing_ok=True)
+
+
+def _encoded(messages: Sequence[Message]) -> bytes:
+    sizes = array("I")
+    parts: list[bytes] = [b""]
+    for message in messages:
+        payload = message.envelope.payload
+        sizes.extend((len(payload), message.header_size, message.size))
+        parts += (payload, message.header, *message.chunks)
+    parts[0] = sizes.tobytes()
+    return b"".join(parts)
+
+
+def _write_all(descriptor: int, octets: bytes, at: int) -> None:
+    rest = memoryview(octets)
+    while rest:
+        written = os.pwrite(descriptor, rest, at)
+        rest = rest[written:]
+        at += written

@@ -1,0 +1,169 @@
+"""Queues longer than memory, of messages that no journal has. Real processes, real files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leveret.protocol.methods import (
+    BasicConsume,
+    BasicConsumeOk,
+    ExchangeDeclare,
+    ExchangeDeclareOk,
+    QueueBind,
+    QueueBindOk,
+    QueueDeclare,
+    QueueDeclareOk,
+    QueuePurge,
+    QueuePurgeOk,
+)
+from leveret.protocol.reader import Contents
+
+from ..support.leveret import Durable
+from .durability.link import Link, confirmed_tags, published
+
+MIB = 1 << 20
+WINDOW = 2000
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Durable]:
+    settings = {"LEVERET_QUEUE_MEMORY": "4MiB", "LEVERET_DISK_FREE": "0"}
+    with Durable(tmp_path, "--log-format", "json", environment=settings) as made:
+        made.start()
+        yield made
+
+
+def fill(broker: Durable, queue: str, count: int, size: int = 1024, exchange: str = "") -> int:
+    """Publish numbered messages, every tenth of them persistent; return the most memory seen."""
+    publisher = Link(broker.address, confirms=True)
+    sent = seen = most = 0
+    while seen < count:
+        while sent < count and sent - seen < WINDOW:
+            numbers = range(sent, min(sent + 200, count))
+            bodies = [b"%08d" % number + bytes(size - 8) for number in numbers]
+            publisher.send(
+                b"".join(
+                    published(exchange, queue, body, persistent=number % 10 == 9)
+                    for number, body in zip(numbers, bodies, strict=True)
+                )
+            )
+            sent += len(numbers)
+        for tag, is_confirmed in confirmed_tags(publisher.read()):
+            assert is_confirmed
+            seen = max(seen, tag)
+        most = max(most, resident(broker))
+    publisher.close()
+    return most
+
+
+def resident(broker: Durable) -> int:
+    pages = Path(f"/proc/{broker.pid}/statm").read_text().split()[1]
+    return int(pages) * 4096
+
+
+def drain(broker: Durable, queue: str, count: int) -> list[int]:
+    """Consume so many messages; return their numbers."""
+    consumer = Link(broker.address)
+    consumer.call(BasicConsume(queue, "c", no_ack=True), BasicConsumeOk)
+    numbers: list[int] = []
+    while len(numbers) < count:
+        for command in consumer.read():
+            if isinstance(command, Contents):
+                numbers += [int(content.body[:8]) for content in command]
+    consumer.close()
+    return numbers
+
+
+def declare(broker: Durable, queue: str, *, durable: bool = False) -> int:
+    link = Link(broker.address)
+    count = link.call(QueueDeclare(queue, durable=durable), QueueDeclareOk).message_count
+    link.close()
+    return count
+
+
+def scratch(broker: Durable) -> int:
+    """Octets of all scratch files."""
+    folder = broker.data / "scratch"
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.exists() else 0
+
+
+@pytest.mark.parametrize("is_durable", [False, True], ids=["transient queue", "durable queue"])
+def test_a_long_queue_of_transient_messages_takes_little_memory(broker, is_durable):
+    count = 150_000
+    declare(broker, "q", durable=is_durable)
+
+    most = fill(broker, "q", count)
+
+    assert most < 140 * MIB, "they are 150 MiB, and more with what is around them"
+    assert scratch(broker) > 60 * MIB
+    assert list(range(count)) == drain(broker, "q", count)
+
+
+def test_after_a_kill_only_what_is_persistent_is_there_and_the_files_are_gone(broker):
+    declare(broker, "q", durable=True)
+    fill(broker, "q", 40_000)
+    while not scratch(broker):
+        fill(broker, "q", 1000)
+
+    broker.kill()
+    assert scratch(broker)
+    broker.start()
+
+    assert 0 == scratch(broker)
+    count = declare(broker, "q", durable=True)
+    assert count >= 4000
+    numbers = drain(broker, "q", count)
+    assert list(range(9, 40_000, 10)) == numbers[:4000]
+
+
+def test_a_purge_gives_the_files_back(broker):
+    declare(broker, "q")
+    fill(broker, "q", 40_000)
+    link = Link(broker.address)
+    link.call(QueuePurge("q"), QueuePurgeOk)
+    fill(broker, "q", 10)
+    while scratch(broker):
+        link.call(QueueDeclare("q"), QueueDeclareOk)
+    link.close()
+
+    assert 10 == declare(broker, "q")
+
+
+@pytest.mark.long
+def test_ten_thousand_short_queues_do_not_block_publishers_for_ever(tmp_path):
+    settings = {
+        "LEVERET_MEMORY_LIMIT": "300MiB",
+        "LEVERET_QUEUE_MEMORY": "4MiB",
+        "LEVERET_DISK_FREE": "0",
+    }
+    queues, each = 10_000, 30
+    with Durable(tmp_path, "--log-format", "json", environment=settings) as broker:
+        broker.start()
+        link = Link(broker.address)
+        for number in range(queues):
+            link.tell(QueueDeclare(f"q{number}", no_wait=True))
+        link.call(ExchangeDeclare("all", "topic"), ExchangeDeclareOk)
+        for number in range(queues):
+            link.tell(QueueBind(f"q{number}", "all", f"{number}", no_wait=True))
+        link.call(QueueBind("q0", "all", "nothing"), QueueBindOk)
+        publisher = Link(broker.address, confirms=True)
+        sent = seen = 0
+        for index in range(each):
+            body = b"%08d" % index + bytes(1016)
+            for number in range(queues):
+                publisher.send(published("all", f"{number}", body, persistent=False))
+                sent += 1
+                while sent - seen >= WINDOW:
+                    seen = max([seen, *(tag for tag, _ in confirmed_tags(publisher.read()))])
+        while seen < sent:
+            seen = max([seen, *(tag for tag, _ in confirmed_tags(publisher.read()))])
+        publisher.close()
+        assert scratch(broker) > 0
+        for number in range(0, queues, 1000):
+            assert list(range(each)) == drain(broker, f"q{number}", each)
+        link.close()
+        lines = [json.loads(line) for line in broker.log.read_text().splitlines() if line[0] == "{"]
+        raised = sum(line["event"] == "alarm.raised" for line in lines)
+        assert raised <= sum(line["event"] == "alarm.cleared" for line in lines)

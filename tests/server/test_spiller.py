@@ -1,0 +1,233 @@
+"""The spiller: queues keep their budget in memory, and what they left behind comes in its turn."""
+
+import errno
+import os
+
+import pytest
+import trio
+import trio.testing
+
+from leveret.broker.core import runs
+from leveret.broker.core.broker import Broker
+from leveret.broker.core.queue import NotLoaded
+from leveret.broker.core.runs import Paged
+from leveret.broker.server.spiller import Spiller
+from leveret.broker.server.turns import Turns
+from leveret.broker.storage.scratch import Scratch
+from leveret.protocol.properties import Properties
+
+from ..support.fakes import Target, message
+
+CHUNK = 8  # messages
+SIZE = 100 + 14  # octets of a message with its header
+LIMIT = 10 * SIZE
+TRANSIENT, PERSISTENT = Properties(), Properties(delivery_mode=2)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK_LENGTH", CHUNK)
+    monkeypatch.setattr(runs, "LEAST_SPILLED", 2 * SIZE)
+
+
+class Made:
+    """A broker with a spiller, which looks when the test says so."""
+
+    def __init__(self, folder, memory):
+        self.broker = Broker()
+        self.broker.add_defaults()
+        self.turns = Turns(self.broker, lambda: 0)
+        self.scratch = Scratch(folder)
+        self.spiller = Spiller(self.turns, self.scratch, limit=LIMIT, memory=memory)
+        self.turns.lookers.append(self.spiller.look)
+        self.vhost = self.broker.vhosts["/"]
+
+    def queue(self, name="q", count=0, start=0, properties=TRANSIENT):
+        queue = self.vhost.queues.get(name) or self.vhost.declare_queue(name)
+        for number in range(start, start + count):
+            queue.incoming.append(message(b"%0100d" % number, "q", properties))
+        queue.touch()
+        self.turns.finish()
+        return queue
+
+    async def spill(self):
+        await self.spiller.spill()
+        await self.scratch.tidy()
+
+    @property
+    def files(self):
+        return sum(file.stat().st_size for file in self.scratch.folder.iterdir())
+
+
+@pytest.fixture
+async def make(tmp_path, nursery):
+    made = []
+
+    async def make(memory=1 << 30):
+        made.append(Made(tmp_path / "scratch", memory))
+        await made[0].scratch.open()
+        nursery.start_soon(made[0].spiller.read)
+        return made[0]
+
+    yield make
+    await made[0].scratch.close()
+
+
+async def drained(made, queue, count):
+    """Consume so many; return the numbers in their bodies."""
+    target = Target()
+    target.consume(queue, no_ack=True)
+    while len(target.got) < count:
+        made.turns.finish()
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    return [int(body) for body in target.bodies]
+
+
+async def test_what_is_beyond_the_budget_leaves_and_comes_back_in_order(make):
+    made = await make()
+    queue = made.queue(count=10 * CHUNK + 3)
+    before = queue.memory
+
+    await made.spill()
+
+    assert 10 * CHUNK + 3 == queue.ready_count
+    assert queue.memory <= before - 7 * CHUNK * SIZE
+    assert made.files >= 7 * CHUNK * SIZE
+    made.queue(count=5, start=10 * CHUNK + 3)
+    assert list(range(10 * CHUNK + 8)) == await drained(made, queue, 10 * CHUNK + 8)
+
+
+async def test_what_is_within_the_budget_stays(make):
+    made = await make()
+    queue = made.queue(count=5)
+
+    await made.spill()
+
+    assert 0 == made.files
+    assert 5 == queue.ready_count
+
+
+@pytest.mark.parametrize("how", ["purge", "delete", "drain"])
+async def test_the_files_are_gone_when_the_messages_are(make, how):
+    made = await make()
+    queue = made.queue(count=10 * CHUNK)
+    await made.spill()
+    assert made.files
+
+    if how == "purge":
+        assert 10 * CHUNK == queue.purge()
+    elif how == "delete":
+        made.vhost.delete_queue(queue)
+    else:
+        await drained(made, queue, 10 * CHUNK)
+    while made.broker.batch.debris:
+        made.broker.batch.resume()
+    await made.spill()
+
+    assert 0 == made.files
+
+
+async def test_messages_that_are_taken_while_they_are_written_are_not_there_twice(make):
+    made = await make()
+    queue = made.queue(count=6 * CHUNK)
+    write = made.scratch.write
+    found = []
+
+    async def take_meanwhile(chunks):
+        found.extend(await drained(made, queue, 6 * CHUNK))
+        return await write(chunks)
+
+    made.scratch.write = take_meanwhile
+    await made.spill()
+
+    assert list(range(6 * CHUNK)) == found
+    assert 0 == queue.ready_count
+    assert 0 == made.files
+
+
+async def test_a_get_waits_for_its_message(make):
+    made = await make(memory=1)
+    queue = made.queue(count=2 * CHUNK)
+    await made.spill()
+    await made.spill()
+
+    with pytest.raises(NotLoaded):
+        queue.pop()
+    made.turns.finish()
+    await made.turns.wait_until_loaded()
+
+    position, found, redelivered = queue.pop()
+    assert (0, 0, False) == (position, int(found.body), redelivered)
+
+
+async def test_a_chunk_that_is_purged_while_it_is_asked_for_is_forgotten(make):
+    made = await make(memory=1)
+    queue = made.queue(count=2 * CHUNK)
+    await made.spill()
+    await made.spill()
+    with pytest.raises(NotLoaded):
+        queue.pop()
+    queue.purge()
+    made.turns.finish()
+    await made.turns.wait_until_loaded()
+
+    assert queue.pop() is None
+
+
+class Log:
+    """A log that has nothing in rows yet."""
+
+    def __init__(self):
+        self.asked = []
+
+    def enqueued(self, base, messages):
+        pass
+
+    def is_kept(self, base, count):
+        return False
+
+
+async def test_what_the_journal_will_have_is_left_to_it(make):
+    made = await make()
+    queue = made.queue()
+    queue.log = Log()
+    made.queue(count=5 * CHUNK, properties=PERSISTENT)
+    made.queue(count=1, start=5 * CHUNK)
+    made.queue(count=5 * CHUNK, start=5 * CHUNK + 1, properties=PERSISTENT)
+    await made.spill()
+
+    assert 81 == queue.ready_count
+    assert [5 * CHUNK] == [each.base for each in queue._runs._chunks if isinstance(each, Paged)]
+
+
+async def test_when_memory_is_short_queues_without_consumers_keep_nothing(make):
+    made = await make(memory=200 * SIZE)
+    for number in range(100):
+        made.queue(f"q{number}", count=6)
+    target = Target()
+    target.limit = 0
+    target.consume(made.vhost.queues["q0"])
+    assert made.broker.memory > 600 * SIZE
+    await made.spill()
+    assert 0 == made.files, "each is within its budget"
+
+    await made.spill()
+
+    left = {name: queue.memory for name, queue in made.vhost.queues.items() if queue.memory}
+    assert ["q0"] == list(left)
+    assert list(range(6)) == await drained(made, made.vhost.queues["q7"], 6)
+
+
+async def test_a_disk_that_takes_nothing_leaves_everything_in_memory(make, monkeypatch):
+    made = await make()
+    queue = made.queue(count=10 * CHUNK)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match="No space"):
+        await made.spill()
+    monkeypatch.undo()
+
+    assert list(range(10 * CHUNK)) == await drained(made, queue, 10 * CHUNK)
