@@ -153,10 +153,17 @@ def get(channel: Channel, method: BasicGet) -> None:
         channel.unacked[tag] = (getter, position, message)
     publish = message.envelope.method
     assert isinstance(publish, BasicPublish)
+    commit = queue.waits_for_commit(position)
+    if commit:
+        channel.session.hold(channel.number, commit, _nothing)  # what follows waits behind it
     channel.send_content(
         BasicGetOk(tag, redelivered, publish.exchange, publish.routing_key, queue.ready_count),
         message,
     )
+
+
+def _nothing() -> None:
+    pass
 
 
 def acknowledge_row(channel: Channel, tags: list[int]) -> None:

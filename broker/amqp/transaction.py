@@ -51,6 +51,8 @@ class Transaction:
     def commit(self, channel: Channel) -> bool:
         """Carry out what was held, publishes first, and start anew.
 
+        If any of it is to be kept over a restart, consumers get nothing of it before it is.
+
         Returns:
           Whether any of it is to be kept over a restart.
         """
@@ -63,9 +65,13 @@ class Transaction:
                 channel.requeue(entries)
             else:
                 channel.discard(entries, in_pieces=False)
-        changed = {queue for _, queues, _ in publishes for queue in queues}
-        changed |= {consumer.queue for entries, _ in settlements for consumer, _, _ in entries}
-        return any(queue.log is not None for queue in changed)
+        filled = {queue for _, queues, _ in publishes for queue in queues}
+        settled = {consumer.queue for entries, _ in settlements for consumer, _, _ in entries}
+        is_kept = any(queue.log is not None for queue in filled | settled)
+        if is_kept:
+            for queue in filled:
+                queue.seal()
+        return is_kept
 
     def rollback(self, channel: Channel) -> None:
         """Drop held publishes, make held settlements unacknowledged again, start anew."""

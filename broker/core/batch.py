@@ -74,6 +74,7 @@ class Batch:
       telling: The last commit that replies wait for, because of what they tell.
       wanted: The last commit that anyone waits for.
       held: Who waits for commits.
+      sealed: Queues with messages that wait for commits.
       is_crowded: Set when messages published in this slice found consumers, but none with room.
       failed: Told whose part of a slice raised what.
     """
@@ -89,6 +90,7 @@ class Batch:
         "is_crowded",
         "is_durable",
         "must_commit",
+        "sealed",
         "telling",
         "touched",
         "waiting",
@@ -102,6 +104,7 @@ class Batch:
         self.flushing: dict[Peer, None] = {}
         self.debris: deque[Iterator[None]] = deque()
         self.held: dict[Waiting, None] = {}
+        self.sealed: dict[Queue, None] = {}
         self.is_durable = False
         self.must_commit = False
         self.commit = 1
@@ -158,6 +161,9 @@ class Batch:
     def done(self, commit: int) -> None:
         """Tell those who waited for a commit that it is on the disk."""
         self.committed = commit
+        if self.sealed:
+            self.touched |= self.sealed
+            self.sealed = {}
         held, self.held = self.held, {}
         for session in held:
             try:

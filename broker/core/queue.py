@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Runs, free, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs, free, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -63,6 +63,7 @@ class Queue:
         "_returned_bytes",
         "_ring",
         "_runs",
+        "_sealed",
         "arguments",
         "auto_delete",
         "deleted",
@@ -107,6 +108,8 @@ class Queue:
         self._returned: list[tuple[int, Message]] = []  # a heap of positions
         self._returned_bytes = 0
         self._ring = Ring()
+        # from which position on consumers get nothing before which commit is done, ascending
+        self._sealed: list[tuple[int, int]] = []
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self.vhost.name!r}>"
@@ -150,14 +153,15 @@ class Queue:
     def deal(self) -> None:
         """Hand ready messages to the consumers that have room, in turns."""
         incoming, limit = self.incoming, DEAL_LIMIT
+        end = self._unseal() if self._sealed else UNLIMITED
         level = self._ring.front()
         while level is not None and limit > 0:
             if self._returned:
                 limit -= self._deal_returned(level)
             elif self._runs.count:
-                if not self._is_loaded():
+                if self._runs.first >= end or not self._is_loaded():
                     break
-                limit -= self._deal_runs(level, limit)
+                limit -= self._deal_runs(level, limit, end)
             elif incoming:
                 limit -= self._deal_incoming(level, limit)
             else:
@@ -167,8 +171,42 @@ class Queue:
             self._store()
             if self._ring.consumers:
                 self.vhost.broker.batch.is_crowded = True
-        if level is not None and (self._returned or (self._runs.count and self._is_loaded())):
+        if level is not None and (self._returned or self._is_ready(end)):
             self.touch()
+
+    def _is_ready(self, end: int) -> bool:
+        """Whether the first message of the runs may be dealt; have it read if it is not here."""
+        return self._runs.count > 0 and self._runs.first < end and self._is_loaded()
+
+    def seal(self) -> None:
+        """Deal nothing that was published in this slice before the open commit is done.
+
+        What a transaction has published nobody gets before it is on the disk; what comes after it
+        waits behind it. A get may have it: its answer waits.
+        """
+        if self.incoming and not self.deleted:
+            batch = self.vhost.broker.batch
+            self._sealed.append((self.next_position, batch.commit))
+            batch.sealed[self] = None
+            self._store()
+
+    def _unseal(self) -> int:
+        """Return the position from which on everything waits for a commit."""
+        batch, sealed = self.vhost.broker.batch, self._sealed
+        while sealed and sealed[0][1] <= batch.committed:
+            del sealed[0]
+        if not sealed:
+            return UNLIMITED
+        batch.sealed[self] = None
+        if self.incoming:
+            self._store()
+        return sealed[0][0]
+
+    def waits_for_commit(self, position: int) -> int:
+        """Return which commit a message waits for, 0 if it does not."""
+        if self._sealed and self._unseal() <= position:
+            return max(commit for first, commit in self._sealed if first <= position)
+        return 0
 
     def _store(self) -> None:
         messages = self.incoming
@@ -229,10 +267,12 @@ class Queue:
         level.move_to_end(consumer)
         return 1
 
-    def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int) -> int:
+    def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int, end: int) -> int:
         consumers, share, cost = self._next(level, limit, self._runs.count)
         if consumers:
             wanted = min(len(consumers) * share, DEAL_LIMIT)
+            if end != UNLIMITED:
+                wanted = min(wanted, self._runs.until(end - 1))
             positions, messages, redelivered = self._take(wanted, DEAL_BYTES)
             self._distribute(level, consumers, positions, messages, redelivered)
             cost += len(messages)

@@ -165,10 +165,20 @@ class Runs:
 
     def _append_pieces(self, base: int, messages: list[Message]) -> None:
         """Add more messages than go into one chunk."""
+        for start in range(0, len(messages), CHUNK_LENGTH):
+            piece = messages[start : start + CHUNK_LENGTH]
+            size = octets(piece)
+            if size <= CHUNK_OCTETS:
+                self._chunks.append(Chunk(base + start, piece, size))
+            else:
+                self._append_large(base + start, piece)
+
+    def _append_large(self, base: int, messages: list[Message]) -> None:
+        """Add messages that have more octets than go into one chunk."""
         start = size = 0
         for index, message in enumerate(messages):
             one = message.header_size + message.size
-            if index - start == CHUNK_LENGTH or (size and size + one > CHUNK_OCTETS):
+            if size and size + one > CHUNK_OCTETS:
                 self._chunks.append(Chunk(base + start, messages[start:index], size))
                 start, size = index, 0
             size += one

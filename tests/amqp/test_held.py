@@ -351,6 +351,103 @@ async def test_tx_commit_ok_waits_for_the_commit(kept, client):
     assert [TxCommitOk()] == await released(kept, client)
 
 
+def bodies(items):
+    return [item.body for item in items if isinstance(item, Received)]
+
+
+async def test_what_a_tx_has_published_is_delivered_after_its_commit(kept, client):
+    other = kept.connect()
+    other.consume("q", "c", no_ack=True)
+    client.send(TxSelect())
+    client.publish(b"kept", **PERSISTENT)
+    client.publish(b"transient")
+    client.send(TxCommit())
+    await kept.settle()
+    other.publish(b"behind it")
+    await kept.settle()
+    assert [] == bodies(other.take())
+
+    assert [b"kept", b"transient", b"behind it"] == bodies(await released_items(kept, other))
+
+
+async def released_items(kept, client):
+    kept.gate.let_one_through()
+    await kept.settle()
+    return client.take()
+
+
+async def test_what_was_there_before_a_tx_is_still_delivered(kept, client):
+    client.send(QueueDeclare("t"))
+    other = kept.connect()
+    for number in range(3):
+        other.publish(b"%d" % number, "t")
+    client.send(TxSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.publish(b"3", "t")
+    client.send(TxCommit())
+    await kept.settle()
+
+    found = other.consume("t", "c", no_ack=True)
+    assert [b"0", b"1", b"2"] == bodies(found)
+    assert [b"3"] == bodies(await released_items(kept, other))
+
+
+async def test_each_tx_waits_for_its_own_commit(kept, client):
+    other = kept.connect()
+    other.consume("q", "c", no_ack=True)
+    client.send(TxSelect())
+    for number in range(2):
+        client.publish(b"%d" % number, **PERSISTENT)
+        client.send(TxCommit())
+        await kept.settle()
+
+    assert [b"0"] == bodies(await released_items(kept, other))
+    assert [b"1"] == bodies(await released_items(kept, other))
+
+
+async def test_a_get_has_what_a_tx_has_published_but_its_answer_waits(kept, client):
+    other = kept.connect()
+    client.send(TxSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.send(TxCommit())
+    await kept.settle()
+
+    assert [] == other.send(BasicGet("q", no_ack=True))
+    assert [] == client.send(BasicGet("q", no_ack=True))
+
+    kept.gate.let_through()
+    await kept.settle()
+    assert [b"m"] == bodies(other.take())
+    assert [TxCommitOk(), BasicGetEmpty()] == client.take()
+
+
+async def test_nobody_gets_what_a_tx_has_published_when_the_store_fails(kept, client):
+    other = kept.connect()
+    other.consume("q", "c", no_ack=True)
+    client.send(TxSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.send(TxCommit())
+    await kept.settle()
+
+    kept.gate.fail()
+    await kept.settle()
+
+    assert [] == bodies(other.take())
+
+
+async def test_a_queue_is_purged_and_deleted_while_a_tx_waits(kept, client):
+    other = kept.connect()
+    client.send(TxSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.send(TxCommit())
+    other.send(QueuePurge("q"), QueueDelete("q"))
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert [QueuePurgeOk(1), QueueDeleteOk(0)] == other.take()
+    assert [TxCommitOk()] == client.take()
+
+
 async def test_a_tx_that_touches_nothing_durable_is_over_at_once(kept, client):
     client.send(QueueDeclare("t"), TxSelect())
     client.publish(b"m", "t", **PERSISTENT)

@@ -103,9 +103,9 @@ def keep(workload: Workload, broker: Broker, messages: int) -> dict:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Return what the files in a folder take up, but for the reserve, which is there from the first.
+    """Return what the files in a folder take up, but for the reserve.
 
-    It is taken as soon as the broker starts on an empty folder, and does not grow with messages.
+    That is there as soon as the broker starts, and does not grow with messages.
     """
     found = 0
     for path in folder.rglob("*"):
