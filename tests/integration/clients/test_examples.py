@@ -32,7 +32,14 @@ def shop_url() -> Iterator[str]:
 def running(example: str, url: str) -> Iterator[subprocess.Popen[str]]:
     """Run an example from an empty place: it must need nothing of the checkout."""
     command = [sys.executable, str(EXAMPLES / example), url]
-    with subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell starts jobs in the background with SIGINT ignored, and they pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         try:
             yield process
         finally:
