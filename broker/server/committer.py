@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 # Seconds that may pass before what nobody waits for is committed: settled messages, publishes
 # without confirms. What is published and settled within them is never written.
 LAZY = 0.02
+# Seconds that a commit waits for acks when all that is in it has been delivered: a consumer who
+# keeps up spares the disk both the message and its end. Not worth it are consumers who settle less
+# than half of them in that time: after so many attempts it is left alone, and tried now and then.
+GRACE = 0.001
+ATTEMPTS, REST = 8, 64
 
 
 class Source(Protocol):
@@ -36,6 +41,18 @@ class Source(Protocol):
     @property
     def is_full(self) -> bool:
         """Whether publishers should wait for a commit."""
+
+    @property
+    def waits_for_acks(self) -> bool:
+        """Whether acks may spare everything in the next commit the disk."""
+
+    @property
+    def count(self) -> int:
+        """Messages that wait for a commit."""
+
+    @property
+    def cancelled(self) -> int:
+        """Messages that were spared it, ever."""
 
     def close(self) -> Sequence[Row]:
         """Return what is to be committed now."""
@@ -63,6 +80,9 @@ class Committer:
         self._is_busy = False
         self._number = 0  # of the commit that is under way
         self._problem: BaseException | None = None
+        self._attempt: tuple[int, int] | None = None  # cancelled, and waiting, when grace began
+        self._failures = 0  # attempts without success in a row, and commits since
+        self._pause = trio.CancelScope()
         self._dirty = trio.Event()
         self._urgent = trio.Event()
         self._rooms = trio.lowlevel.ParkingLot()
@@ -101,8 +121,24 @@ class Committer:
         if self._batch.waiting:
             self._dirty.set()
             self._urgent.set()
+        elif self._journal.waits_for_acks and self._failures < ATTEMPTS:
+            if self._attempt is None:
+                self._attempt = self._journal.cancelled, self._journal.count
+                self._dirty.set()
+                self._pause.deadline = min(self._pause.deadline, trio.current_time() + GRACE)
         else:
             self._begin()
+
+    def _judge(self) -> None:
+        """See whether the grace of the last commit was of use."""
+        if self._attempt is not None:
+            (cancelled, count), self._attempt = self._attempt, None
+            is_worth_it = 2 * (self._journal.cancelled - cancelled) >= count
+            self._failures = 0 if is_worth_it else self._failures + 1
+        elif self._failures >= ATTEMPTS:
+            self._failures += 1
+            if self._failures > ATTEMPTS + REST:
+                self._failures = ATTEMPTS - 1
 
     async def run(self) -> None:
         """Commit what nobody waits for, and what had to be caught up with, for ever.
@@ -113,12 +149,14 @@ class Committer:
         while True:
             await self._dirty.wait()
             if not self._urgent.is_set():
-                with trio.move_on_after(LAZY):
+                seconds = LAZY if self._attempt is None else GRACE
+                with trio.move_on_after(seconds) as self._pause:
                     await self._urgent.wait()
             await self._turns.caught_up()
             if self._problem is not None:
                 raise self._problem
-            is_due = self._urgent.is_set() or self._journal.is_dirty
+            is_wanted = self._batch.wanted >= self._batch.commit
+            is_due = is_wanted or self._urgent.is_set() or self._journal.is_dirty
             self._dirty, self._urgent = trio.Event(), trio.Event()
             if is_due and not self._is_busy:
                 self._begin()
@@ -138,6 +176,7 @@ class Committer:
 
     def _begin(self) -> None:
         """Close what was caused so far, and hand it to the store."""
+        self._judge()
         self._is_busy = True
         self._number = self._batch.commit
         self._batch.commit += 1

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # What may wait for a commit before publishers have to wait, too: in octets and in messages.
 PENDING_OCTETS, PENDING_COUNT = 8 << 20, 16384
+FEW = 64  # queues that are looked at before each commit
 
 
 class Journal:
@@ -43,6 +44,7 @@ class Journal:
       kept_seq: The number of the last row that is in the store for certain.
       count: Messages that wait for a commit.
       octets: Their headers and bodies.
+      cancelled: Messages that were settled before their commit, ever.
       envelopes: The memo of publish methods that were read.
     """
 
@@ -56,6 +58,7 @@ class Journal:
         self.definitions: list[Definition] = []
         self.count = 0
         self.octets = 0
+        self.cancelled = 0
         self.next_seq = 1
         self.kept_seq = 0
         self._waste = Waste()
@@ -101,6 +104,14 @@ class Journal:
         """Count messages that wait no longer."""
         self.count -= count
         self.octets -= octets
+        self.cancelled += count
+
+    @property
+    def waits_for_acks(self) -> bool:
+        """Whether all messages that wait have been delivered: acks may yet spare them the disk."""
+        if not self.count or self.definitions or len(self.dirty) > FEW:
+            return False
+        return all(next(reversed(log.pending), -1) <= log.highest for log in self.dirty)
 
     def done(self, limit: int) -> None:
         """The commit that was closed last is on the disk.

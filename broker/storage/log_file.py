@@ -22,6 +22,9 @@ MOST = 64 << 20  # what is written twice before it is moved into the database in
 SHARE: Final = 16  # of a small file system, the part that it may take
 SMALLEST: Final = 4 << 20
 LEAST: Final = 128 << 10
+# Written in one call. What was written by one large call the kernel keeps as one large piece, and
+# counts as a whole whenever a page of it is written to: 4 MiB for a commit of one message.
+PIECE: Final = 4096
 STEP: Final = 4 << 20  # octets written at once: what comes meanwhile waits some milliseconds
 
 
@@ -77,6 +80,8 @@ class LogFile:
                 self._grown = self._limit  # the disk is full or failing: a commit will tell
 
     def _write(self, start: int, end: int) -> None:
+        zeros = bytes(PIECE)
         with self.file.open("r+b", buffering=0) as log:
-            os.pwrite(log.fileno(), bytes(end - start), start)
+            for at in range(start, end, PIECE):
+                os.pwrite(log.fileno(), zeros[: end - at], at)
             os.fdatasync(log.fileno())

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from leveret.broker.server.committer import LAZY, Committer
+from leveret.broker.server.committer import ATTEMPTS, GRACE, LAZY, REST, Committer
 from leveret.broker.server.turns import Turns
 from leveret.broker.storage.base import Lease, Row, StoreFailed
 from leveret.broker.storage.journal import PENDING_COUNT
@@ -12,6 +12,7 @@ from leveret.protocol.methods import (
     BasicAck,
     BasicDeliver,
     BasicPublish,
+    BasicQos,
     ConfirmSelect,
     QueueDeclare,
     QueueDeclareOk,
@@ -108,6 +109,84 @@ async def test_what_is_settled_before_its_commit_is_confirmed_without_being_writ
         await kept.settle()
     assert BasicAck(10) == client.take()[-1]
     assert begun == kept.gate.begun
+
+
+# acks that spare the disk
+
+
+def tags(items):
+    return [item.method.delivery_tag for item in items if isinstance(item, Received)]
+
+
+def confirms(items):
+    return [item for item in items if isinstance(item, BasicAck)]
+
+
+async def test_a_commit_waits_for_acks_if_all_in_it_was_delivered(mock_clock, kept, client):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    begun = kept.gate.begun
+    for number in range(1, 4):
+        [tag] = tags(client.publish(b"m", **PERSISTENT))
+        await kept.settle()
+        assert [] == client.take()
+        client.ack(tag)
+        await kept.settle()
+        assert [BasicAck(number)] == client.take()
+
+    await pass_time(1)
+    assert begun == kept.gate.begun
+
+
+async def test_it_waits_for_a_moment_only(mock_clock, kept, client):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    await kept.settle()
+    assert [] == client.take()
+
+    await pass_time(GRACE)
+    await kept.settle()
+
+    assert [BasicAck(1)] == client.take()
+
+
+async def test_it_does_not_wait_when_something_was_not_delivered(mock_clock, kept, client):
+    client.send(BasicQos(prefetch_count=1))
+    client.consume("q")
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    client.publish(b"n", **PERSISTENT)
+    await kept.settle()
+
+    assert [BasicAck(2, True)] == client.take()
+
+
+async def test_it_does_not_wait_for_acks_when_a_definition_is_in_it(mock_clock, kept, client):
+    client.consume("q")
+    client.publish(b"m", **PERSISTENT)
+    client.send(QueueDeclare("other", durable=True))
+    await kept.settle()
+
+    assert [QueueDeclareOk("other", 0, 0)] == client.take()
+
+
+async def test_a_consumer_who_never_keeps_up_is_not_waited_for_but_now_and_then(
+    mock_clock, kept, client
+):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    waited = []
+    for _ in range(ATTEMPTS + REST + 3):
+        client.publish(b"m", **PERSISTENT)
+        await kept.settle()
+        waited.append(not confirms(client.take()))
+        await pass_time(GRACE)
+        await kept.settle()
+        client.take()
+
+    assert [True] * ATTEMPTS + [False] * REST == waited[: ATTEMPTS + REST]
+    assert [False, True, False] == waited[ATTEMPTS + REST :]
 
 
 async def test_the_journal_forgets_queues_that_are_gone(kept, client):
@@ -322,7 +401,8 @@ class Scripted:
     is_full = False
 
     def __init__(self) -> None:
-        self.is_dirty = False
+        self.is_dirty = self.waits_for_acks = False
+        self.count = self.cancelled = 0
         self.rows: list[Row] = []
         self.calls: list[str] = []
 
