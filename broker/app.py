@@ -115,7 +115,9 @@ def furnish(broker: Broker, config: Config, topology: Definitions | None, *, is_
         log.warning("topology.ignored", reason=note)
 
 
-async def open_store(broker: Broker, config: Config) -> Persistence | None:
+async def open_store(
+    broker: Broker, config: Config, volume: Volume | None = None
+) -> Persistence | None:
     """Open what the broker is kept in, and bring back what is there; None if it is in memory.
 
     Raises:
@@ -135,7 +137,9 @@ async def open_store(broker: Broker, config: Config) -> Persistence | None:
         store,
         limit=config.queue.memory,
         memory=config.memory.limit_bytes(),
-        scratch=Scratch(config.data_dir / "scratch"),
+        scratch=Scratch(
+            config.data_dir / "scratch", None if volume is None else lambda: volume.look().spare
+        ),
     )
     persistence.control = Control(config.data_dir, store)
     try:
@@ -309,7 +313,7 @@ async def _run(config: Config) -> int:
     topology = read_topology(config)
     broker = build(config)
     volume = measure(config)
-    persistence = await open_store(broker, config)
+    persistence = await open_store(broker, config, volume)
     try:
         furnish(broker, config, topology, is_new=persistence is None or persistence.is_empty)
         await _serve_until_told(broker, listen(config), config, persistence, volume)

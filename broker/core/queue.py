@@ -37,8 +37,6 @@ LOOK = 4
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
 # connection may have unsent.
 DEAL_BYTES = 1 << 20
-# Chunks of the front that are read from the log before they are needed.
-READ_AHEAD = 3
 
 
 class NotLoaded(Exception):
@@ -140,9 +138,8 @@ class Queue:
     @property
     def memory(self) -> int:
         """Octets its messages are accounted for, as far as they are in memory."""
-        runs = self._runs
-        count = runs.count - runs.paged_count + len(self._returned) + self.unacked_count
-        return self.bytes - runs.paged_bytes + count * OVERHEAD
+        count = len(self._returned) + self.unacked_count
+        return self._runs.memory + self._returned_bytes + self.unacked_bytes + count * OVERHEAD
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -370,8 +367,13 @@ class Queue:
     def page_out(self, limit: int, front: int = FRONT) -> None:
         """Leave messages to the log alone, except so many octets and the first few chunks."""
         runs = self._runs
-        if self.log is not None and runs.bytes - runs.paged_bytes > limit:
+        if self.log is not None and runs.memory > limit:
             runs.page_out(limit, self.log.is_kept, front)
+
+    @property
+    def has_takers(self) -> bool:
+        """Whether a consumer has room."""
+        return self._ring.front() is not None
 
     def to_spill(self, limit: int, front: int = FRONT) -> list[Chunk]:
         """Return what should leave memory, and the log does not have, the last first.
@@ -381,7 +383,7 @@ class Queue:
           front: Chunks that stay in any case.
         """
         runs = self._runs
-        if runs.bytes - runs.paged_bytes <= limit:
+        if runs.memory <= limit:
             return []
         log = self.log
         return [
@@ -410,7 +412,7 @@ class Queue:
         runs = self._runs
         if not runs.paged_count:
             return True
-        for paged in runs.wanted(READ_AHEAD):
+        for paged in runs.wanted(FRONT):
             source = paged.slot or self.log
             if source is not None:  # it is None only while the queue is being deleted
                 paged.is_asked = True

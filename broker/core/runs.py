@@ -16,17 +16,19 @@ from collections import deque
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from leveret.broker.core.message import OVERHEAD, Message
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
 
 CHUNK_LENGTH = 1024
 CHUNK_OCTETS = 2 << 20  # of a chunk, unless it is one message
 UNLIMITED = 1 << 62
 PIECE_OCTETS = 1 << 20  # of a paged chunk, unless it is one message
-FRONT = 2  # chunks that are never paged out
+FRONT = 3  # chunks that are read before they are needed, and stay unless memory is short
+PASSED = 64  # chunks that are elsewhere already, behind which others are looked for
 LEAST_SPILLED = 4096  # octets of a chunk that still grows: for less it is not worth it
 LOAD_WITHIN = 16  # chunks from the front in which a loaded one is: what is taken meanwhile is more
 
@@ -69,6 +71,11 @@ class Chunk:
         self.messages = messages
         self.octets = octets
         self.positions = positions
+
+    @property
+    def memory(self) -> int:
+        """Octets that it takes in memory, about."""
+        return self.octets + len(self.messages) * OVERHEAD
 
     @property
     def end(self) -> int:
@@ -233,6 +240,11 @@ class Runs:
 
     # What is not in memory
 
+    @property
+    def memory(self) -> int:
+        """Octets that messages take in memory, about."""
+        return self.bytes - self.paged_bytes + (self.count - self.paged_count) * OVERHEAD
+
     def append_paged(self, paged: Paged) -> None:
         """Add messages that are only in the log, at the end."""
         self._chunks.append(paged)
@@ -251,11 +263,15 @@ class Runs:
         """
         chunks = self._chunks
         tail: list[Chunk | Paged] = []
-        excess = self.bytes - self.paged_bytes - limit
+        excess, passed = self.memory - limit, 0
         while len(chunks) > front and excess > 0:
             chunk = chunks[-1]
             if isinstance(chunk, Paged):
-                break
+                passed += 1
+                if chunk.slot is None or passed > PASSED:
+                    break  # what is before it has been looked at
+                tail.append(chunks.pop())
+                continue
             chunks.pop()
             if chunk.positions is not None or not is_kept(chunk.base, len(chunk.messages)):
                 tail.append(chunk)  # not yet, or never: it holds transient messages
@@ -264,7 +280,7 @@ class Runs:
                 tail.append(piece)
                 self.paged_count += piece.count
                 self.paged_bytes += piece.octets
-                excess -= piece.octets
+            excess -= chunk.memory
         chunks.extend(reversed(tail))
 
     def spillable(self, limit: int, front: int = FRONT) -> Iterator[Chunk]:
@@ -275,16 +291,16 @@ class Runs:
           front: Chunks that stay in any case; with fewer than usual, one that grows may go, too.
         """
         chunks = self._chunks
-        excess = self.bytes - self.paged_bytes - limit
+        excess = self.memory - limit
         for index, chunk in enumerate(islice(reversed(chunks), max(len(chunks) - front, 0))):
             if excess <= 0:
                 return
             if isinstance(chunk, Paged) or chunk.positions is not None:
                 continue
             is_growing = index == 0 and len(chunk.messages) < CHUNK_LENGTH
-            if is_growing and (front >= FRONT or chunk.octets < LEAST_SPILLED):
+            if is_growing and (front >= FRONT or chunk.memory < LEAST_SPILLED):
                 continue
-            excess -= chunk.octets
+            excess -= chunk.memory
             yield chunk
 
     def spilled(self, chunk: Chunk, paged: Paged) -> bool:

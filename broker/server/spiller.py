@@ -2,8 +2,8 @@
 
 Law: a queue keeps its front and its budget in memory. While the messages of all queues together
 take more than half of what the process may have, the budget is a share of a quarter of that, and
-a queue without consumers keeps nothing. It looks at all queues now and then, in small steps, and
-takes a fiftieth of the time for it.
+a queue that nobody takes from keeps nothing. It looks at all queues now and then, in small steps,
+and takes a fiftieth of the time for it while it finds nothing.
 
 Called by: persistence (starts `write` and `read`), server.turns (`look`).
 """
@@ -11,6 +11,7 @@ Called by: persistence (starts `write` and `read`), server.turns (`look`).
 from __future__ import annotations
 
 from itertools import chain
+from sys import getrefcount
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,9 +19,10 @@ import structlog
 import trio
 
 from leveret.broker.core.runs import FRONT, Paged
+from leveret.broker.server.alarms import Resident
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from leveret.broker.core.message import Message
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
     from leveret.broker.core.runs import Chunk, Slot
     from leveret.broker.server.turns import Turns
 
-PAUSE = 0.25  # seconds between looks
+PAUSE = 0.1  # seconds between looks
 SHORT_PAUSE = 0.02  # after a look that has found something
-SHARE = 0.02  # of the time, at most, that looking may take
+SHARE = 0.02  # of the time, at most, that looking may take when there is nothing to find
+BUSY_SHARE = 0.2  # when there is
 AT_ONCE = 200  # queues looked at before others get their turn
-STEP = 4 << 20  # octets written at once
+STEP = 16 << 20  # octets written at once
+# References to a message that is in one queue only. One that is in several does not leave memory
+# when it leaves one of them, but is written for each.
+ALONE = 2
 HINDERED = 10.0  # seconds to wait when a file cannot be written
 
 log = structlog.get_logger()
@@ -65,13 +71,23 @@ class Spiller:
     Args:
       limit: Octets of a queue's messages that stay in memory.
       memory: Octets that the process may have.
+      measure: What it has; a message in many queues counts in each, but is in memory once.
     """
 
-    def __init__(self, turns: Turns, scratch: Files, *, limit: int, memory: int) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        scratch: Files,
+        *,
+        limit: int,
+        memory: int,
+        measure: Callable[[], int] | None = None,
+    ) -> None:
         self._turns = turns
         self._scratch = scratch
         self._limit = limit
         self._memory = memory
+        self._measure = Resident() if measure is None else measure
         self._in_memory = 0  # octets of all queues when they were looked at last
         self._filled = 0  # queues that had any
         self._asked = trio.Event()
@@ -104,17 +120,21 @@ class Spiller:
 
     async def write(self) -> None:
         """Look at all queues again and again, for ever."""
-        pause = PAUSE
+        pause, said = PAUSE, ""
         while True:
             await trio.sleep(pause)
+            await self._scratch.tidy()
             try:
                 count, seconds = await self.spill()
-                await self._scratch.tidy()
-                pause = max(SHORT_PAUSE if count else PAUSE, seconds / SHARE)
             except OSError as problem:
                 reason = f"{problem.filename or self._scratch.folder}: {problem.strerror}"
-                log.warning("scratch.hindered", reason=reason)  # it all stays in memory
-                pause = HINDERED
+                if reason != said:
+                    log.warning("scratch.hindered", reason=reason)  # it all stays in memory
+                said, pause = reason, HINDERED
+            else:
+                said = "" if count else said
+                shortest, share = (SHORT_PAUSE, BUSY_SHARE) if count else (PAUSE, SHARE)
+                pause = max(shortest, seconds / share)
 
     async def spill(self) -> tuple[int, float]:
         """Look at all queues once.
@@ -125,7 +145,8 @@ class Spiller:
         Raises:
           OSError: A file cannot be written.
         """
-        is_short = self._in_memory > self._memory // 2
+        half = self._memory // 2
+        is_short = self._in_memory > half and self._measure() > half
         limit = self._limit
         if is_short:
             limit = min(limit, self._memory // 4 // max(self._filled, 1))
@@ -142,11 +163,13 @@ class Spiller:
                 in_memory += memory
                 filled += 1
                 if memory > limit:
-                    front = FRONT if not is_short else min(queue.consumer_count, 1)
+                    front = FRONT if not is_short else int(queue.has_takers)
                     queue.page_out(limit, front)
                     for chunk in queue.to_spill(limit, front):
+                        if not is_short and getrefcount(chunk.messages[0]) > ALONE:
+                            continue
                         due.append((queue, chunk))
-                        size += chunk.octets
+                        size += chunk.memory
                         if size >= STEP:
                             seconds += perf_counter() - started
                             count += len(due)

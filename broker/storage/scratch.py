@@ -11,6 +11,7 @@ Called by: persistence (opens it), server.spiller (writes and reads), core.queue
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from array import array
@@ -24,14 +25,16 @@ from leveret.broker.storage.paging import Envelopes, message_at
 from leveret.broker.storage.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.runs import Paged
 
+SHARE: Final = 16  # of the disk, the part that is left to others if nothing else is said
 FILE_SIZE = 64 << 20  # octets after which the next file is begun: what a straggler keeps
+AT_ONCE: Final = 256  # pieces that one call takes
 SIZES: Final = 3  # numbers of each message: octets of publish method, header and body
 
 
@@ -76,14 +79,19 @@ class Slot:
 class Scratch:
     """The files, in a folder of their own.
 
+    Args:
+      spare: Returns octets that may be taken of the disk; called in a thread. By default all but
+        a part that is left to others.
+
     Attributes:
       folder: Where they are; all that is in it is removed.
       asked: Chunks that queues wait for.
       freed: The files of slots that were dropped.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spare: Callable[[], int] | None = None) -> None:
         self.folder = folder
+        self._spare = self._room if spare is None else spare
         self.asked: list[tuple[Queue, Paged]] = []
         self.freed: deque[File] = deque()
         self._envelopes = Envelopes()
@@ -117,7 +125,11 @@ class Scratch:
           OSError: They cannot be written.
         """
         assert self._worker is not None
-        file, places = await self._worker.run(self._write, chunks)
+        octets: list[bytes] = []
+        for messages in chunks:  # in the thread, each would wait until the event loop rests
+            octets.append(_encoded(messages))
+            await trio.lowlevel.checkpoint()
+        file, places = await self._worker.run(self._write, octets)
         file.live += len(places)
         return [Slot(self, file, offset, length) for offset, length in places]
 
@@ -143,8 +155,6 @@ class Scratch:
     async def tidy(self) -> None:
         """Remove files that nobody needs."""
         assert self._worker is not None
-        if not self.freed:
-            return
         while self.freed:
             self.freed.popleft().live -= 1
         for file in [each for each in self._files if not each.live]:
@@ -154,6 +164,10 @@ class Scratch:
             await self._worker.run(self._drop, file)
 
     # The rest runs in the thread.
+
+    def _room(self) -> int:
+        found = os.statvfs(self.folder)
+        return (found.f_bavail - found.f_blocks // SHARE) * found.f_frsize
 
     def _prepare(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -165,7 +179,9 @@ class Scratch:
         self._files.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, chunks: Sequence[Sequence[Message]]) -> tuple[File, list[tuple[int, int]]]:
+    def _write(self, octets: Sequence[bytes]) -> tuple[File, list[tuple[int, int]]]:
+        if sum(map(len, octets)) > self._spare():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         file = self._current
         if file is None or file.size >= FILE_SIZE:
             self._number += 1
@@ -173,11 +189,10 @@ class Scratch:
             self._files.add(file)
         places: list[tuple[int, int]] = []
         at = file.size
-        for messages in chunks:
-            octets = _encoded(messages)
-            _write_all(file.descriptor, octets, at)
-            places.append((at, len(octets)))
-            at += len(octets)
+        for each in octets:
+            places.append((at, len(each)))
+            at += len(each)
+        _write_all(file.descriptor, octets, file.size)
         file.size = at
         return file, places
 
@@ -206,9 +221,12 @@ def _encoded(messages: Sequence[Message]) -> bytes:
     return b"".join(parts)
 
 
-def _write_all(descriptor: int, octets: bytes, at: int) -> None:
-    rest = memoryview(octets)
+def _write_all(descriptor: int, pieces: Sequence[bytes], at: int) -> None:
+    rest = [memoryview(piece) for piece in pieces]
     while rest:
-        written = os.pwrite(descriptor, rest, at)
-        rest = rest[written:]
+        written = os.pwritev(descriptor, rest[:AT_ONCE], at)
         at += written
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if written:
+            rest[0] = rest[0][written:]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leveret.broker.core.queue import READ_AHEAD
+from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.runs import (
     CHUNK_LENGTH,
     CHUNK_OCTETS,
@@ -145,6 +145,9 @@ def test_clear_drops_everything():
 # what is not in memory
 
 
+MEMORY = CHUNK_LENGTH * (1 + 14 + OVERHEAD)  # of a chunk of messages of one octet
+
+
 def always(base, count):
     return True
 
@@ -246,15 +249,15 @@ def test_a_chunk_that_is_gone_is_not_loaded():
 
 def test_a_chunk_is_still_found_when_others_before_it_were_loaded():
     runs = Runs()
-    for base in range(READ_AHEAD):
+    for base in range(FRONT):
         runs.append_paged(absent(base, 1, 100))
-    asked = runs.wanted(READ_AHEAD)
+    asked = runs.wanted(FRONT)
 
     for paged in asked:
         assert runs.has(paged)
         assert runs.load(paged, messages(paged.base))
 
-    assert list(range(READ_AHEAD)) == drain(runs)[0]
+    assert list(range(FRONT)) == drain(runs)[0]
 
 
 def with_gaps(*positions):
@@ -339,13 +342,12 @@ def bases(chunks):
 
 
 def test_what_is_spilled_are_the_last_chunks_but_the_one_that_grows():
-    runs = spread(*[CHUNK_LENGTH] * 5, 3)
-    chunk = 15 * CHUNK_LENGTH
-    last = 4 * CHUNK_LENGTH
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 3), 3)
+    last = (FRONT + 2) * CHUNK_LENGTH
 
-    assert [last, 3 * CHUNK_LENGTH, 2 * CHUNK_LENGTH] == bases(runs.spillable(0))
-    assert [last] == bases(runs.spillable(runs.bytes - chunk))
-    assert [] == bases(runs.spillable(runs.bytes))
+    assert [last, last - CHUNK_LENGTH, last - 2 * CHUNK_LENGTH] == bases(runs.spillable(0))
+    assert [last] == bases(runs.spillable(runs.memory - MEMORY))
+    assert [] == bases(runs.spillable(runs.memory))
 
 
 def test_when_memory_is_short_the_front_and_what_grows_may_go_too():
@@ -357,16 +359,16 @@ def test_when_memory_is_short_the_front_and_what_grows_may_go_too():
 
 
 def test_a_chunk_that_was_written_is_replaced_if_it_is_still_the_same():
-    runs = spread(*[CHUNK_LENGTH] * 4)
-    [last, before, *_] = runs.spillable(0)
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 2))
+    [last, before] = runs.spillable(0)
     place = Place()
 
     assert runs.spilled(last, Paged(last.base, last.end, CHUNK_LENGTH, last.octets, place))
     assert (CHUNK_LENGTH, last.octets) == (runs.paged_count, runs.paged_bytes)
-    assert 4 * CHUNK_LENGTH == runs.count
+    assert (FRONT + 2) * CHUNK_LENGTH == runs.count
     written = Paged(before.base, before.end, CHUNK_LENGTH, before.octets, place)
-    runs.take(CHUNK_LENGTH)
-    runs.take(CHUNK_LENGTH)
+    for _ in range(FRONT):
+        runs.take(CHUNK_LENGTH)
     runs.take(1)
     assert not runs.spilled(before, written)
     assert not runs.spilled(last, Paged(last.base, last.end, CHUNK_LENGTH, last.octets, place))
@@ -415,26 +417,27 @@ def test_a_clear_forgets_what_is_paged():
 
 
 @pytest.mark.parametrize(
-    ("excess", "paged"), [(0, 0), (1, 1), (1024 * 15, 1), (1024 * 15 + 1, 2), (1 << 30, 3)]
+    ("excess", "paged"), [(0, 0), (1, 1), (MEMORY, 1), (MEMORY + 1, 2), (1 << 30, 3)]
 )
 def test_the_last_chunks_are_paged_out_first_and_the_front_never(excess, paged):
-    runs = spread(*[CHUNK_LENGTH] * 5)
+    number = FRONT + 3
+    runs = spread(*[CHUNK_LENGTH] * number)
     whole = runs.bytes
 
-    runs.page_out(whole - excess, always)
+    runs.page_out(runs.memory - excess, always)
 
-    assert [False] * (5 - paged) + [True] * paged == [is_paged for *_, is_paged in kinds(runs)]
-    assert [number * CHUNK_LENGTH for number in range(5)] == [base for base, *_ in kinds(runs)]
-    assert (5 * CHUNK_LENGTH, whole) == (runs.count, runs.bytes)
-    assert (paged * CHUNK_LENGTH, whole * paged // 5) == (runs.paged_count, runs.paged_bytes)
+    assert [False] * (number - paged) + [True] * paged == [each[2] for each in kinds(runs)]
+    assert list(range(0, number * CHUNK_LENGTH, CHUNK_LENGTH)) == [each[0] for each in kinds(runs)]
+    assert (number * CHUNK_LENGTH, whole) == (runs.count, runs.bytes)
+    assert (paged * CHUNK_LENGTH, whole * paged // number) == (runs.paged_count, runs.paged_bytes)
 
 
 def test_later_chunks_are_paged_out_when_earlier_ones_are_already():
-    runs = spread(*[CHUNK_LENGTH] * 4)
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 2))
     runs.page_out(0, always)
-    runs.append(4 * CHUNK_LENGTH, [message(b"x")] * 2 * CHUNK_LENGTH)
+    runs.append((FRONT + 2) * CHUNK_LENGTH, [message(b"x")] * 2 * CHUNK_LENGTH)
 
-    runs.page_out(2 * CHUNK_LENGTH * 15, always)
+    runs.page_out(FRONT * MEMORY, always)
 
     assert [False] * FRONT + [True] * 4 == [is_paged for *_, is_paged in kinds(runs)]
     assert sum(count for _, count, is_paged in kinds(runs) if is_paged) == runs.paged_count
@@ -443,30 +446,42 @@ def test_later_chunks_are_paged_out_when_earlier_ones_are_already():
 def test_what_fits_into_the_limit_is_not_paged_out():
     runs = spread(*[CHUNK_LENGTH] * 5)
 
-    runs.page_out(runs.bytes, always)
+    runs.page_out(runs.memory, always)
 
     assert 0 == runs.paged_count
 
 
 def test_what_the_log_does_not_have_stays_and_what_is_before_it_goes():
-    runs = spread(*[CHUNK_LENGTH] * 5)
+    last = (FRONT + 2) * CHUNK_LENGTH
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 3))
     asked = []
 
     def all_but_the_last(base, count):
         asked.append((base, count))
-        return base < 4 * CHUNK_LENGTH
+        return base < last
 
     runs.page_out(0, all_but_the_last)
 
-    assert [False, False, True, True, False] == [is_paged for *_, is_paged in kinds(runs)]
-    assert (4 * CHUNK_LENGTH, CHUNK_LENGTH) == asked[0]
-    assert list(range(0, 5 * CHUNK_LENGTH, CHUNK_LENGTH)) == [base for base, *_ in kinds(runs)]
+    assert [False] * FRONT + [True, True, False] == [is_paged for *_, is_paged in kinds(runs)]
+    assert (last, CHUNK_LENGTH) == asked[0]
+    assert list(range(0, last + 1, CHUNK_LENGTH)) == [base for base, *_ in kinds(runs)]
+
+
+def test_what_is_before_messages_in_a_scratch_file_goes_to_the_log_all_the_same():
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 3))
+    last = next(iter(runs.spillable(0)))
+    runs.spilled(last, Paged(last.base, last.end, CHUNK_LENGTH, last.octets, Place()))
+
+    runs.page_out(0, always)
+
+    assert [False] * FRONT + [True] * 3 == [is_paged for *_, is_paged in kinds(runs)]
+    assert [False, False, True] == [each.slot is not None for each in list(runs._chunks)[FRONT:]]
 
 
 def test_large_messages_are_paged_out_in_pieces_that_are_read_at_once():
-    runs = spread(CHUNK_LENGTH, CHUNK_LENGTH)
+    runs = spread(*[CHUNK_LENGTH] * FRONT)
     half = PIECE_OCTETS // 2
-    base = 2 * CHUNK_LENGTH
+    base = FRONT * CHUNK_LENGTH
     runs.append(base, messages(bytes(half), bytes(half), b"x", bytes(3 * PIECE_OCTETS), b"y"))
     whole = runs.bytes
 

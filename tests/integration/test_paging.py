@@ -91,12 +91,12 @@ def scratch(broker: Durable) -> int:
 
 @pytest.mark.parametrize("is_durable", [False, True], ids=["transient queue", "durable queue"])
 def test_a_long_queue_of_transient_messages_takes_little_memory(broker, is_durable):
-    count = 150_000
+    count = 400_000
     declare(broker, "q", durable=is_durable)
 
     most = fill(broker, "q", count)
 
-    assert most < 140 * MIB, "they are 150 MiB, and more with what is around them"
+    assert most < 400 * MIB, "they are 400 MiB, and 540 with what is around them"
     assert scratch(broker) > 60 * MIB
     assert list(range(count)) == drain(broker, "q", count)
 

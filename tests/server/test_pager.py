@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.broker.core import runs
-from leveret.broker.core.queue import READ_AHEAD
+from leveret.broker.core.runs import FRONT
 from leveret.broker.storage import recovery
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.methods import (
@@ -119,10 +119,10 @@ async def test_so_many_chunks_are_read_ahead_and_no_more(kept, client, queue):
     await kept.settle()
 
     assert [b"0"] == client.bodies()
-    assert COUNT - READ_AHEAD * CHUNK == queue._runs.paged_count
+    assert COUNT - FRONT * CHUNK == queue._runs.paged_count
     assert [b"1"] == shown(client.ack(1))
     await kept.settle()
-    assert COUNT - READ_AHEAD * CHUNK == queue._runs.paged_count
+    assert COUNT - FRONT * CHUNK == queue._runs.paged_count
 
 
 async def test_a_chunk_is_asked_for_once(kept, client, queue):
@@ -134,7 +134,7 @@ async def test_a_chunk_is_asked_for_once(kept, client, queue):
     client.consume("q", "d", prefetch=1)
     client.publish(b"new")
 
-    assert READ_AHEAD == len(asked)
+    assert FRONT == len(asked)
 
 
 async def test_the_head_of_a_queue_stays_in_memory_and_the_rest_is_left_to_the_store(store):

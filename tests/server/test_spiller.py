@@ -10,8 +10,8 @@ import trio.testing
 from leveret.broker.core import runs
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.queue import NotLoaded
-from leveret.broker.core.runs import Paged
-from leveret.broker.server.spiller import Spiller
+from leveret.broker.core.runs import FRONT, Paged
+from leveret.broker.server.spiller import PAUSE, Spiller
 from leveret.broker.server.turns import Turns
 from leveret.broker.storage.scratch import Scratch
 from leveret.protocol.properties import Properties
@@ -38,7 +38,9 @@ class Made:
         self.broker.add_defaults()
         self.turns = Turns(self.broker, lambda: 0)
         self.scratch = Scratch(folder)
-        self.spiller = Spiller(self.turns, self.scratch, limit=LIMIT, memory=memory)
+        self.spiller = Spiller(
+            self.turns, self.scratch, limit=LIMIT, memory=memory, measure=lambda: 1 << 40
+        )
         self.turns.lookers.append(self.spiller.look)
         self.vhost = self.broker.vhosts["/"]
 
@@ -218,6 +220,69 @@ async def test_when_memory_is_short_queues_without_consumers_keep_nothing(make):
     assert list(range(6)) == await drained(made, made.vhost.queues["q7"], 6)
 
 
+async def test_queues_whose_consumers_take_nothing_keep_nothing_either(make):
+    made = await make(memory=200 * SIZE)
+    for number in range(100):
+        queue = made.queue(f"q{number}")
+        target = Target()
+        target.limit = 0
+        target.consume(queue)
+        made.queue(f"q{number}", count=6)
+    await made.spill()
+    await made.spill()
+
+    assert 0 == sum(queue.memory for queue in made.vhost.queues.values())
+
+
+async def test_messages_that_are_small_count_for_what_they_take(make):
+    made = await make()
+    queue = made.queue()
+    queue.incoming += [message(b"") for _ in range(20 * CHUNK)]
+    queue.touch()
+    made.turns.finish()
+    assert queue.memory > 10 * LIMIT
+
+    await made.spill()
+
+    assert queue.memory < LIMIT + FRONT * CHUNK * 300
+
+
+async def test_messages_of_several_queues_are_not_written_for_each(make):
+    made = await make()
+    shared = [message(b"%0100d" % number) for number in range(10 * CHUNK)]
+    for name in "abc":
+        made.queue(name).incoming.extend(shared)
+        made.vhost.queues[name].touch()
+    made.turns.finish()
+    del shared
+
+    await made.spill()
+
+    assert 0 == made.files
+
+
+async def test_while_the_disk_is_full_files_are_given_back_all_the_same(
+    make, monkeypatch, mock_clock, nursery, caplog
+):
+    made = await make()
+    queue = made.queue(count=10 * CHUNK)
+    await made.spill()
+    assert made.files
+    made.scratch._spare = lambda: 0
+    made.queue("other", count=10 * CHUNK)
+    queue.purge()
+    while made.broker.batch.debris:
+        made.broker.batch.resume()
+
+    nursery.start_soon(made.spiller.write)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(PAUSE)
+    while made.files:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+
+    assert 10 * CHUNK == made.queue("other").ready_count
+
+
 async def test_a_disk_that_takes_nothing_leaves_everything_in_memory(make, monkeypatch):
     made = await make()
     queue = made.queue(count=10 * CHUNK)
@@ -225,7 +290,7 @@ async def test_a_disk_that_takes_nothing_leaves_everything_in_memory(make, monke
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "pwrite", refuse)
+    monkeypatch.setattr(os, "pwritev", refuse)
     with pytest.raises(OSError, match="No space"):
         await made.spill()
     monkeypatch.undo()

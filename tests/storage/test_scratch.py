@@ -123,8 +123,23 @@ async def test_a_file_that_was_cut_is_an_error_that_names_it(scratch):
 
 async def test_a_write_that_is_done_in_parts_is_whole(scratch, monkeypatch):
     write = module.os.pwrite
-    monkeypatch.setattr(module.os, "pwrite", lambda fd, data, at: write(fd, data[:7], at))
+    monkeypatch.setattr(module.os, "pwritev", lambda fd, data, at: write(fd, data[0][:7], at))
 
-    [slot] = await scratch.write([messages(b"a" * 50, b"b")])
+    first, second = await scratch.write([messages(b"a" * 50, b"b"), messages(b"c")])
 
-    assert content(messages(b"a" * 50, b"b")) == content(await scratch.read(paged(slot, 2)))
+    assert content(messages(b"a" * 50, b"b")) == content(await scratch.read(paged(first, 2)))
+    assert content(messages(b"c")) == content(await scratch.read(paged(second, 1)))
+
+
+async def test_what_there_is_no_space_for_is_not_written(tmp_path):
+    left = [300]
+    scratch = Scratch(tmp_path / "scratch", lambda: left[0])
+    await scratch.open()
+    [slot] = await scratch.write([messages(bytes(200))])
+    left[0] = 100
+
+    with pytest.raises(OSError, match="No space left"):
+        await scratch.write([messages(bytes(200))])
+
+    assert content(messages(bytes(200))) == content(await scratch.read(paged(slot, 1)))
+    await scratch.close()
