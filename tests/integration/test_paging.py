@@ -90,6 +90,18 @@ def scratch(broker: Durable) -> int:
 
 
 @pytest.mark.parametrize("is_durable", [False, True], ids=["transient queue", "durable queue"])
+def test_what_was_left_to_files_comes_back_in_its_place(broker, is_durable):
+    count = 60_000
+    declare(broker, "q", durable=is_durable)
+    fill(broker, "q", count)
+    while not scratch(broker):  # it is looked for ten times a second
+        declare(broker, "q", durable=is_durable)
+
+    assert list(range(count)) == drain(broker, "q", count)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_durable", [False, True], ids=["transient queue", "durable queue"])
 def test_a_long_queue_of_transient_messages_takes_little_memory(broker, is_durable):
     count = 400_000
     declare(broker, "q", durable=is_durable)
