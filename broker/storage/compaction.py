@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What is read, and what is moved, in one step.
 READ_OCTETS, STEP_OCTETS = 4 << 20, 1 << 20
+STEP_PIECES = 400  # of whatever size: each takes its time in the event loop
 # What a step has to be good for: octets that it frees, or rows. Less is not worth a commit.
 LEAST_GAIN, LEAST_ROWS = 1 << 20, 64
 AGE = 127  # rows kept since: what is young may be gone soon by itself
@@ -77,9 +78,12 @@ class Waste:
           kept_seq: The last row that is in the store for certain.
         """
         chosen: list[LiveRow] = []
-        read = moved = gain = 0
+        read = moved = gain = count = 0
         for row in self._rows:
             if row.seq + AGE > kept_seq or read >= READ_OCTETS or moved >= STEP_OCTETS:
+                break
+            count += len(row.segments)
+            if chosen and count > STEP_PIECES:
                 break
             chosen.append(row)
             read += row.octets

@@ -11,7 +11,7 @@ from leveret.broker.core.runs import Paged
 from leveret.broker.storage import compaction
 from leveret.broker.storage import row_builder as module
 from leveret.broker.storage.base import Definition, StoreError
-from leveret.broker.storage.compaction import Piece
+from leveret.broker.storage.compaction import STEP_PIECES, Piece
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.queue_log import QueueLog, ranges_of
 from leveret.broker.storage.recovery import Recovery
@@ -271,6 +271,23 @@ def test_what_lives_in_rows_that_are_mostly_dead_is_moved_together(
     assert after < before / 9
     assert len(disk.rows) < 5
     assert disk.recover({1})[1] == {1: {10 * each + 9: b"9" * 1000 for each in range(100)}}
+
+
+def test_very_small_rows_are_moved_some_at_a_time(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    count = 2 * STEP_PIECES + AGE
+    for position in range(count):
+        log.enqueued(position, [message(b"x")])
+        disk.commit(journal)
+    steps = []
+    while read := disk.read(journal):
+        steps.append(len(read))
+        journal.move(read)
+        disk.commit(journal)
+
+    assert steps[:2] == [STEP_PIECES, STEP_PIECES]
+    assert max(steps) == STEP_PIECES
+    assert sorted(disk.recover({1})[1][1]) == list(range(count))
 
 
 def test_small_rows_are_moved_together(
