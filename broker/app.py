@@ -292,6 +292,8 @@ async def _say_goodbye(broker: Broker, turns: Turns, reason: AMQPError) -> None:
     for count, session in enumerate(tuple(sessions)):
         if session.closing_since is None and not session.is_ended:
             session.fail(0, reason)
+        elif session.held and reason is FAILED:
+            session.give_up()
         session.unblock()
         if count % timers.AT_ONCE == 0:
             turns.finish()

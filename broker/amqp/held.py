@@ -1,8 +1,7 @@
 """Held replies: what a client must not hear before a commit is done.
 
 Law: the replies of a channel keep their order: once one waits, all that come after it wait behind
-it. Deliveries do not; other channels do not, but the reply that closes the connection waits for
-all of them.
+it. Deliveries do not; other channels do not, but what closes the connection waits for all of them.
 
 Called by: amqp.session, amqp.channel.
 """
@@ -68,6 +67,10 @@ class Held:
                 last.seqno = channel.publish_seqno
                 return
         self.hold(channel.number, commit, Confirm(channel))
+
+    def clear(self) -> None:
+        """Forget what waits: nobody is to hear of it."""
+        self._rows.clear()
 
     def take(self, committed: int) -> list[Callable[[], None]]:
         """Remove and return what waited for commits up to one, that of channel 0 at the end."""

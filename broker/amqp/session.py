@@ -141,6 +141,7 @@ class Session:
         self._index = 0
         self._start = 0
         self._is_greeted = False
+        self._is_left = False  # the client has sent close
         broker.sessions[self] = None
 
     def __repr__(self) -> str:
@@ -332,13 +333,16 @@ class Session:
         self.broker.batch.flushing[self] = None
 
     def reply(self, method: Method) -> None:
-        """Send a method on channel 0; close-ok goes after all that waits for a commit."""
-        if self.held and isinstance(method, ConnectionCloseOk):
+        """Send a method on channel 0; a close, or close-ok, goes after what waits for a commit."""
+        self._is_left = self._is_left or isinstance(method, ConnectionCloseOk)
+        if self.held and isinstance(method, ConnectionClose | ConnectionCloseOk):
             self.held.follow(0, partial(self._reply, method))
         else:
             self._reply(method)
 
     def _reply(self, method: Method) -> None:
+        if isinstance(method, ConnectionClose) and self._is_left:
+            return  # what comes next is close-ok, which ends it as well
         self.outbox.append(self.connection.send(0, method))
         if isinstance(method, ConnectionCloseOk):
             self._end()
@@ -444,8 +448,9 @@ class Session:
         )
         is_leaving = self.connection.state is State.LEAVING
         if self.closing_since is not None or self.is_ended or is_leaving:
-            self._end()
-            return
+            if not self.held or self.is_ended:
+                self._end()
+            return  # else its close, or close-ok, is still to come
         close = (problem.code, problem.reply_text, problem.class_id, problem.method_id)
         self._start = 0
         if is_soft:
@@ -460,8 +465,15 @@ class Session:
         self.closing_since = self.broker.now
         if self.connection.state is State.PRE_INIT:
             self._end()
-        else:
-            self.reply(ConnectionClose(*close))
+            return
+        if isinstance(problem, InternalError):  # a commit may never come now
+            self.held.clear()
+        self.reply(ConnectionClose(*close))
+
+    def give_up(self) -> None:
+        """End without what waits for a commit: there are none any more."""
+        self.held.clear()
+        self._end()
 
     def hang_up(self, reason: str) -> None:
         """Close the socket without a word, after a pause."""

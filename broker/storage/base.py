@@ -71,7 +71,7 @@ class Row:
     Attributes:
       seq: Its number: grows by each row, never reused.
       index: What the body holds, in records, checksummed by whoever made it.
-      body: The octets of messages, for `Ref`.
+      body: The octets of messages, for `Ref`; the store keeps a checksum of them.
       delete: Rows that nobody needs any more.
       replace: Rows of which only a new index is still needed; their bodies become empty.
       definitions: Changed in the same transaction, in order.

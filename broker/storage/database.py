@@ -14,14 +14,17 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from itertools import count
+from pathlib import Path
+from tempfile import mkstemp
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
-from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.log_file import log_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.storage.base import Definition, Row
 
@@ -31,18 +34,22 @@ FORMAT = 1
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 
 FILE: Final = "leveret.db"
+CHANGED: Final = "the checksum of its body does not match"
 PAGE: Final = 16 << 10
 SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
 COPY_PAGES: Final = 64
 
 # An insert into the view adds a row and deletes others: one call, and a transaction by itself.
-# The index comes before the body, so that reading it leaves the body alone.
+# The index comes before the body, so that reading it leaves the body alone; `sum` is the CRC-32 of
+# the body.
 SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
-CREATE TABLE batch(seq INTEGER PRIMARY KEY, idx BLOB NOT NULL, body BLOB NOT NULL);
-CREATE VIEW row_in(seq, idx, body, del) AS SELECT seq, idx, body, NULL FROM batch;
+CREATE TABLE batch(
+    seq INTEGER PRIMARY KEY, idx BLOB NOT NULL, sum INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE VIEW row_in(seq, idx, sum, body, del) AS SELECT seq, idx, sum, body, NULL FROM batch;
 CREATE TRIGGER row_t INSTEAD OF INSERT ON row_in BEGIN
-    INSERT INTO batch VALUES(new.seq, new.idx, new.body);
+    INSERT INTO batch VALUES(new.seq, new.idx, new.sum, new.body);
     DELETE FROM batch WHERE seq IN (SELECT value FROM json_each(new.del));
 END;
 CREATE TABLE meta(
@@ -54,10 +61,10 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
-ADD: Final = "INSERT INTO row_in VALUES(?, ?, ?, ?)"
+ADD: Final = "INSERT INTO row_in VALUES(?, ?, ?, ?, ?)"
 # These take a blob, and a JSON text that says where in it things are (counted from 1).
 REPLACE: Final = """
-UPDATE batch SET idx = substr(?1, given.value ->> 1, given.value ->> 2), body = x''
+UPDATE batch SET idx = substr(?1, given.value ->> 1, given.value ->> 2), sum = 0, body = x''
 FROM json_each(?2) AS given WHERE batch.seq = given.value ->> 0
 """
 FORGET: Final = """
@@ -116,12 +123,19 @@ def migrate(connection: sqlite3.Connection, file: Path, version: int) -> None:
     if any(step not in MIGRATIONS for step in range(version, FORMAT)):
         raise StoreError(f"{file} has format {version}, which is not known")
     if version < FORMAT:
-        copy(connection, file.with_name(f"{file.name}.format-{version}"))
+        # One that is there is of an attempt that did not come to its end, or older.
+        names = (file.with_name(f"{file.name}.format-{version}{end}") for end in _ends())
+        copy(connection, next(name for name in names if not os.path.lexists(name)))
     for step in range(version, FORMAT):
         connection.execute("BEGIN IMMEDIATE")
         MIGRATIONS[step](connection)
         connection.execute(f"PRAGMA user_version = {step + 1}")
         connection.execute("COMMIT")
+
+
+def _ends() -> Iterator[str]:
+    yield ""
+    yield from (f"-{each}" for each in count(2))
 
 
 def take_lock(folder: Path) -> int:
@@ -182,25 +196,57 @@ def number(connection: sqlite3.Connection, query: str, arguments: Iterable[int |
 def copy(
     source: sqlite3.Connection, file: Path, progress: Callable[[int, int, int], None] | None = None
 ) -> None:
-    """Copy a database to a file, which is there as a whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.unlink(missing_ok=True)
-    touch(part)
+    """Copy a database to a file, which is there as a whole or not at all.
+
+    Raises:
+      StoreError: Something has that name already, or got it meanwhile; it is left alone.
+    """
+    descriptor, name = mkstemp(dir=file.parent, prefix=f"{file.name}.", suffix=".part")
+    os.close(descriptor)
+    part = Path(name)
     try:
         with closing(connect(part)) as target:
             source.backup(target, pages=COPY_PAGES, progress=progress)
         with part.open("rb") as written:
             os.fsync(written.fileno())
-        part.replace(file)
+        try:
+            _give_name(part, file)
+        except FileExistsError:
+            raise StoreError(f"{file} is there already") from None
         sync(file.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _give_name(part: Path, file: Path) -> None:
+    """Give a file the name that it should have, unless that is taken."""
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        raise
+    except OSError:  # this file system has no links
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        part.replace(file)
+
+
 def add(execute: Callable[..., object], row: Row) -> None:
     """Add a row, and delete those that it makes superfluous."""
     delete = f"[{','.join(map(str, row.delete))}]" if row.delete else None
-    execute(ADD, (row.seq, row.index, row.body, delete))
+    execute(ADD, (row.seq, row.index, crc32(row.body), row.body, delete))
+
+
+def check_body(connection: sqlite3.Connection, seq: int, body: bytes) -> None:
+    """Compare the whole body of a row, as it was read, with the checksum.
+
+    Raises:
+      StoreError: The row is gone.
+      Damaged: It is not what was written.
+    """
+    found = connection.execute("SELECT sum FROM batch WHERE seq = ?", (seq,)).fetchall()
+    if not found:
+        raise StoreError(f"row {seq} is not there")
+    if found != [(crc32(body),)]:
+        raise Damaged(f"row {seq}: {CHANGED}")
 
 
 def replace(execute: Callable[..., object], rows: Sequence[tuple[int, bytes]]) -> None:

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.broker.storage.base import Row
 from leveret.broker.storage.compaction import Piece, Waste, pieces
 from leveret.broker.storage.paging import Envelopes
 from leveret.broker.storage.queue_log import QueueLog
 from leveret.broker.storage.records import encode_counted, encode_delivered, encode_settled, seal
-from leveret.broker.storage.row_builder import RowBuilder
+from leveret.broker.storage.row_builder import RowBuilder, living_octets
+from leveret.broker.storage.segment import LEAST_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from leveret.broker.core.batch import Batch
-    from leveret.broker.storage.base import Definition
+    from leveret.broker.storage.base import Definition, Row
     from leveret.broker.storage.paging import Place
     from leveret.broker.storage.queue_log import Range
     from leveret.broker.storage.segment import LiveRow, Segment
@@ -62,6 +62,7 @@ class Journal:
         self.next_seq = 1
         self.kept_seq = 0
         self._waste = Waste()
+        self._dense: dict[LiveRow, int] = {}  # not worth it, until no more than so many live
         self._moving: list[tuple[Piece, bytes]] = []
         self._doomed: list[int] = []
         self._has_dead = False  # whether any of those has messages
@@ -145,7 +146,18 @@ class Journal:
 
     def to_move(self) -> list[Piece]:
         """Return what should be read and handed to `move`; nothing if all is well."""
-        return pieces(self._waste.choose(self.kept_seq))
+        chosen = self._waste.choose(self.kept_seq)
+        return pieces([row for row in chosen if self._is_worth_it(row)])
+
+    def _is_worth_it(self, row: LiveRow) -> bool:
+        """Whether a copy would be half as large: what some queues have settled others may need."""
+        segments = row.segments
+        is_shared = len(segments) > 1 and sum(each.size for each in segments) > row.octets
+        if not is_shared or 2 * living_octets(row) <= max(row.octets, LEAST_ROW):
+            return True
+        row.is_moving = False
+        self._dense[row] = row.live // 2
+        return False
 
     def move(self, read: Iterable[tuple[Piece, bytes]]) -> None:
         """Have messages put into a new row with the next commit, and their old rows go."""
@@ -209,19 +221,17 @@ class Journal:
         bare = [row for row in self._bare if row.seq in self.rows]
         self._bare.clear()
         statements = last.statements
-        is_needed = builder.rows or builder.records or statements or definitions or bare
-        if not is_needed and not self._has_dead:
+        is_needed = statements or definitions or bare or self._has_dead
+        if builder.is_empty and not is_needed:
             self._doomed = doomed  # they hold nothing, and go with the next commit
             return []
         self._has_dead = False
-        index = seal([*builder.records, statements])
-        row = Row(last.seq, index, b"".join(builder.parts))
-        rows = [*builder.rows, row]
+        rows = builder.rows(statements)
         self.keep(last)
         self.next_seq = last.seq + 1
         rows[0].definitions = definitions
-        row.delete = doomed
-        row.replace = [(each.seq, seal([each.statements])) for each in bare]
+        rows[-1].delete = doomed
+        rows[-1].replace = [(each.seq, seal([each.statements])) for each in bare]
         if not last.live and not last.refs:
             self._doom(last)
         return rows
@@ -260,7 +270,8 @@ class Journal:
         """Give up those rows in which nothing lives any more, or at least their bodies."""
         for row in rows:
             if row.live or row.seq not in self.rows:
-                self._waste.add(row)
+                if row.live <= self._dense.get(row, row.live):
+                    self._waste.add(row)
                 continue
             if not row.refs:
                 self._doom(row)
@@ -279,6 +290,7 @@ class Journal:
             self.rows.pop(row.seq, None)
             row.is_bare = True
             self._waste.discard(row)
+            self._dense.pop(row, None)
             self._unmark(row)
             row.segments.clear()
             for other in row.referrers:

@@ -1,12 +1,12 @@
 """Records: what the index of a row says about messages, as octets.
 
-Law: an index is a checksum (CRC-32 of all that follows), a format number, and records, each with
-its kind and length, so that a kind that is not known is skipped and kept. Numbers are
-little-endian. The octets of a message are in the body of the row: the payload of its publish
-method, the payload of its header, its body; the index has their sizes, so that recovery reads no
-body.
+Law: an index is a checksum (CRC-32 of all that follows), a format number, which row it is of how
+many of its commit, and records, each with its kind and length, so that a kind that is not known is
+skipped and kept. Numbers are little-endian. The octets of a message are in the body of the row:
+the payload of its publish method, the payload of its header, its body; the index has their sizes,
+so that recovery reads no body.
 
-Called by: storage.journal; storage.tools (shows them).
+Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.inspection.
 """
 
 from __future__ import annotations
@@ -29,16 +29,29 @@ COUNTED: Final = 4
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
-_start = Struct("<IB")  # checksum, format
+_start = Struct("<IB")  # checksum, format: these stay where they are in every format
+_part = Struct("<II")  # which row of its commit, and of how many
 _head = Struct("<BBI")  # kind, flags, length
-_enqueued = Struct("<IQQI")  # queue, first position, offset in the body, count
-_settled = Struct("<II")  # queue, count of ranges or of positions
-_mark = Struct("<IQ")  # queue, position
+_enqueued = Struct("<QQQI")  # queue, first position, offset in the body, count
+_settled = Struct("<QI")  # queue, count of ranges or of positions
+_mark = Struct("<QQ")  # queue, position
+_RECORDS: Final = _start.size + _part.size  # where they begin
 _IS_BIG = sys.byteorder == "big"
 
 
 class RecordError(Exception):
     """An index is damaged, or of a format that is not known; the text says which."""
+
+
+class LaterFormat(RecordError):
+    """An index is whole, and of a format that is not known."""
+
+
+class Part(NamedTuple):
+    """Which row it is, counted from 1, of how many that were committed at once."""
+
+    row: int
+    rows: int
 
 
 class Enqueued(NamedTuple):
@@ -94,10 +107,30 @@ class Unknown(NamedTuple):
 Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Unknown
 
 
-def seal(records: Iterable[bytes]) -> bytes:
-    """Return the index of some encoded records."""
-    octets = bytes((FORMAT,)) + b"".join(records)
+def seal(records: Iterable[bytes], row: int = 1, rows: int = 1) -> bytes:
+    """Return the index of some encoded records, in a row of so many that are committed at once."""
+    octets = b"".join((bytes((FORMAT,)), _part.pack(row, rows), *records))
     return crc32(octets).to_bytes(4, "little") + octets
+
+
+def part_of(index: bytes) -> Part | None:
+    """Return which row of its commit an index says it is, damaged or not; None if it cannot be."""
+    if len(index) < _RECORDS or index[_start.size - 1] != FORMAT:
+        return None
+    part = Part(*_part.unpack_from(index, _start.size))
+    return part if 1 <= part.row <= part.rows else None
+
+
+def split(index: bytes) -> Iterator[bytes]:
+    """Return the records of an index, each as it is encoded, up to where they make no sense."""
+    at = _RECORDS
+    while at + _head.size <= len(index):
+        _, _, length = _head.unpack_from(index, at)
+        end = at + _head.size + length
+        if end > len(index):
+            return
+        yield index[at:end]
+        at = end
 
 
 def encode_enqueued(record: Enqueued) -> bytes:
@@ -153,7 +186,8 @@ def decode(index: bytes) -> list[Record]:
     """Return the records of an index.
 
     Raises:
-      RecordError: It is damaged, or of a later format.
+      LaterFormat: It is not known what it says.
+      RecordError: It is damaged.
     """
     if len(index) < _start.size:
         raise RecordError(f"{len(index)} octets are no index")
@@ -161,7 +195,9 @@ def decode(index: bytes) -> list[Record]:
     if crc32(memoryview(index)[4:]) != checksum:
         raise RecordError("the checksum does not match")
     if version != FORMAT:
-        raise RecordError(f"format {version} is not known")
+        raise LaterFormat(f"format {version} is not known")
+    if part_of(index) is None:
+        raise RecordError("which row of its commit it is makes no sense")
     try:
         return list(_records(index))
     except (error, ValueError, IndexError) as problem:
@@ -169,7 +205,7 @@ def decode(index: bytes) -> list[Record]:
 
 
 def _records(index: bytes) -> Iterator[Record]:
-    at, end = _start.size, len(index)
+    at, end = _RECORDS, len(index)
     while at < end:
         kind, flags, length = _head.unpack_from(index, at)
         at += _head.size

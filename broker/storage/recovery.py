@@ -1,160 +1,37 @@
 """Recovery: the rows of a store become a journal again.
 
 Law: first all that was enqueued, then all that was settled; what a row has settled reaches rows
-up to itself and never younger ones. No body is read. What is damaged at the very end is left out
-and said, as if its commit had not come to pass; damage anywhere else stops it.
+up to itself and never younger ones. No body is read. If a row of the last commit is damaged, all
+of that commit is left out and said, as if it had not come to pass; damage anywhere else stops it,
+and so does a row of the last commit that is missing: nothing takes a row away but a later commit.
 
 Called by: persistence (at start), storage.inspection (offline).
 """
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
-from zlib import crc32
+from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
-from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.base import Damaged
+from leveret.broker.storage.damage import LastCommit, contents, octets_of, read_row
 from leveret.broker.storage.records import (
-    FORMAT,
     Counted,
     Delivered,
     Enqueued,
-    RecordError,
     Settled,
-    decode,
     encode_counted,
     encode_settled,
-    seal,
 )
-from leveret.broker.storage.row_builder import ROW_SIZE
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from leveret.broker.storage.damage import ReadRow
     from leveret.broker.storage.journal import Journal
-    from leveret.broker.storage.queue_log import QueueLog, Range
+    from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.records import Record
-
-SHOWN: Final = 5  # queues and ranges that a line names
-_HEAD: Final = 5  # octets of an index in front of its records
-_record = Struct("<BBI")  # kind, flags, length
-
-
-# What a row says, and what it said before it was damaged
-
-
-def judge(index: bytes, size: int | None = None) -> tuple[list[Record], str]:
-    """Return the records of an index, and what is wrong with the row, if anything.
-
-    Args:
-      size: Octets of the body; None if nobody has looked.
-
-    Raises:
-      StoreError: It is of a later format.
-    """
-    try:
-        records = decode(index)
-    except RecordError as problem:
-        is_whole = len(index) >= _HEAD and crc32(index[4:]).to_bytes(4, "little") == index[:4]
-        if is_whole and index[4] != FORMAT:
-            raise StoreError(f"a later Leveret wrote it: {problem}") from None
-        return salvage(index), str(problem)
-    if size is not None:
-        needed = max([_end(each) for each in records if isinstance(each, Enqueued)], default=0)
-        if size < needed:
-            return records, f"its body has {size} octets instead of {needed}"
-    return records, ""
-
-
-def split(index: bytes) -> Iterator[bytes]:
-    """Return the records of an index, each as it is encoded, up to where they make no sense."""
-    at = _HEAD
-    while at + _record.size <= len(index):
-        _, _, length = _record.unpack_from(index, at)
-        end = at + _record.size + length
-        if end > len(index):
-            return
-        yield index[at:end]
-        at = end
-
-
-def salvage(index: bytes) -> list[Record]:
-    """Return what can be made out of a damaged index; some of it may be wrong."""
-    found: list[Record] = []
-    for octets in split(index):
-        try:
-            found += decode(seal([octets]))
-        except RecordError:
-            continue
-    return found
-
-
-def _end(record: Enqueued) -> int:
-    columns = (record.publish_sizes, record.header_sizes, record.body_sizes)
-    if len(record.offsets) > 1:
-        return max(map(sum, zip(record.offsets, *columns, strict=True)))
-    return record.offsets[0] + sum(map(sum, columns))
-
-
-def contents(records: Iterable[Record], name: Callable[[int], str]) -> str:
-    """Return for people what a damaged row held."""
-    enqueued: dict[int, list[Range]] = {}
-    settled: dict[int, list[Range]] = {}
-    for record in records:
-        if isinstance(record, Enqueued):
-            last = record.base + len(record.body_sizes) - 1
-            enqueued.setdefault(record.queue, []).append((record.base, last))
-        elif isinstance(record, Settled):
-            settled.setdefault(record.queue, []).extend(record.ranges)
-    parts = [
-        f"{what}: {tell(by_queue, name)}"
-        for what, by_queue in (("messages", enqueued), ("settled", settled))
-        if by_queue
-    ]
-    return f"it held {'; '.join(parts)}" if parts else "what it held cannot be made out"
-
-
-def tell(by_queue: dict[int, list[Range]], name: Callable[[int], str]) -> str:
-    """Return for people how many messages of which queues, and where.
-
-    >>> tell({1: [(4, 6), (8, 8)]}, "queue {}".format)
-    '4 of queue 1 (4-6, 8)'
-    """
-    shown = [
-        f"{sum(last - first + 1 for first, last in ranges)} of {name(queue)} ({_show(ranges)})"
-        for queue, ranges in list(by_queue.items())[:SHOWN]
-    ]
-    more = len(by_queue) - SHOWN
-    return ", ".join(shown) + (f", and of {more} more queues" if more > 0 else "")
-
-
-def _show(ranges: Sequence[Range]) -> str:
-    shown = [f"{first}-{last}" if first < last else f"{first}" for first, last in ranges[:SHOWN]]
-    return ", ".join([*shown, "..."] if len(ranges) > SHOWN else shown)
-
-
-class Loss(NamedTuple):
-    """A row that is damaged.
-
-    Attributes:
-      seq: Its number.
-      problem: What is wrong with it.
-      records: What it held, as far as that can be made out.
-      size: Octets of its body; None if nobody has looked.
-    """
-
-    seq: int
-    problem: str
-    records: list[Record]
-    size: int | None
-
-    @property
-    def messages(self) -> int:
-        """How many messages it held, as far as that can be made out."""
-        enqueued = [each for each in self.records if isinstance(each, Enqueued)]
-        return sum(len(each.body_sizes) for each in enqueued)
 
 
 class Found(NamedTuple):
@@ -186,7 +63,6 @@ class Recovery:
 
     Attributes:
       messages: Those that rows were made with, so far.
-      lost: Damaged rows that nothing came after; they are deleted with the next commit.
     """
 
     def __init__(self, journal: Journal, name: Callable[[int], str] = "queue {}".format) -> None:
@@ -196,7 +72,7 @@ class Recovery:
         self._counted: list[tuple[LiveRow, Counted]] = []
         self._next: dict[int, int] = {}
         self.messages = 0
-        self.lost: list[Loss] = []
+        self._last = LastCommit()
 
     def read(self, seq: int, index: bytes, size: int | None = None) -> None:
         """Take in a row; they come in ascending order.
@@ -207,28 +83,30 @@ class Recovery:
         Raises:
           StoreError: It is of a later format, or a row before it was damaged.
         """
-        try:
-            records, problem = judge(index, size)
-        except StoreError as later:
-            raise StoreError(f"row {seq}: {later}") from None
-        if self.lost and not (problem and self._may_be_one_commit()):
-            first = self.lost[0]
-            raise Damaged(f"row {first.seq}: {first.problem}; {self.held(first)}")
-        if problem:
-            self.lost.append(Loss(seq, problem, records, size))
-        else:
-            self.take_in(seq, records)
+        row = read_row(seq, index, size)
+        if not self._last.has(row):
+            self._end_commit()
+        self._last.add(row)
+        self.messages += row.messages
 
-    def _may_be_one_commit(self) -> bool:
-        """Whether a row may belong to the same commit as the damaged one before it."""
-        size = self.lost[-1].size
-        return size is not None and size >= ROW_SIZE  # all but the last of a commit are full
+    def _end_commit(self) -> None:
+        """Take in the rows of a commit that is not the last."""
+        for row in self._last.rows:
+            if row.problem:
+                raise Damaged(f"row {row.seq}: {row.problem}; {self.held(row)}")
+            self.take_in(row.seq, row.records)
+        self._last = LastCommit()
 
-    def held(self, loss: Loss) -> str:
-        """Return for people what a damaged row held."""
-        return contents(loss.records, self._name)
+    @property
+    def lost(self) -> list[ReadRow]:
+        """The rows of the last commit, if it is damaged; they are deleted with the next one."""
+        return self._last.lost
 
-    def take_in(self, seq: int, records: Iterable[Record]) -> None:
+    def held(self, row: ReadRow) -> str:
+        """Return for people what a row held."""
+        return contents(row.records, self._name)
+
+    def take_in(self, seq: int, records: Sequence[Record]) -> None:
         """Take in the records of a row."""
         journal = self._journal
         row = journal.rows[seq] = LiveRow(seq)
@@ -238,7 +116,6 @@ class Recovery:
                 segment = Segment(row, record)
                 row.add(segment)
                 journal.log(record.queue).segments.append(segment)
-                self.messages += segment.live
                 self._seen(record.queue, segment.end)
             elif isinstance(record, Settled):
                 self._settled.append((row, record))
@@ -251,6 +128,7 @@ class Recovery:
                     log.highest = log.mark = record.position
                     log.mark_row = row
                     row.marks.append(log)
+        row.octets = octets_of(records)  # what several queues share is there once
         row.is_bare = not row.segments
 
     def _seen(self, queue: int, position: int) -> None:
@@ -261,10 +139,12 @@ class Recovery:
 
         Args:
           numbers: The queues that still exist.
+
+        Raises:
+          Damaged: A row of the last commit is missing.
         """
         journal = self._journal
-        for loss in self.lost:
-            self.take_in(loss.seq, ())  # nothing lives in it: it goes like any other such row
+        self._finish_last()
         for log in journal.logs.values():
             log.segments.sort(key=lambda segment: segment.base)
         for row, record in self._settled:
@@ -287,6 +167,14 @@ class Recovery:
             log.segments = [segment for segment in log.segments if segment.live]
         journal.bury(set(journal.rows.values()))
         return {number: self._found(log) for number, log in journal.logs.items()}
+
+    def _finish_last(self) -> None:
+        last = self._last
+        if last.missing and not last.lost:
+            row = last.rows[-1]
+            raise Damaged(f"row {row.seq}: {last.missing}; {self.held(row)}")
+        for row in last.rows:  # if nothing lives in it, it goes like any other such row
+            self.take_in(row.seq, () if last.lost else row.records)
 
     def _apply(self, row: LiveRow, log: QueueLog, record: Settled) -> None:
         hits = log.settle_older(record.ranges, row.seq)

@@ -1,8 +1,9 @@
 """Repair: a damaged store made whole by dropping what is damaged.
 
 Law: a copy of all of it is made first. A row that cannot be understood goes as a whole, of any
-other only the messages that cannot be read. If SQLite's own pages are damaged, what can be read is
-put into a new file, which takes the place of the old one in one step.
+other only the messages that cannot be read. Where a body is not what was written and it is not
+known in which message, all of them stay, and that is said. If SQLite's own pages are damaged, what
+can be read is put into a new file, which takes the place of the old one in one step.
 
 Called by: cli (store).
 """
@@ -15,10 +16,11 @@ import sqlite3
 from contextlib import closing, suppress
 from itertools import count
 from typing import TYPE_CHECKING
+from zlib import crc32
 
-from leveret.broker.storage.base import StoreError
-from leveret.broker.storage.database import open_database, settle, sync
-from leveret.broker.storage.records import Enqueued, decode
+from leveret.broker.storage.base import Row, StoreError
+from leveret.broker.storage.database import add, open_database, settle, sync
+from leveret.broker.storage.records import Enqueued, decode, seal
 from leveret.broker.storage.salvage import DEFINITIONS, ROWS, Octets, walk
 from leveret.broker.storage.segment import LiveRow, Segment
 from leveret.broker.storage.tools import (
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from leveret.broker.storage.inspection import Inspection
+    from leveret.broker.storage.findings import Inspection
 
 
 def repair(folder: Path) -> Answer:
@@ -50,7 +52,7 @@ def repair(folder: Path) -> Answer:
         else:
             _mend(file, found)
         after = inspected(file)
-    lines = [f"dropped: {problem}" for problem in found.problems]
+    lines = [f"{'kept' if problem.is_kept else 'dropped'}: {problem}" for problem in found.problems]
     lines += losses(found, "are")
     lines += [f"note: {note}" for note in after.notes]
     lines.append(f"as it was before: {kept}")
@@ -92,9 +94,19 @@ def _mend(file: Path, found: Inspection) -> None:
                 connection.execute("DELETE FROM batch WHERE seq = ?", (seq,))
             else:
                 connection.execute("UPDATE batch SET idx = ? WHERE seq = ?", (left, seq))
+        for seq in found.changed:
+            checksum = crc32(Octets(connection, seq).whole or b"")
+            connection.execute("UPDATE batch SET sum = ? WHERE seq = ?", (checksum, seq))
+        _add_end(connection, found)
         for one in found.bad_definitions:
             connection.execute("DELETE FROM meta WHERE id = ?", (one,))
         connection.execute("COMMIT")
+
+
+def _add_end(connection: sqlite3.Connection, found: Inspection) -> None:
+    """Add an empty row, if need be, so that the last commit is not one that has lost a row."""
+    if found.end is not None:
+        add(connection.execute, Row(found.end, seal([])))
 
 
 def _make_anew(file: Path, found: Inspection) -> None:
@@ -134,17 +146,19 @@ def _unsaid(*_: object) -> None:
 def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, found: Inspection) -> None:
     step = 0
     target.execute("BEGIN IMMEDIATE")
-    for seq, index, size in walk(source, ROWS, _unsaid):
+    for seq, index, size, _ in walk(source, ROWS, _unsaid):
         left = found.bad_rows.get(seq, index) if isinstance(seq, int) else None
         if not isinstance(seq, int) or not isinstance(left, bytes) or not isinstance(size, int):
             continue
         body = _body(source, seq, left) if size else b""
-        target.execute("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", (seq, left, body))
+        row = seq, left, crc32(body), body
+        target.execute("INSERT OR IGNORE INTO batch VALUES(?, ?, ?, ?)", row)
         step += len(left) + len(body)
         if step >= STEP_OCTETS:
             step = 0
             target.execute("COMMIT")
             target.execute("BEGIN IMMEDIATE")
+    _add_end(target, found)
     target.execute("COMMIT")
 
 

@@ -1,7 +1,8 @@
 """Row builder: messages become rows.
 
-Law: a row is closed when its body is large enough, all rows of a builder are of one commit. A
-message that several queues share is written once a row.
+Law: a row is closed when its body is large enough. All rows of a builder are of one commit, and
+each says which of them it is. A message that several queues share is written once a row, also
+when it is moved.
 
 Called by: storage.journal.
 """
@@ -28,6 +29,17 @@ ROW_SIZE = 1 << 20
 GAP = 4
 
 
+def living_octets(row: LiveRow) -> int:
+    """Return how many octets of a row's body are of messages that are not settled."""
+    living = {
+        offset: sum(sizes)
+        for segment in row.segments
+        if segment.live
+        for _, (offset, *sizes) in segment.living_places(segment.base, segment.end)
+    }
+    return sum(living.values())
+
+
 class RowBuilder:
     """Makes rows of pending messages."""
 
@@ -35,7 +47,9 @@ class RowBuilder:
         self._journal = journal
         self._is_sharing = is_sharing
         self._seen: dict[Message, int] = {}  # where a message of several queues is in the row
-        self.rows: list[Row] = []
+        self._carried: dict[tuple[int, int], int] = {}  # the same, by where it was before
+        self._source = -1  # the row that it was in
+        self._full: list[tuple[int, list[bytes], bytes]] = []  # number, records, body
         self._moved: list[tuple[QueueLog, Segment]] = []
         self._start_row(journal.next_seq)
 
@@ -45,10 +59,26 @@ class RowBuilder:
         self.records: list[bytes] = []
         self._size = 0
         self._seen.clear()
+        self._carried.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was taken in."""
+        return not self._full and not self.records
 
     def finish(self) -> LiveRow:
-        """Return the last row, which is still open."""
+        """Return the last row, which can take in only what is not a message from here on."""
+        self._row.octets = self._size  # what several queues share is there once
         return self._row
+
+    def rows(self, statements: bytes) -> list[Row]:
+        """Return all rows; the last one says something about messages of older rows, too."""
+        records = [*self.records, statements]
+        rows = [*self._full, (self._row.seq, records, b"".join(self.parts))]
+        return [
+            Row(seq, seal(records, number, len(rows)), body)
+            for number, (seq, records, body) in enumerate(rows, 1)
+        ]
 
     def add(self, log: QueueLog) -> None:
         """Take in all that is pending in a log."""
@@ -66,20 +96,39 @@ class RowBuilder:
         self._add_segment(log, base, columns)
 
     def move(self, log: QueueLog, piece: Piece, octets: bytes) -> None:
-        """Take in what lives of messages that are in another row."""
+        """Take in what lives of messages that are in another row.
+
+        What was together stays together as far as it can, because queues may share it.
+        """
+        segment = piece.segment
+        seq = segment.row.seq
+        if seq != self._source and self._size >= ROW_SIZE:
+            self._next_row()
+        self._source = seq
+        places = None  # in a row of one segment nothing is shared
+        if len(segment.row.segments) > 1:
+            places = segment.places(segment.base, segment.end - segment.base)
         columns = _Columns()
         base = expected = -1
         for position, message, sizes in piece.living(octets):
-            if not columns.reach(position - expected, self._size) or self._size >= ROW_SIZE:
+            is_full = self._size >= 2 * ROW_SIZE
+            if not columns.reach(position - expected, self._size) or is_full:
                 self._add_segment(log, base, columns, self._moved)
-                if self._size >= ROW_SIZE:
+                if is_full:
                     self._next_row()
                 columns, base = _Columns(), position
-            columns.add(self._size, *sizes)
-            self.parts.append(message)
-            self._size += len(message)
+            offset = places[position - segment.base][0] if places else position
+            columns.add(self._carry((seq, offset), message), *sizes)
             expected = position + 1
         self._add_segment(log, base, columns, self._moved)
+
+    def _carry(self, place: tuple[int, int], octets: bytes) -> int:
+        """Return where a message begins that was somewhere else."""
+        offset = self._carried.setdefault(place, self._size)
+        if offset == self._size:
+            self.parts.append(octets)
+            self._size += len(octets)
+        return offset
 
     def settle_moved(self) -> None:
         """Give the moved messages to their logs, once the old places are given up."""
@@ -117,9 +166,9 @@ class RowBuilder:
             self.records.append(encode_enqueued(segment.record))
 
     def _next_row(self) -> None:
-        row = self._row
+        row = self.finish()
         self._journal.keep(row)
-        self.rows.append(Row(row.seq, seal(self.records), b"".join(self.parts)))
+        self._full.append((row.seq, self.records, b"".join(self.parts)))
         self._start_row(row.seq + 1)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
 
-ROWS: Final = "SELECT seq, idx, length(body) FROM batch WHERE seq >= ? ORDER BY seq"
+ROWS: Final = "SELECT seq, idx, length(body), sum FROM batch WHERE seq >= ? ORDER BY seq"
 DEFINITIONS: Final = "SELECT id, kind, key, value FROM meta WHERE id >= ? ORDER BY id"
 
 
@@ -91,7 +91,11 @@ def _readable_after(connection: sqlite3.Connection, query: str, start: int) -> i
 
 
 class Octets:
-    """The body of a row, also one that can be read only in part."""
+    """The body of a row, also one that can be read only in part.
+
+    Attributes:
+      whole: All of it; None if it cannot be read as a whole.
+    """
 
     def __init__(self, connection: sqlite3.Connection, seq: int) -> None:
         self._connection = connection

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.compaction import pieces
+from leveret.broker.storage.damage import tell
 from leveret.broker.storage.database import (
     APPLICATION,
     FILE,
     FORMAT,
     add,
+    check_body,
     connect,
     copy,
     number,
@@ -27,15 +29,16 @@ from leveret.broker.storage.database import (
     settle,
     take_lock,
 )
-from leveret.broker.storage.inspection import Problem, inspect
-from leveret.broker.storage.recovery import tell
+from leveret.broker.storage.findings import Problem
+from leveret.broker.storage.inspection import inspect
+from leveret.broker.storage.row_builder import living_octets
 from leveret.broker.storage.salvage import Octets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from leveret.broker.storage.inspection import Inspection
+    from leveret.broker.storage.findings import Inspection
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.segment import LiveRow
 
@@ -265,7 +268,11 @@ def compact(folder: Path) -> Answer:
             raise Damaged(f"{file} is damaged: {text}")
         with closing(connected(file)) as connection:
             settle(connection)
-            moved = _move(connection, found)
+            try:
+                moved = _move(connection, found)
+            except Damaged as problem:
+                text = f"{problem}; try: leveret store repair {folder}"
+                raise Damaged(f"{file} is damaged: {text}") from None
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         after = sum(_sizes(file).values())
@@ -277,17 +284,16 @@ def compact(folder: Path) -> Answer:
 def _move(connection: sqlite3.Connection, found: Inspection) -> int:
     """Move what lives in rows that are half dead into new ones; return how many messages it was."""
     journal = found.journal
-    # What several queues share is written once for each: it has to be worth that.
     rows = [
         row
         for row in journal.rows.values()
-        if row.live and 2 * row.live_octets <= found.bodies[row.seq]
+        if row.live and 2 * living_octets(row) <= found.bodies[row.seq]
     ]
     moved = sum(row.live for row in rows)
     _commit(connection, journal)  # what is dead goes first
     for step in _steps(rows):
         planned = pieces(step)
-        bodies = {row.seq: Octets(connection, row.seq) for row in step}
+        bodies = {row.seq: _whole(connection, row.seq) for row in step}
         read = [
             bodies[seq].piece(offset, length)
             for seq, offset, length in (piece.ref() for piece in planned)
@@ -295,6 +301,14 @@ def _move(connection: sqlite3.Connection, found: Inspection) -> int:
         journal.move(zip(planned, read, strict=True))
         _commit(connection, journal)
     return moved
+
+
+def _whole(connection: sqlite3.Connection, seq: int) -> Octets:
+    """Return the body of a row, which is as it was written."""
+    octets = Octets(connection, seq)
+    if octets.whole is not None:
+        check_body(connection, seq, octets.whole)
+    return octets
 
 
 def _steps(rows: list[LiveRow]) -> Iterator[list[LiveRow]]:

@@ -3,6 +3,7 @@
 import pytest
 
 from leveret.broker.storage.memory import MemoryStore
+from leveret.protocol.errors import InternalError
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
@@ -35,6 +36,7 @@ from leveret.protocol.methods import (
     QueueUnbindOk,
     TxCommit,
     TxCommitOk,
+    TxRollback,
     TxSelect,
     TxSelectOk,
 )
@@ -516,6 +518,64 @@ async def test_the_connections_close_ok_comes_after_the_confirms_of_all_channels
     assert [1, 2, 3] == sorted(order[:3])
     assert [0] == order[3:]
     assert client.session.is_ended
+
+
+async def test_a_connection_that_fails_is_closed_after_the_confirms_of_all_channels(kept, client):
+    client.open_channel(2)
+    for channel in (1, 2):
+        client.send(ConfirmSelect(), channel=channel)
+        client.publish(b"a", channel=channel, **PERSISTENT)
+    assert [] == client.send(BasicAck(7), TxRollback(), channel=9)  # no such channel
+    await kept.settle()
+    assert [] == client.take()
+    kept.gate.let_through()
+    await kept.settle()
+
+    client._read()
+    heard, client._received = client._received, []
+    assert [(1, BasicAck(1)), (2, BasicAck(1))] == sorted(heard[:-1])
+    number, close = heard[-1]
+    assert (0, 504, ConnectionClose) == (number, close.reply_code, type(close))
+    assert [] == client.send(ConnectionCloseOk(), channel=0)
+    assert client.session.is_ended
+
+
+async def test_both_ends_may_close_a_connection_while_its_confirms_are_held(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(TxRollback(), channel=9)
+    client.send(ConnectionClose(200, "", 0, 0), channel=0)
+    await kept.settle()
+    assert not client.session.is_ended
+
+    assert [BasicAck(1)] == await released(kept, client)
+    assert [ConnectionCloseOk()] == client.take(0)
+    assert client.session.is_ended
+
+
+async def test_mistakes_after_the_one_that_closes_do_not_end_it_before_its_confirms(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    client.send(TxRollback(), channel=9)
+    client.feed(b"\x09" * 8)  # no frame
+    await kept.settle()
+    assert not client.session.is_ended
+
+    assert [BasicAck(1)] == await released(kept, client)
+    (close,) = client.take(0)
+    assert 504 == close.reply_code
+
+
+async def test_a_fault_of_the_broker_closes_at_once_and_confirms_nothing_after_it(kept, client):
+    client.send(ConfirmSelect())
+    client.publish(b"a", **PERSISTENT)
+    await kept.settle()
+    client.session.fail(0, InternalError(""))
+    kept.turns.finish()
+
+    (close,) = client.take(0)
+    assert 541 == close.reply_code
+    assert [] == await released(kept, client)
 
 
 async def test_a_close_of_a_connection_without_held_replies_is_confirmed_at_once(client):

@@ -21,11 +21,15 @@ from leveret.protocol.methods import (
     QueueDeclare,
 )
 from leveret.protocol.properties import Properties, encode
+from leveret.protocol.reader import Acks
 from leveret.protocol.writer import content_frames, method_frame
 
 from ..support.edge import ANYWHERE, Edge, Peer
 
 CONFIG = replace(Config(), listeners=ANYWHERE, disk=Disk(free=0.0))
+SHUTDOWN = ConnectionClose(
+    320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", 0, 0
+)
 FAILED = "INTERNAL_ERROR - the store has failed"
 
 
@@ -118,6 +122,51 @@ async def test_failure_of_the_last_commit_is_told_to_those_who_wait_for_it(store
         with trio.fail_after(app.STOP_TIMEOUT - 1):
             await edge.is_over.wait()
         assert persistence.failure
+
+
+async def test_publishers_hear_of_what_is_kept_before_the_broker_leaves(store, nursery):
+    """What comes while it commits for the last time is committed, too."""
+    async with durable(store, nursery) as (edge, persistence):
+        peer = await Peer.connect(edge)
+        await peer.call(QueueDeclare("q", durable=True))
+        await peer.call(ConfirmSelect())
+        store.hold()
+        await peer.write(persistent(b"a"))
+        while not store.held:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        edge.stop.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await peer.write(persistent(b"b"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        store.let_through()
+
+        heard = [await peer.next()]
+        while isinstance(heard[-1][1], Acks):
+            heard.append(await peer.next())
+        assert [1, 2] == [tag for _, tags in heard[:-1] for tag in tags]
+        assert (0, SHUTDOWN) == heard[-1]
+        await peer.send(0, ConnectionCloseOk())
+        with trio.fail_after(app.STOP_TIMEOUT - 1):
+            await edge.is_over.wait()
+        assert not persistence.failure
+
+
+async def test_who_waits_to_be_closed_does_not_hold_up_the_end_when_the_store_fails(store, nursery):
+    async with durable(store, nursery) as (edge, _):
+        peer = await Peer.connect(edge)
+        await peer.call(QueueDeclare("q", durable=True))
+        await peer.call(ConfirmSelect())
+        store.hold()
+        await peer.write(persistent(b"a"))
+        while not store.held:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await peer.send(0, ConnectionClose(200, "bye", 0, 0))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        store.fail()
+        store.let_through()
+
+        with trio.fail_after(app.STOP_TIMEOUT - 1):
+            await edge.is_over.wait()
 
 
 async def test_what_cannot_be_kept_at_the_start_stops_it(store, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from zlib import crc32
 
 import trio
 
@@ -123,10 +124,11 @@ async def look(folder):
     indexes = {seq: index async for rows in store.recover(lease) for seq, index in rows}
     await store.close()
     with closing(sqlite3.connect(store.file)) as connection:
-        rows = {seq: octets for seq, *octets in connection.execute("SELECT * FROM batch")}
+        found = connection.execute("SELECT seq, idx, sum, body FROM batch").fetchall()
         corrupt = connection.execute("PRAGMA integrity_check").fetchall()
-    assert indexes == {seq: index for seq, (index, _) in rows.items()}
-    rows = {seq: tuple(octets) for seq, octets in rows.items()}
+    assert indexes == {seq: index for seq, index, _, _ in found}
+    assert [crc32(body) for *_, body in found] == [checksum for *_, checksum, _ in found]
+    rows = {seq: (index, body) for seq, index, _, body in found}
     return (rows, list(definitions)), lease.epoch, corrupt
 
 

@@ -305,6 +305,120 @@ def test_small_rows_are_moved_together(
     assert journal.to_move() == []
 
 
+def octets_of(disk: Disk) -> int:
+    return sum(len(body) for _, body in disk.rows.values())
+
+
+@pytest.fixture
+def shared(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """A hundred messages of 20 KiB, ten in a row, which five queues share."""
+    monkeypatch.setattr(compaction, "AGE", 0)
+    messages = [message(b"%05d" % each * 4096) for each in range(100)]
+    for start in range(0, 100, 10):
+        for number in range(1, 6):
+            journal.log(number).enqueued(start, messages[start : start + 10])
+        disk.commit(journal)
+    assert 10 == len(disk.rows)
+    return messages
+
+
+def test_what_queues_share_is_once_in_the_row_that_it_is_moved_to(
+    journal: Journal, disk: Disk, shared: list[Message]
+) -> None:
+    whole = octets_of(disk)
+    left = [each for each in range(100) if each % 10 == 9]
+    for number in range(1, 6):
+        journal.log(number).settled([each for each in range(100) if each not in left])
+    disk.commit(journal)
+
+    journal.move(disk.read(journal))
+    disk.commit(journal)
+    disk.commit(journal)
+
+    assert 1 == sum(bool(body) for _, body in disk.rows.values())
+    assert whole // 10 == octets_of(disk)
+    bodies = {each: bytes(shared[each].body) for each in left}
+    assert dict.fromkeys(range(1, 6), bodies) == disk.recover({*range(1, 6)})[1]
+
+
+def test_what_queues_share_stays_together_where_a_row_is_full(
+    journal: Journal, disk: Disk, shared: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROW_SIZE", 50_000)
+    whole = octets_of(disk)
+    left = [each for each in range(100) if each % 10 in (3, 5, 7, 9)]
+    for number in range(1, 6):
+        journal.log(number).settled([each for each in range(100) if each not in left])
+    disk.commit(journal)
+
+    journal.move(disk.read(journal))
+    disk.commit(journal)
+    disk.commit(journal)
+
+    assert whole * 4 // 10 == octets_of(disk)
+
+
+def test_a_row_that_one_queue_still_needs_wholly_is_not_moved(
+    journal: Journal, disk: Disk, shared: list[Message]
+) -> None:
+    for number in range(1, 5):
+        journal.log(number).settled(range(100))
+    disk.commit(journal)
+
+    assert [] == disk.read(journal)
+
+    journal.log(5).settled([each for each in range(100) if each % 10 != 9])
+    disk.commit(journal)
+    assert {each for each in range(100) if each % 10 == 9} == {
+        position for piece, octets in disk.read(journal) for position, *_ in piece.living(octets)
+    }
+
+
+def test_a_row_that_is_not_worth_moving_is_looked_at_again_when_much_of_it_is_gone(
+    journal: Journal, disk: Disk, shared: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(
+        "leveret.broker.storage.journal.living_octets",
+        lambda row: looks.append(row.seq) or module.living_octets(row),
+    )
+    for number in range(1, 5):
+        journal.log(number).settled(range(100))
+    for position in range(10):
+        disk.commit(journal)
+        assert [] == journal.to_move()
+        journal.log(5).settled([position * 10])
+
+    assert 10 == len(looks)
+
+
+def test_the_octets_of_a_row_are_those_of_its_body_also_after_a_restart(
+    journal: Journal, disk: Disk, shared: list[Message]
+) -> None:
+    bodies = {seq: len(body) for seq, (_, body) in disk.rows.items()}
+
+    recovered, _ = disk.recover({*range(1, 6)})
+
+    for each in (journal, recovered):
+        assert bodies == {row.seq: row.octets for row in each.rows.values()}
+
+
+def test_queues_whose_number_is_large_are_kept(journal: Journal, disk: Disk) -> None:
+    number = 1 << 40
+    log = journal.log(number)
+    log.enqueued(0, [message(b"a"), message(b"b"), message(b"c")])
+    disk.commit(journal)
+    log.settled([0])
+    log.delivered(1)
+    log.returned([1])
+    disk.commit(journal)
+
+    recovered, bodies = disk.recover({number})
+
+    assert {number: {1: b"b", 2: b"c"}} == bodies
+    assert (1, {1: 1}) == (recovered.log(number).highest, recovered.log(number).counts)
+
+
 def test_damage_is_told_with_the_row(journal: Journal, disk: Disk) -> None:
     journal.log(1).enqueued(0, [message()])
     disk.commit(journal)

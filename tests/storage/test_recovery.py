@@ -1,6 +1,7 @@
 """Recovery: what a start makes of damage: at the very end, elsewhere, and of a later version."""
 
 import re
+import zlib
 from contextlib import aclosing, closing
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from leveret.broker.config import Config
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
-from leveret.broker.storage import recovery as module
+from leveret.broker.storage import damage
 from leveret.broker.storage.base import Damaged, Row, StoreError, commit
 from leveret.broker.storage.catalog import QUEUE, VHOST, Catalog
+from leveret.broker.storage.damage import read_row, salvage
 from leveret.broker.storage.database import PAGE, connect
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.memory import MemoryStore
@@ -23,9 +25,11 @@ from leveret.broker.storage.records import (
     encode_counted,
     encode_delivered,
     encode_settled,
+    part_of,
     seal,
+    split,
 )
-from leveret.broker.storage.recovery import Recovery, judge, salvage, split
+from leveret.broker.storage.recovery import Recovery
 from leveret.broker.storage.salvage import ROWS, walk
 from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.content import make_content
@@ -34,6 +38,7 @@ from leveret.protocol.properties import Properties, encode
 
 PERSISTENT = encode(Properties(delivery_mode=2), body_size=0)
 MIB = 1 << 20
+HEAD = len(seal([]))
 
 
 def message(body: bytes = b"body") -> Message:
@@ -73,7 +78,7 @@ def recovered(rows: list[Row]) -> tuple[Recovery, Journal, list[tuple[int, int]]
 # The end
 
 
-@pytest.mark.parametrize("at", [0, 4, 5, 6, 11, -1])
+@pytest.mark.parametrize("at", [0, 4, 5, 9, 13, 14, 19, -1])
 def test_a_damaged_last_row_is_left_out_wherever_the_bit_is(at: int) -> None:
     first, second, third = rows_of([b"a"] * 3, [b"b"], [b"c"] * 2)
     third.index = flipped(third.index, at)
@@ -131,7 +136,111 @@ def test_what_was_left_out_is_deleted_with_the_next_commit_and_its_number_not_us
     assert {first.seq, row.seq} == set(journal.rows)
 
 
-def test_all_rows_of_a_last_commit_may_be_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def large_last() -> list[Row]:
+    """Return a commit of one row, and one of three: positions 0, 1 and 2, 3."""
+    rows = rows_of([b"a"], [b"b" * MIB, b"c" * MIB, b"d"], settle=False)
+    assert 4 == len(rows)
+    return rows
+
+
+@pytest.mark.parametrize("hit", [1, 2, 3])
+@pytest.mark.parametrize("at", [0, 5, 9, -1])
+def test_if_one_row_of_the_last_commit_is_damaged_all_of_it_is_left_out(hit: int, at: int) -> None:
+    rows = large_last()
+    rows[hit].index = flipped(rows[hit].index, at)
+
+    recovery, journal, runs = recovered(rows)
+
+    assert [(0, 1)] == runs
+    reason = f"row {rows[hit].seq} of the same commit is damaged"
+    assert {row.seq: reason for row in rows[1:] if row is not rows[hit]} == {
+        loss.seq: loss.problem for loss in recovery.lost if loss.seq != rows[hit].seq
+    }
+    journal.log(1).enqueued(1, [message()])
+    assert {row.seq for row in rows[1:]} == set(journal.close()[0].delete)
+
+
+def test_a_body_that_is_cut_short_takes_the_whole_commit_with_it() -> None:
+    rows = large_last()
+    rows[1].body = rows[1].body[:-1]
+
+    recovery, _, runs = recovered(rows)
+
+    assert [(0, 1)] == runs
+    assert [row.seq for row in rows[1:]] == [loss.seq for loss in recovery.lost]
+    held = [recovery.held(loss) for loss in recovery.lost]
+    assert [f"it held messages: 1 of queue 1 ({n})" for n in (1, 2, 3)] == held
+
+
+@pytest.mark.parametrize("hit", [1, 2, 3])
+def test_one_row_that_is_damaged_in_a_commit_before_the_last_stops_the_start(hit: int) -> None:
+    rows = [*large_last(), Row(9, seal([]))]
+    rows[hit].index = flipped(rows[hit].index, 0)
+
+    with pytest.raises(Damaged, match=f"row {rows[hit].seq}: the checksum does not match"):
+        recovered(rows)
+
+
+@pytest.mark.parametrize(
+    ("gone", "which"),
+    [
+        ([1], "row 1 of 3 of its commit is missing"),
+        ([2], "row 2 of 3 of its commit is missing"),
+        ([3], "row 3 of 3 of its commit is missing"),
+        ([2, 3], "row 2-3 of 3 of its commit are missing"),
+        ([1, 3], "row 1, 3 of 3 of its commit are missing"),
+    ],
+)
+def test_a_row_of_the_last_commit_that_is_missing_stops_the_start(gone, which: str) -> None:
+    rows = [row for number, row in enumerate(large_last()) if number not in gone]
+
+    with pytest.raises(Damaged, match=rf"row {rows[-1].seq}: {which}; it held messages: 1 of"):
+        recovered(rows)
+
+
+@pytest.mark.parametrize("gone", [[1], [2], [3], [1, 2, 3]])
+def test_rows_of_earlier_commits_may_be_gone(gone: list[int]) -> None:
+    rows = [row for number, row in enumerate(large_last()) if number not in gone]
+
+    recovery, _, runs = recovered([*rows, Row(9, seal([]))])
+
+    assert [] == recovery.lost
+    assert {0, 1, 2, 3} - set(gone) == {first for first, _ in runs}
+
+
+def test_a_damaged_row_after_a_commit_that_is_complete_is_of_another() -> None:
+    rows = [*large_last(), Row(9, b"")]
+
+    recovery, _, runs = recovered(rows)
+
+    assert [9] == [loss.seq for loss in recovery.lost]
+    assert [(0, 1), (1, 1), (2, 1), (3, 1)] == runs
+
+
+def test_a_damaged_row_whose_commit_lost_a_row_before_is_still_of_it() -> None:
+    rows = large_last()
+    del rows[2]
+    rows[2].index = flipped(rows[2].index, 0)
+
+    recovery, _, runs = recovered(rows)
+
+    assert [rows[1].seq, rows[2].seq] == [loss.seq for loss in recovery.lost]
+    assert [(0, 1)] == runs
+
+
+@pytest.mark.parametrize("at", [5, 9])
+def test_rows_of_which_one_says_something_else_are_not_of_one_commit(at: int) -> None:
+    """None of them is whole: that they might be lost together has to be certain."""
+    rows = large_last()
+    for row in rows[1:]:
+        row.index = flipped(row.index, 0)
+    rows[2].index = flipped(rows[2].index, at)
+
+    with pytest.raises(Damaged, match=f"row {rows[1].seq}: the checksum does not match"):
+        recovered(rows)
+
+
+def test_all_rows_of_a_last_commit_may_be_damaged() -> None:
     rows = rows_of([b"a"], [b"b" * MIB, b"c" * MIB, b"d"])
     assert 3 <= len(rows)
     for row in rows[1:]:
@@ -143,6 +252,20 @@ def test_all_rows_of_a_last_commit_may_be_damaged(monkeypatch: pytest.MonkeyPatc
     assert [(0, 1)] == runs
     journal.log(1).enqueued(1, [message()])
     assert {row.seq for row in rows[1:]} == set(journal.close()[0].delete)
+
+
+def test_rows_of_one_commit_say_which_they_are() -> None:
+    parts = [part_of(row.index) for row in large_last()]
+
+    assert [(1, 1), (1, 3), (2, 3), (3, 3)] == parts
+
+
+@pytest.mark.parametrize("part", [(0, 1), (2, 1), (0, 0)])
+def test_a_row_that_is_none_of_its_commit_is_damaged(part: tuple[int, int]) -> None:
+    row = read_row(7, seal([encode_settled(1, [(0, 4)])], *part))
+
+    assert "which row of its commit it is makes no sense" == row.problem
+    assert None is row.part
 
 
 def test_two_damaged_rows_that_cannot_be_of_one_commit_stop_the_start() -> None:
@@ -168,7 +291,7 @@ def test_a_store_of_one_damaged_row_is_empty() -> None:
 # Elsewhere
 
 
-@pytest.mark.parametrize("at", [0, 5, 6, -1])
+@pytest.mark.parametrize("at", [0, 5, 13, 14, -1])
 def test_damage_elsewhere_stops_the_start_and_says_what_the_row_held(at: int) -> None:
     first, second, third = rows_of([b"a"] * 3, [b"b"] * 2, [b"c"])
     second.index = flipped(second.index, at)
@@ -204,7 +327,7 @@ def test_rows_whose_bodies_nobody_has_looked_at_are_taken_as_they_are() -> None:
 def test_a_row_of_a_later_format_is_no_damage_even_at_the_end() -> None:
     (row,) = rows_of([b"a"])
     octets = b"\x02" + row.index[5:]
-    row.index = module.crc32(octets).to_bytes(4, "little") + octets
+    row.index = zlib.crc32(octets).to_bytes(4, "little") + octets
 
     with pytest.raises(StoreError, match="row 1: a later Leveret wrote it") as raised:
         recovered([row])
@@ -214,11 +337,11 @@ def test_a_row_of_a_later_format_is_no_damage_even_at_the_end() -> None:
 
 def test_many_queues_and_ranges_are_cut_in_what_is_said() -> None:
     records = [encode_settled(queue, [(n, n) for n in range(0, 20, 2)]) for queue in range(8)]
-    found, problem = judge(seal(records))
+    row = read_row(1, seal(records))
 
-    text = module.contents(found, "queue {}".format)
+    text = damage.contents(row.records, "queue {}".format)
 
-    assert "" == problem
+    assert "" == row.problem
     assert "10 of queue 0 (0, 2, 4, 6, 8, ...)" in text
     assert text.endswith(", and of 3 more queues")
 
@@ -232,7 +355,7 @@ def test_every_record_that_is_not_hit_is_made_out() -> None:
         encode_delivered(2, 9),
         encode_counted(3, {1: 2}),
     ]
-    index = flipped(seal(records), 5 + len(records[0]) + 6)  # the queue in the second
+    index = flipped(seal(records), HEAD + len(records[0]) + 6)  # the queue in the second
 
     found = salvage(index)
 
@@ -240,12 +363,13 @@ def test_every_record_that_is_not_hit_is_made_out() -> None:
     assert [1, 3, 3] == [each.queue for each in found]
 
 
-@pytest.mark.parametrize("length", range(0, 40, 3))
+@pytest.mark.parametrize("length", range(0, 60, 3))
 def test_an_index_that_is_cut_off_gives_what_is_there(length: int) -> None:
-    index = seal([encode_settled(1, [(0, 4)]), encode_delivered(2, 9)])[:length]
+    first = encode_settled(1, [(0, 4)])
+    index = seal([first, encode_delivered(2, 9)])[:length]
 
-    assert len(salvage(index)) == (length >= 35)
-    assert judge(index)[1]
+    assert len(salvage(index)) == (length >= HEAD + len(first))
+    assert read_row(1, index).problem
 
 
 # The start of a broker

@@ -202,6 +202,16 @@ async def test_the_settings_are_those_that_the_promises_need(store):
     assert [2, 0, 4096, 64 << 20] == settings
 
 
+async def test_a_row_that_has_lost_its_body_has_that_checksum(store, lease):
+    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(2, b"last", replace=[(1, b"rest")]))])
+
+    with closing(sqlite3.connect(store.file)) as other:
+        assert [(b"rest", 0, b"")] == other.execute(
+            "SELECT idx, sum, body FROM batch WHERE seq = 1"
+        ).fetchall()
+
+
 # Formats
 
 
@@ -240,8 +250,23 @@ async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
         assert [(1, "old")] == new.execute("SELECT seq, kind FROM batch").fetchall()
         assert 3 == database.number(new, "PRAGMA user_version")
     with closing(sqlite3.connect(store.folder / "leveret.db.format-1")) as old:
-        found = old.execute("SELECT * FROM batch").fetchall()
+        found = old.execute("SELECT seq, idx, body FROM batch").fetchall()
         assert [(1, b"index", b"body")] == found
+        assert 1 == database.number(old, "PRAGMA user_version")
+
+
+async def test_an_attempt_to_migrate_that_was_cut_short_does_not_stop_the_next(store, monkeypatch):
+    await store.close()
+    copy = store.folder / "leveret.db.format-1"
+    copy.write_bytes(b"of the first attempt")
+    monkeypatch.setattr(database, "FORMAT", 2)
+    monkeypatch.setattr(database, "MIGRATIONS", {1: lambda connection: None})
+
+    await store.open()
+    await store.close()
+
+    assert b"of the first attempt" == copy.read_bytes()
+    with closing(sqlite3.connect(store.folder / "leveret.db.format-1-2")) as old:
         assert 1 == database.number(old, "PRAGMA user_version")
 
 
@@ -451,3 +476,52 @@ async def test_a_store_is_closed_after_its_backup_is_made(store, lease, tmp_path
         await store.close()
 
     assert (tmp_path / "copy.db").stat().st_size > 10_000_000
+
+
+@pytest.fixture
+def source(store):
+    """Return a connection to a database that is to be copied."""
+    with closing(database.connect(store.file)) as connection:
+        yield connection
+
+
+async def test_a_file_of_somebody_else_is_left_alone_whatever_it_is_called(source, tmp_path):
+    other = tmp_path / "copy.part"
+    other.write_text("precious")
+
+    database.copy(source, tmp_path / "copy")
+
+    assert "precious" == other.read_text()
+    assert ["copy", "copy.part", "data"] == sorted(file.name for file in tmp_path.iterdir())
+    assert 0o600 == (tmp_path / "copy").stat().st_mode & 0o777
+
+
+def no_links(source, target):
+    raise OSError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+async def test_a_copy_does_not_replace_what_came_while_it_was_made(
+    source, tmp_path, monkeypatch, has_links
+):
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+
+    def came(*_):
+        (tmp_path / "copy").write_text("precious")
+
+    with pytest.raises(StoreError, match="copy is there already"):
+        database.copy(source, tmp_path / "copy", came)
+
+    assert "precious" == (tmp_path / "copy").read_text()
+    assert ["copy", "data"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+async def test_a_copy_is_made_also_where_a_file_has_one_name_only(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+
+    database.copy(source, tmp_path / "copy")
+
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        assert [("ok",)] == copy.execute("PRAGMA integrity_check").fetchall()
+    assert ["copy", "data"] == sorted(file.name for file in tmp_path.iterdir())
