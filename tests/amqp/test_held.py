@@ -2,6 +2,7 @@
 
 import pytest
 
+from leveret.broker.server.committer import GRACE
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.errors import InternalError
 from leveret.protocol.methods import (
@@ -42,7 +43,7 @@ from leveret.protocol.methods import (
 )
 
 from ..support.client import Received
-from ..support.durable import durable
+from ..support.durable import durable, pass_time
 
 PERSISTENT = {"delivery_mode": 2}
 DECLARE = QueueDeclare("q", durable=True)
@@ -421,6 +422,21 @@ async def test_a_get_has_what_a_tx_has_published_but_its_answer_waits(kept, clie
     await kept.settle()
     assert [b"m"] == bodies(other.take())
     assert [TxCommitOk(), BasicGetEmpty()] == client.take()
+
+
+async def test_each_get_waits_for_the_tx_that_its_message_came_with(mock_clock, kept, client):
+    other = kept.connect()
+    client.send(TxSelect())
+    for number in range(2):
+        client.publish(b"%d" % number, **PERSISTENT)
+        client.send(TxCommit())
+        await kept.settle()
+    for _ in range(2):
+        other.send(BasicGet("q", no_ack=False))
+
+    assert [b"0"] == bodies(await released_items(kept, other))
+    await pass_time(GRACE)  # all of the next has been delivered: it waits for acks
+    assert [b"1"] == bodies(await released_items(kept, other))
 
 
 async def test_nobody_gets_what_a_tx_has_published_when_the_store_fails(kept, client):

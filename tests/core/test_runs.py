@@ -358,6 +358,13 @@ def test_when_memory_is_short_the_front_and_what_grows_may_go_too():
     assert [0] == bases(spread(CHUNK_LENGTH, 3).spillable(0, 0)), "too small to be worth it"
 
 
+def test_a_chunk_with_gaps_is_not_spilled():
+    runs = with_gaps(*range(0, 600, 2))
+    runs.append(600, messages(1) * 300)
+
+    assert [600] == bases(runs.spillable(0, 0))
+
+
 def test_a_chunk_that_was_written_is_replaced_if_it_is_still_the_same():
     runs = spread(*[CHUNK_LENGTH] * (FRONT + 2))
     [last, before] = runs.spillable(0)

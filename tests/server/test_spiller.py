@@ -99,6 +99,19 @@ async def test_what_is_beyond_the_budget_leaves_and_comes_back_in_order(make):
     assert list(range(10 * CHUNK + 8)) == await drained(made, queue, 10 * CHUNK + 8)
 
 
+async def test_what_the_journal_has_leaves_memory_without_being_written(make):
+    made = await make()
+    queue = made.queue()
+    queue.log = Log()
+    made.queue(count=10 * CHUNK, properties=PERSISTENT)
+    queue.log.is_kept = lambda base, count: True
+
+    await made.spill()
+
+    assert queue.memory < LIMIT + (FRONT + 1) * CHUNK * 400
+    assert 0 == made.files
+
+
 async def test_what_is_within_the_budget_stays(make):
     made = await make()
     queue = made.queue(count=5)
