@@ -170,10 +170,11 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="where messages are kept (default: leveret-data; until the journal exists,"
-        " messages do not survive a restart)",
+        help="where queues, messages and definitions are kept (default: leveret-data)",
     )
-    where.add_argument("--in-memory", action="store_true", help="keep nothing on disk")
+    where.add_argument(
+        "--in-memory", action="store_true", help="keep nothing: messages do not survive"
+    )
     serve.add_argument(
         "--topology",
         metavar="FILE",

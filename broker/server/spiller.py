@@ -123,8 +123,8 @@ class Spiller:
         pause, said = PAUSE, ""
         while True:
             await trio.sleep(pause)
-            await self._scratch.tidy()
             try:
+                await self._scratch.tidy()
                 count, seconds = await self.spill()
             except OSError as problem:
                 reason = f"{problem.filename or self._scratch.folder}: {problem.strerror}"

@@ -144,6 +144,7 @@ class Store(Protocol):
 
         Raises:
           StoreError: They are not there.
+          Damaged: A body that was read as a whole is not what was written.
         """
 
     async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:

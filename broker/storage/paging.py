@@ -14,6 +14,8 @@ from leveret.broker.core.message import Message
 from leveret.broker.storage.base import Ref, StoreError
 from leveret.protocol.codec import decode_method
 from leveret.protocol.content import Envelope
+from leveret.protocol.errors import AMQPError
+from leveret.protocol.methods import BasicPublish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from leveret.broker.storage.segment import Segment
 
 MEMO_LIMIT = 4096
-FLAGS = slice(12, 14)  # of a header's payload
+SIZE, FLAGS = slice(4, 12), slice(12, 14)  # of a header's payload
 
 
 class Envelopes:
@@ -88,27 +90,48 @@ class Place:
         return [_ref(*part) for part in self._parts]
 
     def load(self, octets: Sequence[bytes]) -> None:
-        """Put the messages into the queue."""
+        """Put the messages into the queue.
+
+        Raises:
+          StoreError: One of them is damaged.
+        """
         positions: list[int] = []
         messages: list[Message] = []
-        for (_, places), body in zip(self._parts, octets, strict=True):
+        for (segment, places), body in zip(self._parts, octets, strict=True):
             start = min(place[0] for _, place in places)
             for position, (offset, publish, header, size) in places:
                 positions.append(position)
-                at = offset - start
-                messages.append(message_at(body, at, publish, header, size, self._envelopes))
+                sizes = publish, header, size
+                try:
+                    messages.append(message_at(body, offset - start, sizes, self._envelopes))
+                except StoreError as problem:
+                    where = f"row {segment.row.seq}: position {position}"
+                    hint = "; leveret store repair drops it"
+                    raise StoreError(
+                        f"{where} of queue {self._log.number} {problem}{hint}"
+                    ) from None
         has_gaps = self._paged.end - self._paged.base > len(messages)
         self._queue.loaded(self._paged, messages, positions if has_gaps else None)
 
 
 def message_at(
-    octets: bytes, at: int, publish: int, header_size: int, size: int, envelopes: Envelopes
+    octets: bytes, at: int, sizes: tuple[int, int, int], envelopes: Envelopes
 ) -> Message:
-    """Return the message that begins at an offset, from the sizes of its parts."""
-    envelope = envelopes.find(octets[at : at + publish])
+    """Return the message that begins at an offset, from the sizes of its parts.
+
+    Raises:
+      StoreError: It is none.
+    """
+    publish, header_size, size = sizes
+    try:
+        envelope = envelopes.find(octets[at : at + publish])
+    except AMQPError as problem:
+        raise StoreError(f"is damaged: {problem}") from None
     at += publish
     header = octets[at : at + header_size]
     at += header_size
+    if not isinstance(envelope.method, BasicPublish) or int.from_bytes(header[SIZE]) != size:
+        raise StoreError("is damaged")
     frames = (header, octets[at : at + size]) if size else (header,)
     return Message(envelope, frames, header_size, size, int.from_bytes(header[FLAGS]))
 

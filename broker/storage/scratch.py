@@ -147,9 +147,9 @@ class Scratch:
         sizes = array("I")
         sizes.frombytes(octets[:at])
         messages: list[Message] = []
-        for publish, header, body in zip(*[iter(sizes)] * SIZES, strict=True):
-            messages.append(message_at(octets, at, publish, header, body, self._envelopes))
-            at += publish + header + body
+        for each in zip(*[iter(sizes)] * SIZES, strict=True):
+            messages.append(message_at(octets, at, each, self._envelopes))
+            at += sum(each)
         return messages
 
     async def tidy(self) -> None:

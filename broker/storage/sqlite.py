@@ -24,6 +24,7 @@ from leveret.broker.storage.base import Damaged, Fenced, Lease, StoreError, Stor
 from leveret.broker.storage.database import (
     FILE,
     add,
+    check_body,
     connect,
     copy,
     define,
@@ -350,7 +351,18 @@ class SQLiteStore:
             if ref.offset > len(blob):
                 return b""
             blob.seek(ref.offset)
-            return blob.read(ref.length)
+            octets = blob.read(ref.length)
+            is_whole = len(octets) == len(blob)
+        if is_whole:
+            self._check(ref.seq, octets)
+        return octets
+
+    def _check(self, seq: int, body: bytes) -> None:
+        assert self._read_connection is not None
+        try:
+            check_body(self._read_connection, seq, body)
+        except StoreError as problem:
+            raise type(problem)(f"{self.file}: {problem}") from None
 
     def _body(self, seq: int) -> bytes:
         assert self._read_connection is not None
@@ -359,6 +371,7 @@ class SQLiteStore:
         if found is None:
             raise StoreError(f"{self.file}: row {seq} is not there")
         body: bytes = found[0]
+        self._check(seq, body)
         return body
 
     def _definitions(self) -> list[tuple[str, bytes, bytes]]:

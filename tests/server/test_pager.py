@@ -335,3 +335,18 @@ async def test_a_store_that_cannot_read_fails(kept, client):
 
     assert kept.failed.is_set()
     assert [] == client.take()
+
+
+@pytest.mark.parametrize("at", [0, 2], ids=["class", "method"])
+async def test_a_message_that_is_damaged_fails_the_store_and_names_the_row(store, at):
+    seq, (index, body) = next((seq, row) for seq, row in store.rows.items() if row[1])
+    store.rows[seq] = index, body[:at] + bytes([body[at] ^ 64]) + body[at + 1 :]
+    async with durable(store, LIMIT) as kept:
+        client = kept.connect()
+        for name in ("q", "r"):
+            client.consume(name, name, no_ack=True)
+        await kept.settle()
+
+        assert kept.failed.is_set()
+        assert f"row {seq}: position 0 of queue" in kept.persistence.failure
+        assert "leveret store repair" in kept.persistence.failure

@@ -23,7 +23,8 @@ PERSISTENT = encode(Properties(delivery_mode=2, message_id="m"), body_size=0)
 TRANSIENT = encode(Properties(), body_size=0)
 
 
-def message(body: bytes = b"body", header: bytes = PERSISTENT, key: str = "q") -> Message:
+def message(body: bytes = b"body", header: bytes = b"", key: str = "q") -> Message:
+    header = header or encode(Properties(delivery_mode=2), len(body))
     content = make_content(BasicPublish("", key), header, body, Message)
     assert isinstance(content, Message)
     return content
@@ -471,7 +472,8 @@ class Model(RuleBasedStateMachine):
         for position, is_persistent in enumerate(kinds, self.next[number]):
             self.counter += 1
             body = b"%d" % self.counter * 3
-            messages.append(message(body, PERSISTENT if is_persistent else TRANSIENT))
+            mode = Properties(delivery_mode=2 if is_persistent else 1)
+            messages.append(message(body, encode(mode, len(body))))
             if is_persistent:
                 self.live[number][position] = body
         self.journal.log(number).enqueued(self.next[number], messages)

@@ -12,7 +12,15 @@ import trio
 import trio.testing
 
 from leveret.broker.storage import database, sqlite
-from leveret.broker.storage.base import Definition, Ref, Row, StoreError, StoreFailed, commit
+from leveret.broker.storage.base import (
+    Damaged,
+    Definition,
+    Ref,
+    Row,
+    StoreError,
+    StoreFailed,
+    commit,
+)
 from leveret.broker.storage.sqlite import SQLiteStore
 
 
@@ -200,6 +208,35 @@ async def test_the_settings_are_those_that_the_promises_need(store):
 
     assert [16384, 2, "wal", 0x4C657665] == found
     assert [2, 0, 4096, 64 << 20] == settings
+
+
+# Damaged bodies
+
+
+def flip(store, seq):
+    with closing(sqlite3.connect(store.file)) as other:
+        other.execute(
+            "UPDATE batch SET body = CAST(x'00' || substr(body, 2) AS BLOB) WHERE seq = ?", (seq,)
+        )
+        other.commit()
+
+
+@pytest.mark.parametrize("size", [1, 3000, 200_000])
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_body_that_is_read_as_a_whole_is_what_was_written(store, lease, size, pieces):
+    body = b"x" * size + b"y"
+    await commit(store, [(lease, Row(seq, b"index", body)) for seq in (1, 2, 3)])
+    refs = [Ref(2, 0, size + 1)] if pieces == 1 else [Ref(2, 0, size), Ref(2, size, 1)]
+    assert body == b"".join(await store.read(lease, refs))
+    await store.close()  # nobody else may write while it is open
+    flip(store, 2)
+    await store.open()
+
+    with pytest.raises(Damaged) as caught:
+        await store.read(lease, refs)
+
+    assert f"{store.file}: row 2: the checksum of its body does not match" == str(caught.value)
+    assert [body] == await store.read(lease, [Ref(3, 0, size + 1)])
 
 
 async def test_a_row_that_has_lost_its_body_has_that_checksum(store, lease):
@@ -441,10 +478,11 @@ async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
 ):
     await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
     monkeypatch.setattr(database, "COPY_PAGES", 1)
-    finished = []
+    finished, are_done = [], threading.Event()
 
     async def back_up():
-        await store.backup(tmp_path / "copy.db")
+        # The thread that copies is held up a little, page by page, until the commits are done.
+        await store.backup(tmp_path / "copy.db", lambda: are_done.wait(0.01) or True)
         finished.append("backup")
 
     async with trio.open_nursery() as tasks:
@@ -452,6 +490,7 @@ async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
         for seq in range(200, 220):
             await commit(store, [(lease, Row(seq, b"meanwhile"))])
         finished.append("commits")
+        are_done.set()
 
     assert ["commits", "backup"] == finished
     with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:

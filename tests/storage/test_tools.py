@@ -476,6 +476,18 @@ def test_of_the_last_commit_what_is_not_damaged_stays_after_a_repair(
     assert len(ORDERS) + 2 == made.start()["orders"]
 
 
+def test_a_row_of_the_last_commit_that_lost_a_message_is_still_of_it(
+    made: Made, three: list[int]
+) -> None:
+    made.flip(three[1], 0, "body")
+
+    answer = repair.repair(made.folder)
+
+    assert answer.is_good
+    assert {"orders": [(15, 15)]} == lost(answer)
+    assert len(ORDERS) + 2 == made.start()["orders"]
+
+
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_row_of_the_last_commit_that_is_not_there_is_said_and_the_others_stay(
     made: Made, three: list[int], gone: int
