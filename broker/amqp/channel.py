@@ -102,11 +102,11 @@ class Channel:
         else:
             self.reply(method)
 
-    def then(self, action: Callable[[], None]) -> None:
+    def then(self, action: Callable[[], None], size: int = 0) -> None:
         """Do something after the replies that wait for a commit, now if there are none."""
         held = self.session.held
         if held and self.number in held:
-            held.follow(self.number, action)
+            held.follow(self.number, action, size)
         else:
             action()
 
@@ -117,7 +117,8 @@ class Channel:
 
     def send_content(self, method: Method, message: Message) -> None:
         """Send a method with a message behind it."""
-        self.then(partial(self._send_content, method, message))
+        size = message.size + message.header_size
+        self.then(partial(self._send_content, method, message), size)
 
     def _send_content(self, method: Method, message: Message) -> None:
         self.send(method)

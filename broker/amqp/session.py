@@ -157,7 +157,7 @@ class Session:
     @property
     def memory(self) -> int:
         """Octets it holds besides those in queues: unsent, half received, held for commits."""
-        held = self.outbox.size + self.connection.reader.unfinished_size
+        held = self.outbox.size + self.held.octets + self.connection.reader.unfinished_size
         for channel in self.channels.values():
             if channel.transaction is not None:
                 held += channel.transaction.octets

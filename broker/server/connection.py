@@ -2,8 +2,9 @@
 
 Law: the connection owns the socket, the session decides. A chunk is received, handled in slices,
 and what it caused is written at the end of each. Nothing is read while an alarm blocks the peer,
-nor while it does not take the answers to what it asked. When the connection ends, for whatever
-reason, the session lets go of all it held; a fault in it ends no other connection.
+nor while it does not take the answers to what it asked, or too many of them wait for a commit.
+When the connection ends, for whatever reason, the session lets go of all it held; a fault in it
+ends no other connection.
 
 Called by: server.listener (makes them), server.poller (reads).
 """
@@ -99,6 +100,7 @@ class ClientConnection:
             or session.is_ended
             or session.is_hung_up
             or self._must_wait_for_commit()
+            or self._is_owed_much()
             or (session.is_writing and session.outbox.replies > session.outbox_high)
         )
 
@@ -106,6 +108,24 @@ class ClientConnection:
         """Whether this peer publishes faster than the store takes it."""
         committer = self._turns.committer
         return committer is not None and committer.is_full and self.session.has_published
+
+    def _is_owed_much(self) -> bool:
+        """Whether the answers to this peer that wait for a commit take too much memory."""
+        session, committer = self.session, self._turns.committer
+        return (
+            session.held.octets > session.outbox_high
+            and committer is not None
+            and not committer.has_failed
+        )
+
+    async def _wait_for_commit(self) -> None:
+        connection, committer = self.session.connection, self._turns.committer
+        assert committer is not None
+        connection.is_reading = False
+        try:
+            await committer.room()
+        finally:
+            connection.is_reading = True
 
     async def _settle(self) -> bool:
         """Wait for what keeps us from reading; return False if the connection is at its end."""
@@ -118,8 +138,10 @@ class ClientConnection:
         if session.is_hung_up:
             await trio.sleep(HANG_UP_DELAY)
             return False
-        if self._must_wait_for_commit() and self._turns.committer is not None:
-            await self._turns.committer.room()  # one, and then some more is read
+        if self._must_wait_for_commit():
+            await self._wait_for_commit()  # for one, and then some more is read
+        while self._is_owed_much() and not session.is_ended:
+            await self._wait_for_commit()
         while session.outbox.replies > session.outbox_high and session.is_writing:
             await self._hold()
         if not session.is_ended:
@@ -137,6 +159,9 @@ class ClientConnection:
         while not session.is_ended:
             if session.is_blocked or (outbox.replies > high and session.is_writing):
                 await self._hold()
+            elif self._is_owed_much():
+                await self._wait_for_commit()
+                continue
             elif session.is_waiting and is_waiting_still:
                 await turns.wait_until_loaded()
             else:

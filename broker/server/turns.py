@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from leveret.broker.amqp.channel import Channel
+from leveret.broker.amqp.held import Held
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.session import Session
 from leveret.broker.server.poller import Poller
@@ -56,6 +57,7 @@ class Turns:
         self._slice = LONGEST
         self._deadline = 0.0
         self._outbox = Outbox()
+        self._held = Held()
         self._high = broker.limits.outbox_high
         self._more = trio.Event()
         self._caught_up = trio.Event()
@@ -80,7 +82,12 @@ class Turns:
 
     def _must_stop(self) -> bool:
         # What one chunk asks for (basic.get) may be far more than its peer has room for.
-        return perf_counter() > self._deadline or self._outbox.replies > self._high
+        high = self._high
+        return (
+            perf_counter() > self._deadline
+            or self._outbox.replies > high
+            or self._held.octets > high
+        )
 
     def _start(self) -> None:
         self.started = perf_counter()
@@ -97,7 +104,7 @@ class Turns:
           False if it, or what it caused, has work left.
         """
         self.broker.now = self._clock()
-        self._outbox = session.outbox
+        self._outbox, self._held = session.outbox, session.held
         self._start()
         if chunk:
             session.receive(chunk)

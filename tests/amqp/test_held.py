@@ -660,7 +660,7 @@ async def test_a_fault_of_one_session_leaves_others_their_replies(kept, client):
         one.publish(b"a", **PERSISTENT)
     problems = []
     kept.broker.batch.failed = lambda who, problem: problems.append(who)
-    client.session.held._rows[1][0] = (0, lambda: 1 / 0)
+    client.session.held._rows[1][0] = (0, 0, lambda: 1 / 0)
     await kept.settle()
 
     assert [BasicAck(1)] == await released(kept, other)

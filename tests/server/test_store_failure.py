@@ -1,6 +1,5 @@
 """A store that fails: at the start, under load, at the end. Nothing is promised any more."""
 
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,63 +8,28 @@ import trio
 import trio.testing
 
 from leveret.broker import app
-from leveret.broker.config import Config, Disk
 from leveret.broker.persistence import Persistence
 from leveret.broker.storage.base import StoreFailed
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.methods import (
-    BasicPublish,
     ConfirmSelect,
     ConnectionClose,
     ConnectionCloseOk,
     QueueDeclare,
 )
-from leveret.protocol.properties import Properties, encode
 from leveret.protocol.reader import Acks
-from leveret.protocol.writer import content_frames, method_frame
 
-from ..support.edge import ANYWHERE, Edge, Peer
+from ..support.edge import DURABLE, Peer, durable, persistent
 
-CONFIG = replace(Config(), listeners=ANYWHERE, disk=Disk(free=0.0))
 SHUTDOWN = ConnectionClose(
     320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", 0, 0
 )
 FAILED = "INTERNAL_ERROR - the store has failed"
 
 
-def persistent(payload):
-    header = encode(Properties(delivery_mode=2), len(payload))
-    frames = content_frames(1, 131_072, header, [payload])
-    return method_frame(1, BasicPublish("", "q")) + b"".join(frames)
-
-
 @pytest.fixture
 def store():
     return MemoryStore()
-
-
-@asynccontextmanager
-async def durable(store, nursery):
-    """A broker on a store, which ends when its block does."""
-    broker = app.build(CONFIG)
-    persistence = Persistence(broker, store, limit=1 << 20)
-    await persistence.open()
-    app.furnish(broker, CONFIG, None, is_new=persistence.is_empty)
-    bound = app.listen(CONFIG)
-    edge = Edge(broker, bound[0].getsockname())
-
-    async def serve(task_status):
-        await app.serve(broker, bound, CONFIG, edge.stop, persistence, task_status=task_status)
-        edge.is_over.set()
-
-    try:
-        await nursery.start(serve)
-        yield edge, persistence
-    finally:
-        nursery.cancel_scope.cancel()
-        for stream in edge.streams:
-            stream.socket.close()
-        await persistence.close()
 
 
 async def test_failed_commit_confirms_nothing_and_ends_everybody(store, nursery):
@@ -174,4 +138,4 @@ async def test_what_cannot_be_kept_at_the_start_stops_it(store, monkeypatch, tmp
     monkeypatch.setattr("leveret.broker.storage.sqlite.SQLiteStore", lambda folder: store)
 
     with pytest.raises(app.StartError):
-        await app._run(replace(CONFIG, data_dir=tmp_path))
+        await app._run(replace(DURABLE, data_dir=tmp_path))

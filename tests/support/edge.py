@@ -15,8 +15,10 @@ from typing import Self
 import trio
 
 from leveret.broker import app
-from leveret.broker.config import Config, Listeners
+from leveret.broker.config import Config, Disk, Listeners
 from leveret.broker.core.broker import Broker
+from leveret.broker.persistence import Persistence
+from leveret.broker.storage.base import Store
 from leveret.broker.values import Address
 from leveret.protocol.connection import Connection
 from leveret.protocol.handshake import Role, settle
@@ -36,6 +38,7 @@ from leveret.protocol.sasl import Credentials, plain_response
 from leveret.protocol.writer import content_frames, method_frame
 
 ANYWHERE = Listeners(amqp=(Address("127.0.0.1", 0),))
+DURABLE = replace(Config(), listeners=ANYWHERE, disk=Disk(free=0.0))
 GUEST = plain_response(Credentials("guest", "guest"))
 PATIENCE = 20  # seconds, for anything that must come
 
@@ -91,6 +94,37 @@ async def edge(
     finally:
         for stream in made.streams:
             stream.socket.close()
+
+
+@asynccontextmanager
+async def durable(store: Store, nursery: trio.Nursery) -> AsyncIterator[tuple[Edge, Persistence]]:
+    """Serve on a store within the block; all that the nursery runs is ended with it."""
+    broker = app.build(DURABLE)
+    persistence = Persistence(broker, store, limit=1 << 20)
+    await persistence.open()
+    app.furnish(broker, DURABLE, None, is_new=persistence.is_empty)
+    bound = app.listen(DURABLE)
+    made = Edge(broker, bound[0].getsockname())
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        await app.serve(broker, bound, DURABLE, made.stop, persistence, task_status=task_status)
+        made.is_over.set()
+
+    try:
+        await nursery.start(serve)
+        yield made, persistence
+    finally:
+        nursery.cancel_scope.cancel()
+        for stream in made.streams:
+            stream.socket.close()
+        await persistence.close()
+
+
+def persistent(payload: bytes, key: str = "q") -> bytes:
+    """Return the frames of a persistent message to the default exchange, on channel 1."""
+    header = encode(Properties(delivery_mode=2), len(payload))
+    frames = content_frames(1, 131_072, header, [payload])
+    return method_frame(1, BasicPublish("", key)) + b"".join(frames)
 
 
 def publish(payload: bytes, key: str, channel: int = 1) -> bytes:

@@ -50,6 +50,8 @@ def leveret(*arguments: str, environment: Mapping[str, str] | None = None) -> It
 class Durable:
     """A Leveret with a data directory: stopped or killed, and started again where it was.
 
+    It does not look after its disk, and takes no reserve there, unless `environment` says so.
+
     Attributes:
       data: The data directory.
       log: What all its lives wrote to stderr.
@@ -67,7 +69,7 @@ class Durable:
         self.log = folder / "leveret.log"
         self.arguments = arguments
         self.port = 0
-        self._environment = environment
+        self._environment = {"LEVERET_DISK_FREE": "0", **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
 
     @property
