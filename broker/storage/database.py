@@ -112,6 +112,8 @@ def open_database(file: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint = {limit // PAGE}")
         connection.execute(f"PRAGMA journal_size_limit = {limit}")
         connection.execute("PRAGMA cache_size = -16000")
+        # The first write goes to the front of the log, which is there, whatever the disk has left.
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
     except BaseException:
         connection.close()
         raise
