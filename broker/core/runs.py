@@ -121,16 +121,23 @@ class Paged:
         self.is_asked = False
 
 
+def _cut(messages: list[Message], limit: int) -> Iterator[tuple[int, int, int]]:
+    """Return start, end and octets of pieces that have no more than so many, unless it is one."""
+    start = size = 0
+    for index, message in enumerate(messages):
+        one = message.header_size + message.size
+        if size and size + one > limit:
+            yield start, index, size
+            start, size = index, 0
+        size += one
+    yield start, len(messages), size
+
+
 def _pieces(chunk: Chunk) -> Iterator[Paged]:
     """Return what stands for a chunk that is paged out, in pieces that are read at once."""
-    base, size, start = chunk.base, 0, 0
-    for index, message in enumerate(chunk.messages):
-        octets_of_one = message.header_size + message.size
-        if size and size + octets_of_one > PIECE_OCTETS:
-            yield Paged(base + start, base + index, index - start, size)
-            start, size = index, 0
-        size += octets_of_one
-    yield Paged(base + start, chunk.end, len(chunk.messages) - start, size)
+    base = chunk.base
+    for start, end, size in _cut(chunk.messages, PIECE_OCTETS):
+        yield Paged(base + start, base + end, end - start, size)
 
 
 class Runs:
@@ -172,24 +179,10 @@ class Runs:
 
     def _append_pieces(self, base: int, messages: list[Message]) -> None:
         """Add more messages than go into one chunk."""
-        for start in range(0, len(messages), CHUNK_LENGTH):
-            piece = messages[start : start + CHUNK_LENGTH]
-            size = octets(piece)
-            if size <= CHUNK_OCTETS:
-                self._chunks.append(Chunk(base + start, piece, size))
-            else:
-                self._append_large(base + start, piece)
-
-    def _append_large(self, base: int, messages: list[Message]) -> None:
-        """Add messages that have more octets than go into one chunk."""
-        start = size = 0
-        for index, message in enumerate(messages):
-            one = message.header_size + message.size
-            if size and size + one > CHUNK_OCTETS:
-                self._chunks.append(Chunk(base + start, messages[start:index], size))
-                start, size = index, 0
-            size += one
-        self._chunks.append(Chunk(base + start, messages[start:], size))
+        for first in range(0, len(messages), CHUNK_LENGTH):
+            some = messages[first : first + CHUNK_LENGTH]
+            for start, end, size in _cut(some, CHUNK_OCTETS):
+                self._chunks.append(Chunk(base + first + start, some[start:end], size))
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[Sequence[int], list[Message]]:
         """Remove messages from the front, which is loaded; return their positions and them.

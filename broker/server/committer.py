@@ -1,9 +1,10 @@
 """Committer: one commit after another, and who waits for them.
 
 Law: one commit is under way at a time; the next takes all that was caused meanwhile, so they grow
-with the load, without a timer. A commit is closed only when everything caused before stands in
-its queues. Nothing is told to anybody before the store says that it is on the disk; when the
-store fails, nothing is ever told again.
+with the load. It begins where a pass of slices ends; only one whose messages have all been
+delivered waits a moment for their acks. A commit is closed only when everything caused before
+stands in its queues. Nothing is told to anybody before the store says that it is on the disk;
+when the store fails, nothing is ever told again.
 
 Called by: persistence (starts `run`), server.turns and server.poller (`look`),
 server.connection (`room`).

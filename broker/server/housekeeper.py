@@ -3,7 +3,7 @@
 Law: nobody waits for it. It moves messages out of rows that are mostly dead, and lets the store
 shrink its file when nothing else is to be done.
 
-Called by: app (starts `run`), through persistence.
+Called by: persistence (starts `run`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Law: a queue asks for a chunk at a time and goes on when it is there. What is not needed any more
 by then is dropped.
 
-Called by: app (starts `run`).
+Called by: persistence (starts `run`), server.turns (`look`).
 """
 
 from __future__ import annotations

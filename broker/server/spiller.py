@@ -22,7 +22,7 @@ from leveret.broker.core.runs import FRONT, Paged
 from leveret.broker.server.alarms import Resident
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from leveret.broker.core.message import Message
@@ -150,38 +150,32 @@ class Spiller:
         limit = self._limit
         if is_short:
             limit = min(limit, self._memory // 4 // max(self._filled, 1))
-        in_memory = filled = count = 0
+        in_memory = filled = 0
         seconds, started = 0.0, perf_counter()
         due: list[tuple[Queue, Chunk]] = []
-        size = 0
         for number, queue in enumerate(self._queues()):
             if number % AT_ONCE == AT_ONCE - 1:
                 seconds += perf_counter() - started
                 await trio.lowlevel.checkpoint()
                 started = perf_counter()
-            if memory := queue.memory:
-                in_memory += memory
-                filled += 1
-                if memory > limit:
-                    front = FRONT if not is_short else int(queue.has_takers)
-                    queue.page_out(limit, front)
-                    for chunk in queue.to_spill(limit, front):
-                        if not is_short and getrefcount(chunk.messages[0]) > ALONE:
-                            continue
-                        due.append((queue, chunk))
-                        size += chunk.memory
-                        if size >= STEP:
-                            seconds += perf_counter() - started
-                            count += len(due)
-                            await self._write(due)
-                            started = perf_counter()
-                            due, size = [], 0
+            memory = queue.memory
+            in_memory += memory
+            filled += memory > 0
+            if memory > limit:
+                due += self._excess(queue, limit, is_short)
         seconds += perf_counter() - started
-        if due:
-            count += len(due)
-            await self._write(due)
         self._in_memory, self._filled = in_memory, filled
-        return count, seconds
+        for part in _parts(due):
+            await self._write(part)
+        return len(due), seconds
+
+    def _excess(self, queue: Queue, limit: int, is_short: bool) -> Iterator[tuple[Queue, Chunk]]:
+        """Leave to the log what it has; return what else should leave memory."""
+        front = FRONT if not is_short else int(queue.has_takers)
+        queue.page_out(limit, front)
+        for chunk in queue.to_spill(limit, front):
+            if is_short or getrefcount(chunk.messages[0]) <= ALONE:
+                yield queue, chunk
 
     def _queues(self) -> list[Queue]:
         vhosts = self._turns.broker.vhosts.values()
@@ -194,3 +188,17 @@ class Spiller:
         for (queue, chunk), (base, messages, octets), slot in zip(due, copies, slots, strict=True):
             count = len(messages)
             queue.spilled(chunk, Paged(base, base + count, count, octets, slot))
+
+
+def _parts(due: list[tuple[Queue, Chunk]]) -> Iterator[list[tuple[Queue, Chunk]]]:
+    """Return what is to be written at once, one part after the other."""
+    part: list[tuple[Queue, Chunk]] = []
+    size = 0
+    for each in due:
+        part.append(each)
+        size += each[1].memory
+        if size >= STEP:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

@@ -5,15 +5,13 @@ replaces them, and keeps definitions beside them, all that is handed to one `beg
 not at all. When its `ended` is called with None, it survives the loss of power.
 
 Called by: storage.memory, storage.sqlite (they are stores), server.committer (commits),
-storage.journal (makes rows), app (opens).
+storage.journal (makes rows), persistence (opens).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
-
-import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -152,28 +150,3 @@ class Store(Protocol):
 
     async def maintain(self, seconds: float) -> bool:
         """Give space back for about so long; return whether there is more to do."""
-
-
-async def commit(store: Store, rows: Sequence[tuple[Lease, Row]]) -> None:
-    """Make rows durable, all or none of them; it is finished even if cancelled.
-
-    Raises:
-      Fenced: A lease is not held any more; nothing was written.
-      StoreFailed: It is not known whether anything was.
-    """
-    is_over = trio.Event()
-    problems: list[BaseException | None] = []
-
-    def ended(problem: BaseException | None) -> None:
-        problems.append(problem)
-        is_over.set()
-
-    store.begin(rows, ended)
-    with trio.CancelScope(shield=True):
-        await is_over.wait()
-    problem = problems.pop()
-    if problem is not None:
-        try:
-            raise problem
-        finally:
-            del problem  # or it and the frames that it has seen would keep each other

@@ -5,8 +5,7 @@ the rest into rows of one commit, and names the rows that are no longer needed b
 only while no slice is at work, so whatever one command caused is in one commit. What is settled
 is said only of messages whose row stays.
 
-Called by: core.queue and amqp.channel (through QueueLog), server.committer (close), app
-(recovery).
+Called by: core.queue and amqp.channel (through QueueLog), server.committer (close), persistence.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ SQLite has come to the end, zeros are written behind it and synced while nobody 
 valid by their checksums and salts, so zeros say nothing; SQLite begins at the front again when
 all is moved into the database, and the file keeps its length.
 
-Called by: storage.sqlite (in the writer's thread, after commits).
+Called by: storage.sqlite (in the writer's thread, after commits), storage.database and app (its
+limit).
 """
 
 from __future__ import annotations

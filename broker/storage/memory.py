@@ -4,7 +4,7 @@ Law: it keeps what the interface promises, but for the loss of power: `close` an
 a restart. A commit takes effect when it is let through, in the order of the calls; nothing is
 ever half there.
 
-Called by: tests; app, where nothing is to be kept.
+Called by: tests.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ skipped and kept. Numbers are little-endian. The octets of a message are in the 
 the payload of its publish method, the payload of its header, its body; the index has their sizes,
 so that recovery reads no body.
 
-Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.inspection.
+Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.damage,
+storage.repair and the inspection of rows (read them).
 """
 
 from __future__ import annotations

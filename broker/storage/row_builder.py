@@ -4,7 +4,7 @@ Law: a row is closed when its body is large enough. All rows of a builder are of
 each says which of them it is. A message that several queues share is written once a row, also
 when it is moved.
 
-Called by: storage.journal.
+Called by: storage.journal, storage.tools.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Law: a segment is a record of messages that were put into one queue together. It
 one of them does; a row lives as long as one of its segments does, or an older row that it says
 something about: without it, what was settled there would come back.
 
-Called by: storage.journal.
+Called by: storage.journal, storage.queue_log, storage.row_builder, storage.recovery.
 """
 
 from __future__ import annotations

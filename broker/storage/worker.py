@@ -4,7 +4,7 @@ Law: what was handed over is done, in order, whoever stops waiting for it. So no
 cannot be cancelled, and what a worker is given is short. Whatever it owns (a connection to a
 database) is made, used and closed in its thread.
 
-Called by: storage.sqlite.
+Called by: storage.sqlite, storage.scratch.
 """
 
 from __future__ import annotations

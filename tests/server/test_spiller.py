@@ -274,9 +274,7 @@ async def test_messages_of_several_queues_are_not_written_for_each(make):
     assert 0 == made.files
 
 
-async def test_while_the_disk_is_full_files_are_given_back_all_the_same(
-    make, monkeypatch, mock_clock, nursery, caplog
-):
+async def test_while_the_disk_is_full_files_are_given_back_all_the_same(make, mock_clock, nursery):
     made = await make()
     queue = made.queue(count=10 * CHUNK)
     await made.spill()

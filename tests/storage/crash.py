@@ -18,9 +18,10 @@ from zlib import crc32
 import trio
 
 from leveret.broker.storage import database, log_file, sqlite
-from leveret.broker.storage.base import Definition, Row, StoreError, commit
+from leveret.broker.storage.base import Definition, Row, StoreError
 
 from ..support import disk
+from ..support.durable import commit
 
 COMMITS = 150
 SIZES = (0, 40, 3_000, 20_000, 90_000)

@@ -5,17 +5,11 @@ import random
 import pytest
 import trio
 
-from leveret.broker.storage.base import (
-    Definition,
-    Fenced,
-    Ref,
-    Row,
-    StoreError,
-    StoreFailed,
-    commit,
-)
+from leveret.broker.storage.base import Definition, Fenced, Ref, Row, StoreError, StoreFailed
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
+
+from ..support.durable import commit
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -8,9 +8,11 @@ import pytest
 import trio
 
 from leveret.broker.storage import log_file
-from leveret.broker.storage.base import Ref, Row, commit
+from leveret.broker.storage.base import Ref, Row
 from leveret.broker.storage.log_file import LEAST, MOST, SMALLEST, STEP, LogFile, log_limit
 from leveret.broker.storage.sqlite import SQLiteStore
+
+from ..support.durable import commit
 
 LIMIT = 10 * STEP
 

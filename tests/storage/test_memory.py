@@ -4,8 +4,10 @@ import pytest
 import trio
 import trio.testing
 
-from leveret.broker.storage.base import Row, StoreFailed, commit
+from leveret.broker.storage.base import Row, StoreFailed
 from leveret.broker.storage.memory import MemoryStore
+
+from ..support.durable import commit
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
 from leveret.broker.storage import damage
-from leveret.broker.storage.base import Damaged, Row, StoreError, commit
+from leveret.broker.storage.base import Damaged, Row, StoreError
 from leveret.broker.storage.catalog import QUEUE, VHOST, Catalog
 from leveret.broker.storage.damage import read_row, salvage
 from leveret.broker.storage.database import PAGE, connect
@@ -35,6 +35,8 @@ from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import Properties, encode
+
+from ..support.durable import commit
 
 PERSISTENT = encode(Properties(delivery_mode=2), body_size=0)
 MIB = 1 << 20

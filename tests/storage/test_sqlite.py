@@ -12,16 +12,10 @@ import trio
 import trio.testing
 
 from leveret.broker.storage import database, sqlite
-from leveret.broker.storage.base import (
-    Damaged,
-    Definition,
-    Ref,
-    Row,
-    StoreError,
-    StoreFailed,
-    commit,
-)
+from leveret.broker.storage.base import Damaged, Definition, Ref, Row, StoreError, StoreFailed
 from leveret.broker.storage.sqlite import SQLiteStore
+
+from ..support.durable import commit
 
 
 @pytest.fixture

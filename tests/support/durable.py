@@ -16,11 +16,36 @@ import trio.testing
 from leveret.broker.core.broker import Broker
 from leveret.broker.persistence import Persistence
 from leveret.broker.server.turns import Turns
-from leveret.broker.storage.base import Ended, Lease, Ref, Row, Store, StoreFailed, commit
+from leveret.broker.storage.base import Ended, Lease, Ref, Row, Store, StoreFailed
 
 from .client import Client
 
 TICK = 0.02  # seconds after which what nobody waits for is committed
+
+
+async def commit(store: Store, rows: Sequence[tuple[Lease, Row]]) -> None:
+    """Make rows durable, all or none of them; it is finished even if cancelled.
+
+    Raises:
+      Fenced: A lease is not held any more; nothing was written.
+      StoreFailed: It is not known whether anything was.
+    """
+    is_over = trio.Event()
+    problems: list[BaseException | None] = []
+
+    def ended(problem: BaseException | None) -> None:
+        problems.append(problem)
+        is_over.set()
+
+    store.begin(rows, ended)
+    with trio.CancelScope(shield=True):
+        await is_over.wait()
+    problem = problems.pop()
+    if problem is not None:
+        try:
+            raise problem
+        finally:
+            del problem  # or it and the frames that it has seen would keep each other
 
 
 class Gate:
