@@ -53,9 +53,7 @@ def fill(broker: Durable, queue: str, count: int, size: int = 1024, exchange: st
                 )
             )
             sent += len(numbers)
-        for tag, is_confirmed in confirmed_tags(publisher.read()):
-            assert is_confirmed
-            seen = max(seen, tag)
+        seen = max([seen, *(tag for tag, _ in confirmed_tags(publisher.read()))])
         most = max(most, resident(broker))
     publisher.close()
     return most
