@@ -164,7 +164,7 @@ def measure(config: Config) -> Volume | None:
         return None
     from leveret.broker.storage.database import FILE
     from leveret.broker.storage.journal import PENDING_OCTETS
-    from leveret.broker.storage.log_file import MOST, LogFile
+    from leveret.broker.storage.wal import MOST, Wal
 
     folder = config.data_dir
     need = 2 * (MOST + PENDING_OCTETS + config.limits.max_message_size)
@@ -174,7 +174,7 @@ def measure(config: Config) -> Volume | None:
             config.disk.free_bytes,
             pending=2 * PENDING_OCTETS,  # of the commit under way, and of the next
             need=need,
-            log=LogFile(folder / FILE).file,
+            log=Wal(folder / FILE).file,
         )
         if volume.make_room():
             log.warning("reserve.released", file=str(volume.reserve.file))

@@ -90,6 +90,8 @@ class Persistence:
         broker, store = self._broker, self._store
         broker.batch.is_durable = True
         await store.open()
+        for note in store.notes:
+            log.warning("store.noted", reason=note)
         self._lease = await store.acquire(SHARD, broker.node, FOREVER)
         assert self._lease is not None
         definitions = await store.load_definitions()

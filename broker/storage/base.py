@@ -95,7 +95,13 @@ Ended: TypeAlias = "Callable[[BaseException | None], None]"
 
 
 class Store(Protocol):
-    """What keeps rows. Every method but the constructor may be slow; none blocks the event loop."""
+    """What keeps rows. Every method but the constructor may be slow; none blocks the event loop.
+
+    Attributes:
+      notes: What was strange when it was opened, and no damage; for people.
+    """
+
+    notes: list[str]
 
     async def open(self) -> None:
         """Make the store usable, creating it if there is none.

@@ -9,7 +9,6 @@ Called by: storage.sqlite, storage.tools, storage.repair.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.log_file import log_limit
+from leveret.broker.storage.lock import sync
+from leveret.broker.storage.wal import log_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,34 +140,6 @@ def _ends() -> Iterator[str]:
     yield from (f"-{each}" for each in count(2))
 
 
-def take_lock(folder: Path) -> int:
-    """Return a descriptor that keeps other processes out of a folder until it is closed."""
-    try:
-        if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync(folder.parent)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as problem:
-        text = f"the data directory {folder} cannot be used: {problem.strerror}"
-        raise StoreError(text) from problem
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as problem:
-        os.close(lock)
-        text = f"the data directory {folder} is in use by another broker"
-        raise StoreError(text) from problem
-    return lock
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def touch(file: Path) -> None:
     """Make a file that is its owner's alone, if there is none.
 
@@ -179,6 +151,15 @@ def touch(file: Path) -> None:
 def connect(file: Path) -> sqlite3.Connection:
     """Return a connection whose statements are transactions, unless it is told otherwise."""
     return sqlite3.connect(file, timeout=5, isolation_level=None)
+
+
+def connect_to_read(file: Path) -> sqlite3.Connection:
+    """Return a connection that leaves the log as it is.
+
+    Who may write moves it into the database, and removes it, when the last connection is closed.
+    """
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, timeout=5, isolation_level=None, uri=True)
 
 
 def settle(connection: sqlite3.Connection) -> None:

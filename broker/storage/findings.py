@@ -47,6 +47,7 @@ class Inspection:
       problems: What is damaged.
       notes: What is strange, and no damage.
       is_torn: Whether the database itself is damaged: it has to be made anew.
+      is_log_damaged: Whether SQLite does not read its log to the end.
       definitions: How many there are.
       bad_definitions: Those that cannot be used, by their ids.
       rows: How many could be read.
@@ -66,6 +67,7 @@ class Inspection:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     is_torn: bool = False
+    is_log_damaged: bool = False
     definitions: int = 0
     bad_definitions: set[int] = field(default_factory=set)
     rows: int = 0

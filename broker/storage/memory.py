@@ -39,12 +39,14 @@ class MemoryStore:
       rows: Index and body of each row.
       definitions: By kind and key, in the order they were first kept.
       commits: How many have been let through.
+      notes: What was strange when it was opened: nothing.
     """
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[bytes, bytes]] = {}
         self.definitions: dict[tuple[str, bytes], bytes] = {}
         self.commits = 0
+        self.notes: list[str] = []
         self._epochs: dict[int, int] = {}
         self._leases: dict[int, tuple[str, Lease]] = {}
         self._waiting: deque[Commit] = deque()

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from leveret.broker.storage.base import Row, StoreError
-from leveret.broker.storage.database import add, open_database, settle, sync
+from leveret.broker.storage.database import add, open_database
+from leveret.broker.storage.lock import promise, sync
 from leveret.broker.storage.records import Enqueued, decode, seal
 from leveret.broker.storage.salvage import DEFINITIONS, ROWS, Octets, walk
 from leveret.broker.storage.segment import LiveRow, Segment
@@ -27,17 +28,20 @@ from leveret.broker.storage.tools import (
     STEP_OCTETS,
     Answer,
     connected,
+    connected_to_write,
     facts_of,
     inspected,
     locked,
     losses,
 )
+from leveret.broker.storage.wal import log_of, size_of
+from leveret.broker.storage.wal_check import mend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from leveret.broker.storage.findings import Inspection
+    from leveret.broker.storage.findings import Inspection, Problem
 
 
 def repair(folder: Path) -> Answer:
@@ -47,6 +51,8 @@ def repair(folder: Path) -> Answer:
         if not found.problems:
             return Answer(facts_of(file, found), [f"{file}: nothing is damaged"])
         kept = _keep_copy(file)
+        if found.is_log_damaged:
+            found = _mend_log(file, found.problems[0])
         if found.is_torn:
             _make_anew(file, found)
         else:
@@ -84,10 +90,18 @@ def _keep_copy(file: Path) -> Path:
     return kept
 
 
+def _mend_log(file: Path, problem: Problem) -> Inspection:
+    """Make a log one that can be read, as far as it is there; return what is damaged then."""
+    mend(file)
+    promise(file.parent, 0)
+    found = inspected(file)
+    found.problems.insert(0, problem._replace(is_kept=size_of(log_of(file)) > 0))
+    return found
+
+
 def _mend(file: Path, found: Inspection) -> None:
     """Change what is damaged within a sound database."""
-    with closing(connected(file)) as connection:
-        settle(connection)
+    with closing(connected_to_write(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for seq, left in found.bad_rows.items():
             if left is None:
@@ -112,7 +126,7 @@ def _add_end(connection: sqlite3.Connection, found: Inspection) -> None:
 def _make_anew(file: Path, found: Inspection) -> None:
     """Put what can be read of a database into a new one, which takes its place."""
     new = file.with_name(f"{file.name}.new")
-    log, memory = (file.with_name(file.name + end) for end in ("-wal", "-shm"))
+    log, memory = log_of(file), file.with_name(f"{file.name}-shm")
     _remove(new)
     try:
         with closing(connected(file, [])) as source, closing(open_database(new)) as target:
@@ -124,6 +138,7 @@ def _make_anew(file: Path, found: Inspection) -> None:
                     target.execute("INSERT INTO shard VALUES(?, ?, ?)", shard)
         with new.open("rb") as written:
             os.fsync(written.fileno())
+        promise(file.parent, 0)
         if log.exists():
             os.truncate(log, 0)  # what it says is of the old one
         new.replace(file)

@@ -32,9 +32,10 @@ from leveret.broker.storage.database import (
     open_database,
     replace,
     settle,
-    take_lock,
 )
-from leveret.broker.storage.log_file import LogFile
+from leveret.broker.storage.lock import promise, promised, take_lock
+from leveret.broker.storage.wal import Wal, absence, size_of
+from leveret.broker.storage.wal_check import look_at_log
 from leveret.broker.storage.worker import Worker
 
 if TYPE_CHECKING:
@@ -73,12 +74,14 @@ class SQLiteStore:
       folder: Where it is; made if there is none.
       file: The database.
       log: The log beside it.
+      notes: What was strange when it was opened, and no damage.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / FILE
-        self.log = LogFile(self.file)
+        self.log = Wal(self.file)
+        self.notes: list[str] = []
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._copying = trio.Lock()  # a copy is made in the writer's thread, in steps
@@ -93,6 +96,7 @@ class SQLiteStore:
         """Make the store usable, creating it if there is none."""
         assert self._writer is None
         self._failure = ""
+        self.notes.clear()
         self._writer, self._reader = Worker("store writer"), Worker("store reader")
         try:
             await self._writer.run(self._open_writer)
@@ -208,12 +212,28 @@ class SQLiteStore:
     def _open_writer(self) -> None:
         self._lock = take_lock(self.folder)
         try:
+            self._look_at_log()
             self._connection = open_database(self.file)
             self.log.open()
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
         except OSError as problem:
             raise StoreError(f"{self.file} cannot be used: {problem.strerror}") from problem
+
+    def _look_at_log(self) -> None:
+        """See that all is there: once SQLite has opened a store, nothing can be seen of that."""
+        if not size_of(self.file):
+            if promised(self.folder) is not None or size_of(self.log.file):
+                text = f"put it back, or remove {self.folder} to begin with nothing"
+                raise StoreError(f"{self.file} is {absence(self.file)}, but was not: {text}")
+            return
+        state = look_at_log(self.file)
+        if state.problem:
+            raise Damaged(state.problem)
+        if state.cut_short:
+            text = f"a commit that had not come to its end is left out ({state.cut_short} pages)"
+            self.notes.append(f"{self.log.file}: {text}")
+        promise(self.folder, 0)
 
     def _open_reader(self) -> None:
         try:
@@ -230,7 +250,9 @@ class SQLiteStore:
 
     def _close_writer(self) -> None:
         if self._connection is not None:
-            with suppress(sqlite3.Error):  # what could not be tidied up is found by the next start
+            with suppress(OSError):  # what could not be tidied up is found by the next start
+                promise(self.folder, 0)
+            with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
         if self._lock is not None:
@@ -251,6 +273,7 @@ class SQLiteStore:
             return None
         lease = Lease(shard, number(self._connection, ACQUIRE, (shard, node)), math.inf)
         self._leases[shard] = node, lease
+        self.log.grow()
         return lease
 
     def _release(self, lease: Lease) -> None:

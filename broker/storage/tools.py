@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leveret.broker.storage.base import Damaged, StoreError
@@ -23,16 +23,19 @@ from leveret.broker.storage.database import (
     add,
     check_body,
     connect,
+    connect_to_read,
     copy,
     number,
     replace,
     settle,
-    take_lock,
 )
 from leveret.broker.storage.findings import Problem
 from leveret.broker.storage.inspection import inspect
+from leveret.broker.storage.lock import promise, take_lock
 from leveret.broker.storage.row_builder import living_octets
 from leveret.broker.storage.salvage import Octets
+from leveret.broker.storage.wal import log_of, size_of
+from leveret.broker.storage.wal_check import look_at_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,15 +96,31 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def connected_to_write(file: Path) -> sqlite3.Connection:
+    """Return a connection to a store of our format, whose log is as it should be."""
+    connected(file).close()
+    check_log(file)
+    promise(file.parent, 0)  # the log goes with the connection
+    connection = connect(file)
+    settle(connection)
+    return connection
+
+
+def check_log(file: Path) -> None:
+    """Raise `Damaged` if not all is read that was committed."""
+    if problem := look_at_log(file).problem:
+        raise Damaged(f"{problem}; try: leveret store repair {file.parent}")
+
+
 def connected(file: Path, problems: list[Problem] | None = None) -> sqlite3.Connection:
-    """Return a connection to a store of our format.
+    """Return a connection that reads a store of our format.
 
     Args:
       problems: Gets what would keep a broker from opening it; without it, that is raised.
     """
     if not file.stat().st_size:
         raise StoreError(f"{file} is empty")
-    connection = connect(file)
+    connection = connect_to_read(file) if size_of(log_of(file)) else connect(file)
     try:
         try:
             _check_format(connection, file)
@@ -138,17 +157,23 @@ def _check_format(connection: sqlite3.Connection, file: Path) -> None:
 def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
     """Return what is in a store, which is not open any more."""
     problems: list[Problem] = []
+    log = ""
+    with suppress(sqlite3.Error):  # it will be said why it cannot be opened
+        log = look_at_log(file).problem
     with closing(connected(file, problems)) as connection:
         found = inspect(connection, is_deep=is_deep)
     if problems:
         found.is_torn = True
         found.problems = problems + found.problems
+    if log:
+        found.is_log_damaged = True
+        found.problems.insert(0, Problem("log", log))
     return found
 
 
 def _sizes(file: Path) -> dict[str, int]:
     """Return the size of a database and of what belongs to it."""
-    files = [file, file.with_name(f"{file.name}-wal")]
+    files = [file, log_of(file)]
     return {one.name: one.stat().st_size for one in files if one.exists()}
 
 
@@ -266,8 +291,7 @@ def compact(folder: Path) -> Answer:
         if found.problems:
             text = f"{found.problems[0]}; try: leveret store repair {folder}"
             raise Damaged(f"{file} is damaged: {text}")
-        with closing(connected(file)) as connection:
-            settle(connection)
+        with closing(connected_to_write(file)) as connection:
             try:
                 moved = _move(connection, found)
             except Damaged as problem:
@@ -342,6 +366,7 @@ def backup(folder: Path, file: Path) -> Answer:
     with locked(folder) as source, closing(connected(source)) as connection:
         if os.path.lexists(file):
             raise StoreError(f"{file} is there already")
+        check_log(source)
         try:
             copy(connection, file)
         except (OSError, sqlite3.Error) as problem:

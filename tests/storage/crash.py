@@ -17,7 +17,7 @@ from zlib import crc32
 
 import trio
 
-from leveret.broker.storage import database, log_file, sqlite
+from leveret.broker.storage import database, sqlite, wal
 from leveret.broker.storage.base import Definition, Row, StoreError
 
 from ..support import disk
@@ -144,7 +144,11 @@ async def crash(operations, folder, seed, points, first=0):
             if name != "marks" and not name.endswith("-shm"):
                 (data / name).write_bytes(octets)
         returned, epoch = marks_of(operations[:done])
-        state, next_epoch, corrupt = await look(data)
+        try:
+            state, next_epoch, corrupt = await look(data)
+        except StoreError as problem:
+            problems.append(f"crash {number}: {returned} had returned, refused: {problem}")
+            continue
         if corrupt != [("ok",)]:
             problems.append(f"crash {number}: {corrupt}")
         if state not in right[returned : returned + 2]:
@@ -158,7 +162,7 @@ async def crash(operations, folder, seed, points, first=0):
 
 if __name__ == "__main__":
     database.SYNCHRONOUS = sys.argv[3]
-    log_file.MOST = 60 * database.PAGE  # so that it is moved into the file often
+    wal.MOST = 60 * database.PAGE  # so that it is moved into the file often
     sqlite.KEPT_PAGES = 10
     try:
         trio.run(write, Path(sys.argv[1]), int(sys.argv[2]))

@@ -17,7 +17,7 @@ from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
 from leveret.broker.core.runs import Paged
 from leveret.broker.persistence import Persistence
-from leveret.broker.storage import database, repair, row_builder, salvage, tools
+from leveret.broker.storage import database, lock, repair, row_builder, salvage, tools
 from leveret.broker.storage.base import Damaged, Definition, StoreError
 from leveret.broker.storage.catalog import BINDING, EXCHANGE, QUEUE, Catalog, seal
 from leveret.broker.storage.journal import Journal
@@ -750,18 +750,18 @@ def test_a_database_of_something_else_is_left_alone(tmp_path: Path, tool) -> Non
 
 
 def test_a_store_in_use_is_left_to_its_broker(made: Made, tool) -> None:
-    lock = database.take_lock(made.folder)
+    taken = lock.take_lock(made.folder)
     try:
         with pytest.raises(tools.InUse, match=f"{made.folder} is in use by a broker"):
             tool(made.folder)
     finally:
-        os.close(lock)
+        os.close(taken)
 
 
 def test_the_lock_is_given_back(made: Made, tool) -> None:
     tool(made.folder)
 
-    os.close(database.take_lock(made.folder))
+    os.close(lock.take_lock(made.folder))
 
 
 # Reading what cannot be read

@@ -4,7 +4,7 @@ Law: to write beyond the end of a file is to change its size, which a journaling
 durable by a second flush: on ext4 a commit of one message takes two thirds more. So whenever
 SQLite has come to the end, zeros are written behind it and synced while nobody waits. Frames are
 valid by their checksums and salts, so zeros say nothing; SQLite begins at the front again when
-all is moved into the database, and the file keeps its length.
+all is moved into the database, and the file keeps its length. The lock says what that is at least.
 
 Called by: storage.sqlite (in the writer's thread, after commits), storage.database and app (its
 limit).
@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from leveret.broker.storage.lock import promise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +41,24 @@ def log_limit(folder: Path) -> int:
     return min(MOST, max(found.f_blocks * found.f_frsize // SHARE, SMALLEST))
 
 
-class LogFile:
+def log_of(database: Path) -> Path:
+    """Return where the log of a database is."""
+    return database.with_name(f"{database.name}-wal")
+
+
+def size_of(file: Path) -> int:
+    """Return the octets of a file, 0 if there is none."""
+    with suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0
+
+
+def absence(file: Path) -> str:
+    """Return what to say of a file that has nothing in it."""
+    return "empty" if file.exists() else "missing"
+
+
+class Wal:
     """The log beside a database.
 
     Attributes:
@@ -47,7 +66,7 @@ class LogFile:
     """
 
     def __init__(self, database: Path) -> None:
-        self.file = database.with_name(database.name + "-wal")
+        self.file = log_of(database)
         self._limit = 0
         self._grown = 0  # up to where zeros were written
 
@@ -62,9 +81,7 @@ class LogFile:
     @property
     def size(self) -> int:
         """Octets of the file; 0 if there is none."""
-        with suppress(FileNotFoundError):
-            return self.file.stat().st_size
-        return 0
+        return size_of(self.file)
 
     def grow(self) -> None:
         """Write zeros behind the end if SQLite has come there; as much again as there is."""
@@ -74,11 +91,12 @@ class LogFile:
         if size <= self._grown:
             return
         self._grown = min(size + min(max(size, LEAST), STEP), self._limit)
-        if self._grown > size:
-            try:
+        try:
+            if self._grown > size:
                 self._write(size, self._grown)
-            except OSError:
-                self._grown = self._limit  # the disk is full or failing: a commit will tell
+            promise(self.file.parent, self._grown)
+        except OSError:
+            self._grown = self._limit  # the disk is full or failing: a commit will tell
 
     def _write(self, start: int, end: int) -> None:
         zeros = bytes(PIECE)

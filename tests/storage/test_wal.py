@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from leveret.broker.storage import log_file
+from leveret.broker.storage import wal
 from leveret.broker.storage.base import Ref, Row
-from leveret.broker.storage.log_file import LEAST, MOST, SMALLEST, STEP, LogFile, log_limit
 from leveret.broker.storage.sqlite import SQLiteStore
+from leveret.broker.storage.wal import LEAST, MOST, SMALLEST, STEP, Wal, log_limit
 
 from ..support.durable import commit
 
@@ -19,8 +19,8 @@ LIMIT = 10 * STEP
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_file, "MOST", LIMIT)
-    made = LogFile(tmp_path / "a.db")
+    monkeypatch.setattr(wal, "MOST", LIMIT)
+    made = Wal(tmp_path / "a.db")
     made.file.write_bytes(b"x" * 1000)
     made.open()
     return made
@@ -70,7 +70,7 @@ def test_it_does_not_grow_before_somebody_has_come_to_its_end(log):
 
 
 def test_without_a_file_none_is_made(tmp_path):
-    log = LogFile(tmp_path / "a.db")
+    log = Wal(tmp_path / "a.db")
     log.open()
     log.grow()
 
