@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.checks import RESERVED
 from leveret.broker.core.policy import EFFECTIVE
-from leveret.broker.core.vhost import RESERVED
 from leveret.broker.document import Document, Node, read
 from leveret.broker.entries import Definitions
 from leveret.broker.topology import Reader

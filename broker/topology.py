@@ -11,6 +11,7 @@ Called by: definitions.
 from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
 
+from leveret.broker.core.checks import RESERVED
 from leveret.broker.core.exchange_types import EXCHANGE_TYPES
 from leveret.broker.core.patterns import compile_pattern
 from leveret.broker.core.policy import APPLY_TO, KEYS, Policy
@@ -21,7 +22,7 @@ from leveret.broker.core.users import (
     User,
     check_hash,
 )
-from leveret.broker.core.vhost import PREDECLARED, RESERVED, TRACE
+from leveret.broker.core.vhost import PREDECLARED, TRACE
 from leveret.broker.document import Node, nearest
 from leveret.broker.entries import (
     BindingEntry,

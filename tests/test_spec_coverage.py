@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from leveret.broker.amqp.connection_methods import CONNECTION_HANDLERS
-from leveret.broker.amqp.session import HANDLERS
+from leveret.broker.amqp.dispatch import HANDLERS
 from leveret.protocol.methods import BY_ID
 from leveret.protocol.wire import Wire
 

@@ -20,9 +20,9 @@ from leveret.broker.core.arguments import (
     check_consumer_arguments,
     ineffective,
 )
+from leveret.broker.core.checks import check_exclusive
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.runs import octets
-from leveret.broker.core.vhost import check_exclusive
 from leveret.protocol.errors import NotAllowed, Unsupported
 from leveret.protocol.methods import (
     AccessRequest,

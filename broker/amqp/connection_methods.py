@@ -4,9 +4,9 @@ Law: `protocol.connection` has checked the order of the handshake and its limits
 here is who may come in, and where to. A login that fails says so only to a client that told it
 understands (`authentication_failure_close`), and never why.
 
-Called by: amqp.session, through `CONNECTION_HANDLERS` (session, method) on channel 0 and
-`HANDLERS` (channel, method); `start` after the protocol header, `channel_open` for channels that
-are not there yet.
+Called by: amqp.dispatch, through `CONNECTION_HANDLERS` (session, method) on channel 0, and
+`channel_open` for channels that are not there yet; amqp.session, through `HANDLERS` (channel,
+method), and `start` after the protocol header.
 """
 
 from __future__ import annotations

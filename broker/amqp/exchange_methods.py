@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.arguments import ALTERNATE_EXCHANGE, check_exchange_name
-from leveret.broker.core.vhost import check_new_name, check_not_default
+from leveret.broker.core.checks import check_deletable, check_new_name, check_not_default
 from leveret.protocol.methods import (
     ExchangeBind,
     ExchangeBindOk,
@@ -70,7 +70,7 @@ def exchange_delete(channel: Channel, method: ExchangeDelete) -> None:
     """Delete an exchange; one that does not exist is gone already."""
     session, vhost = channel.session, channel.session.vhost
     name = stripped(method.exchange)
-    vhost.check_deletable(name)
+    check_deletable(vhost, name)
     session.check_permission("configure", "exchange", name)
     vhost.delete_exchange(name, if_unused=method.if_unused)
     if not method.no_wait:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.exchange_methods import check_source, stripped
 from leveret.broker.core.arguments import check_exchange_name
-from leveret.broker.core.vhost import (
+from leveret.broker.core.checks import (
     check_exclusive,
     check_may_be_unnamed,
     check_new_name,
+    check_queue_limit,
     generated_name,
 )
 from leveret.protocol.errors import NotFound
@@ -85,7 +86,7 @@ def _declare(channel: Channel, method: QueueDeclare, name: str) -> Queue:
         name = generated_name()
     session.check_permission("configure", "queue", name)
     if name not in vhost.queues:
-        vhost.check_queue_limit(name)
+        check_queue_limit(vhost, name)
         subject = vhost.described("queue", name)
         dead_letters = check_exchange_name(method.arguments, "x-dead-letter-exchange", subject)
         if dead_letters is not None:

@@ -12,35 +12,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from leveret.broker.amqp import (
-    basic_methods,
-    confirm_tx_methods,
-    connection_methods,
-    exchange_methods,
-    queue_methods,
-)
+from leveret.broker.amqp import basic_methods, connection_methods
 from leveret.broker.amqp.channel import Channel
+from leveret.broker.amqp.dispatch import HANDLERS, handle_rare, method_of
 from leveret.broker.amqp.held import Held
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.publish import publish
 from leveret.broker.core.message import Message
 from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.connection import Connection
-from leveret.protocol.errors import (
-    AccessRefused,
-    AMQPError,
-    ChannelException,
-    ChannelNotOpen,
-    CommandInvalid,
-    InternalError,
-    PreconditionFailed,
-)
+from leveret.protocol.errors import AccessRefused, AMQPError, ChannelException, InternalError
 from leveret.protocol.handshake import Role, State
 from leveret.protocol.methods import (
-    BasicAck,
     ChannelClose,
-    ChannelCloseOk,
-    ChannelOpen,
     ConnectionBlocked,
     ConnectionClose,
     ConnectionCloseOk,
@@ -48,7 +32,7 @@ from leveret.protocol.methods import (
     ConnectionUnblocked,
     Method,
 )
-from leveret.protocol.reader import Acks, Command, Contents, Oversized, Reader
+from leveret.protocol.reader import Acks, Command, Contents, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,14 +41,6 @@ if TYPE_CHECKING:
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
     from leveret.broker.core.vhost import VirtualHost
-
-HANDLERS: dict[type, Callable[..., None]] = {
-    **basic_methods.HANDLERS,
-    **confirm_tx_methods.HANDLERS,
-    **connection_methods.HANDLERS,
-    **exchange_methods.HANDLERS,
-    **queue_methods.HANDLERS,
-}
 
 
 class Writer(Protocol):
@@ -90,6 +66,8 @@ class Session:
       user: Who logged in.
       vhost: Where; None until connection.open.
       routes: The memo of routes of its user in its virtual host.
+      channels: Those that are open, by number.
+      closing_channels: Numbers of those that we closed and the client has not confirmed yet.
       capabilities: What the client told it understands.
       is_running: Whether deliveries may be sent.
       is_ended: Whether the socket is to be closed once the outbox is empty.
@@ -121,6 +99,7 @@ class Session:
         self.user: User | None = None
         self.vhost: VirtualHost = None  # type: ignore[assignment]
         self.channels: dict[int, Channel] = {}
+        self.closing_channels: set[int] = set()
         self.client_properties: Mapping[str, object] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.opened_at = broker.now
@@ -136,7 +115,6 @@ class Session:
         self.octets_out = 0
         self.reason = "the client closed the socket"
         self._routes: Routes | None = None
-        self._closing: set[int] = set()  # channels that were closed and not confirmed yet
         self._commands: list[tuple[int, Command]] = []
         self._index = 0
         self._start = 0
@@ -177,6 +155,11 @@ class Session:
         return self._routes
 
     # In
+
+    def open_channel(self, number: int) -> Channel:
+        """Add a channel."""
+        channel = self.channels[number] = Channel(self, number)
+        return channel
 
     def receive(self, chunk: bytes) -> None:
         """Take in octets; `run` handles what they say."""
@@ -244,55 +227,8 @@ class Session:
             if handler is not None:
                 handler(channel, command)
                 return True
-        self._handle_rare(number, command)
+        handle_rare(self, number, command)
         return True
-
-    def _handle_rare(self, number: int, command: Command) -> None:
-        """Handle what is not for an open channel, or has no handler."""
-        if isinstance(command, AMQPError):
-            raise command
-        if self.is_ended or (
-            self.closing_since is not None
-            and not isinstance(command, ConnectionClose | ConnectionCloseOk)
-        ):
-            return
-        if number == 0:
-            self._handle_connection(command)
-        elif number in self._closing:
-            self._handle_closing(number, command)
-        elif number not in self.channels:
-            if not isinstance(command, ChannelOpen):
-                raise connection_methods.channel_not_open(_method_of(command))
-            connection_methods.channel_open(self, number)
-        elif isinstance(command, Oversized):
-            limit = self.connection.reader.max_message_size
-            raise PreconditionFailed(
-                f"message size {command.size} is larger than configured max size {limit}"
-            )
-        else:
-            raise CommandInvalid("unimplemented method")
-
-    def _handle_closing(self, number: int, command: Command) -> None:
-        """Drop what comes on a channel we closed, until the client confirms."""
-        if isinstance(command, ChannelCloseOk):
-            self._closing.discard(number)
-        elif isinstance(command, ChannelClose):
-            self._send(number, ChannelCloseOk())
-        elif isinstance(command, ChannelOpen):
-            raise ChannelNotOpen("second 'channel.open' seen")
-
-    def _handle_connection(self, command: Command) -> None:
-        handler = connection_methods.CONNECTION_HANDLERS.get(type(command))
-        if handler is None:
-            raise self.connection.unexpected(_method_of(command))
-        handler(self, command)
-        if (
-            not self.is_running
-            and self.vhost is not None
-            and self.connection.state is State.RUNNING
-        ):
-            self.is_running = True
-            self.broker.events.emit("connection.opened", session=self)
 
     def _publish(
         self, channel: Channel, contents: Contents, out_of_time: Callable[[], bool]
@@ -348,7 +284,7 @@ class Session:
             self._end()
         self.touch()
 
-    def _send(self, number: int, method: Method) -> None:
+    def send(self, number: int, method: Method) -> None:
         """Send a method on a channel that is closed, after what waits for a commit."""
         if number in self.held:
             self.held.follow(number, partial(self._send_now, number, method))
@@ -427,17 +363,12 @@ class Session:
     # lead to `forget`, when the socket is closed. `give_back` lets go of what the client
     # held.
 
-    def open_channel(self, number: int) -> Channel:
-        """Add a channel."""
-        channel = self.channels[number] = Channel(self, number)
-        return channel
-
     def fail(self, number: int, problem: AMQPError, command: Command | None = None) -> None:
         """End a channel or the connection because of an error."""
         if not problem.blames_method:
             problem.class_id = problem.method_id = 0
         elif not problem.class_id and command is not None and not isinstance(command, AMQPError):
-            method = _method_of(command)
+            method = method_of(command)
             problem.class_id, problem.method_id = method.class_id, method.method_id
         is_soft = isinstance(problem, ChannelException) and number != 0
         self.broker.events.emit(
@@ -457,8 +388,8 @@ class Session:
             channel = self.channels.get(number)
             if channel is not None:
                 channel.close()
-            self._closing.add(number)
-            self._send(number, ChannelClose(*close))
+            self.closing_channels.add(number)
+            self.send(number, ChannelClose(*close))
             return
         self.reason = problem.reply_text
         self.give_back()
@@ -519,14 +450,3 @@ class Session:
         self.broker.batch.flushing.pop(self, None)
         self.broker.batch.held.pop(self, None)
         self.unblock()
-
-
-def _method_of(command: Command) -> Method:
-    """Return the method that a command is or starts with."""
-    if isinstance(command, Method):
-        return command
-    if isinstance(command, Contents):
-        return command[0].envelope.method
-    if isinstance(command, Oversized):
-        return command.method
-    return BasicAck(0)

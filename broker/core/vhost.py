@@ -2,7 +2,7 @@
 
 Law: the topology changes here and nowhere else; each change bumps `epoch` (what was remembered
 of routes is void) and is told as an event. Names are trusted here: who takes them from a client
-calls `check_new_name`, `check_not_default` and `check_deletable` first, in RabbitMQ's order.
+calls what is in `checks` first, in RabbitMQ's order.
 
 Called by: amqp.exchange_methods, amqp.queue_methods, amqp.session (exclusive queues), core.queue
 (auto-delete), definitions.
@@ -10,10 +10,8 @@ Called by: amqp.exchange_methods, amqp.queue_methods, amqp.session (exclusive qu
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from secrets import token_bytes
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from leveret.broker.core.arguments import (
@@ -27,11 +25,20 @@ from leveret.broker.core.arguments import (
     is_quorum,
 )
 from leveret.broker.core.binding import Binding
+from leveret.broker.core.checks import (
+    GENERATED,
+    check_deletable,
+    check_may_be_unnamed,
+    check_not_default,
+    check_queue_limit,
+    generated_name,
+    locked,
+)
 from leveret.broker.core.exchange import Exchange
 from leveret.broker.core.exchange_types import EXCHANGE_TYPES, Default, ExchangeType
 from leveret.broker.core.policy import Policies
 from leveret.broker.core.queue import Queue
-from leveret.protocol.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from leveret.protocol.errors import NotFound, PreconditionFailed
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
@@ -42,8 +49,6 @@ if TYPE_CHECKING:
 
 Table: TypeAlias = Mapping[str, object]
 
-RESERVED = "amq."
-GENERATED = "amq.gen-"
 PREDECLARED = (
     ("amq.direct", "direct"),
     ("amq.fanout", "fanout"),
@@ -53,38 +58,6 @@ PREDECLARED = (
 )
 TRACE = "amq.rabbitmq.trace"
 MAX_WARNED = 1 << 16  # remembered warnings
-
-
-def check_new_name(kind: Literal["queue", "exchange"], name: str) -> None:
-    """Raise `AccessRefused` for a name that only the broker gives."""
-    if name.startswith(RESERVED):
-        raise AccessRefused(f"{kind} name '{name}' contains reserved prefix 'amq.*'")
-
-
-def check_not_default(exchange: str) -> None:
-    """Raise `AccessRefused` for the default exchange, which nobody changes."""
-    if not exchange:
-        raise AccessRefused("operation not permitted on the default exchange")
-
-
-def generated_name() -> str:
-    """Return a name that nobody can guess: 128 random bits in 22 characters."""
-    return GENERATED + urlsafe_b64encode(token_bytes(16)).rstrip(b"=").decode()
-
-
-def check_exclusive(queue: Queue, session: object) -> None:
-    """Raise `ResourceLocked` if the queue belongs to another session."""
-    if queue.owner is not None and queue.owner is not session:
-        raise locked(queue)
-
-
-def locked(queue: Queue) -> ResourceLocked:
-    """Return the error of a session that may not touch an exclusive queue."""
-    return ResourceLocked(
-        f"cannot obtain exclusive access to locked queue '{queue.name}' in vhost "
-        f"'{queue.vhost.name}'. It could be originally declared on another connection or the "
-        "exclusive property value does not match that of the original declaration."
-    )
 
 
 class VirtualHost:
@@ -208,17 +181,9 @@ class VirtualHost:
         self.broker.events.emit("exchange.created", vhost=self, exchange=exchange)
         return exchange
 
-    def check_deletable(self, name: str) -> None:
-        """Raise `AccessRefused` for an exchange that was there from the start."""
-        check_not_default(name)
-        if name.startswith(RESERVED):
-            raise AccessRefused(
-                f"deletion of system {self.described('exchange', name)} not allowed"
-            )
-
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Delete an exchange with its bindings; one that does not exist is gone already."""
-        self.check_deletable(name)
+        check_deletable(self, name)
         exchange = self.exchanges.get(name)
         if exchange is None:
             return
@@ -273,7 +238,7 @@ class VirtualHost:
             return known
         if not name:
             check_may_be_unnamed(arguments)
-        self.check_queue_limit(name)
+        check_queue_limit(self, name)
         check_queue_arguments(
             arguments,
             self.described("queue", name),
@@ -312,14 +277,6 @@ class VirtualHost:
                 self.broker.events.emit(
                     "argument.ineffective", vhost=self, queue=queue, argument=argument
                 )
-
-    def check_queue_limit(self, name: str) -> None:
-        """Raise `PreconditionFailed` if one more queue would be too many."""
-        if self._max_queues is not None and len(self.queues) >= self._max_queues:
-            raise PreconditionFailed(
-                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' "
-                f"({self._max_queues}) is reached"
-            )
 
     def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Delete a queue with its bindings and messages; return how many were ready."""
@@ -453,12 +410,6 @@ class VirtualHost:
 
 def _policy_kind(queue: Queue) -> Kind:
     return "quorum_queue" if is_quorum(queue.arguments) else "classic_queue"
-
-
-def check_may_be_unnamed(arguments: Table) -> None:
-    """Raise `PreconditionFailed` for a queue that must have a name of its own."""
-    if is_quorum(arguments):
-        raise PreconditionFailed("Cannot declare a server-named queue for type rabbit_quorum_queue")
 
 
 def _binding(

@@ -11,8 +11,9 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.core.broker import Broker
-from leveret.broker.storage import catalog
 from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.catalog import Catalog
+from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, KINDS, shown
 from leveret.broker.storage.findings import Inspection, Problem, numbers
 from leveret.broker.storage.row_inspection import RowInspection
 from leveret.broker.storage.salvage import DEFINITIONS, walk
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
 
 _UNUSED: Final = "is never used"
-
-# The order in which one definition can stand on another.
-KINDS: Final = (
-    *(catalog.NUMBER, catalog.VHOST, catalog.USER, catalog.PERMISSIONS),
-    *(catalog.TOPIC_PERMISSIONS, catalog.POLICY, catalog.OPERATOR_POLICY),
-    *(catalog.EXCHANGE, catalog.QUEUE, catalog.BINDING),
-)
 
 
 def inspect(connection: sqlite3.Connection, *, is_deep: bool) -> Inspection:
@@ -78,14 +72,14 @@ def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> N
         elif kind in by_kind:
             by_kind[kind].append((number, key, value))
         else:
-            found.notes.append(f"{catalog.shown(kind, key)}: this kind is not known")
+            found.notes.append(f"{shown(kind, key)}: this kind is not known")
     broker = Broker()
-    restorer = catalog.Catalog(broker, lambda _: None)
+    restorer = Catalog(broker, lambda _: None)
     absent: list[tuple[str, bytes, bytes]] = []  # exchanges of a type that is not there
     for kind, rows in by_kind.items():
         for number, key, value in rows:
             one = (kind, key, value)
-            before = absent if kind == catalog.BINDING else []
+            before = absent if kind == BINDING else []
             told = len(restorer.notes) + len(before)
             try:
                 queues = restorer.restore([*before, one])
@@ -93,7 +87,7 @@ def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> N
                 found.bad_definitions.add(number)
                 found.problems.append(Problem(f"definition {number}", str(problem)))
                 continue
-            if len(restorer.notes) > told and kind == catalog.EXCHANGE:
+            if len(restorer.notes) > told and kind == EXCHANGE:
                 absent.append(one)
             found.notes += restorer.notes[told:]
             _take_in_queues(broker, found, number, queues)

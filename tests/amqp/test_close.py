@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from leveret.broker.amqp import publish
-from leveret.broker.amqp.session import HANDLERS
+from leveret.broker.amqp.dispatch import HANDLERS
 from leveret.broker.core.exchange import route
 from leveret.protocol.codec import encode_method
 from leveret.protocol.methods import (

@@ -7,10 +7,10 @@ import pytest
 
 from leveret.broker.core.binding import Binding
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.checks import check_exclusive, check_new_name, check_not_default
 from leveret.broker.core.exchange import route
 from leveret.broker.core.policy import Policy
 from leveret.broker.core.users import Permissions
-from leveret.broker.core.vhost import check_exclusive, check_new_name, check_not_default
 from leveret.protocol.errors import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
 ALL = Permissions(".*", ".*", ".*")

@@ -14,7 +14,8 @@ from leveret.broker.core.users import Permissions, TopicPermissions, User, hash_
 from leveret.broker.definitions import export, parse
 from leveret.broker.document import DocumentError
 from leveret.broker.storage.base import Definition, StoreError
-from leveret.broker.storage.catalog import Catalog, pack_names, seal, unseal
+from leveret.broker.storage.catalog import Catalog
+from leveret.broker.storage.catalog_format import pack_names, seal, unseal
 from leveret.protocol.errors import AMQPError
 from leveret.protocol.table import decode_table, encode_table
 

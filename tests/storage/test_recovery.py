@@ -16,7 +16,8 @@ from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
 from leveret.broker.storage import damage
 from leveret.broker.storage.base import Damaged, Row, StoreError
-from leveret.broker.storage.catalog import QUEUE, VHOST, Catalog
+from leveret.broker.storage.catalog import Catalog
+from leveret.broker.storage.catalog_format import QUEUE, VHOST
 from leveret.broker.storage.damage import read_row, salvage
 from leveret.broker.storage.database import PAGE, connect
 from leveret.broker.storage.journal import Journal

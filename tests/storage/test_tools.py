@@ -19,7 +19,8 @@ from leveret.broker.core.runs import Paged
 from leveret.broker.persistence import Persistence
 from leveret.broker.storage import database, lock, repair, row_builder, salvage, tools
 from leveret.broker.storage.base import Damaged, Definition, StoreError
-from leveret.broker.storage.catalog import BINDING, EXCHANGE, QUEUE, Catalog, seal
+from leveret.broker.storage.catalog import Catalog
+from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, QUEUE, seal
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import decode, split
 from leveret.broker.storage.records import seal as seal_index

@@ -1,0 +1,80 @@
+"""Checks: what a client may not ask of a virtual host, and the names that only the broker gives.
+
+Law: a check changes nothing: it raises RabbitMQ's error, word for word, or returns. Those that
+compare and validate x-arguments are in `arguments`; which come in which order, as a client sees
+the first that fails, is up to the handlers.
+
+Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (check_exclusive),
+core.vhost; definitions and topology (RESERVED).
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Literal
+
+from leveret.broker.core.arguments import is_quorum
+from leveret.protocol.errors import AccessRefused, PreconditionFailed, ResourceLocked
+
+if TYPE_CHECKING:
+    from leveret.broker.core.arguments import Table
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.vhost import VirtualHost
+
+RESERVED = "amq."
+GENERATED = "amq.gen-"
+
+
+def generated_name() -> str:
+    """Return a name that nobody can guess: 128 random bits in 22 characters."""
+    return GENERATED + urlsafe_b64encode(token_bytes(16)).rstrip(b"=").decode()
+
+
+def check_new_name(kind: Literal["queue", "exchange"], name: str) -> None:
+    """Raise `AccessRefused` for a name that only the broker gives."""
+    if name.startswith(RESERVED):
+        raise AccessRefused(f"{kind} name '{name}' contains reserved prefix 'amq.*'")
+
+
+def check_may_be_unnamed(arguments: Table) -> None:
+    """Raise `PreconditionFailed` for a queue that must have a name of its own."""
+    if is_quorum(arguments):
+        raise PreconditionFailed("Cannot declare a server-named queue for type rabbit_quorum_queue")
+
+
+def check_queue_limit(vhost: VirtualHost, name: str) -> None:
+    """Raise `PreconditionFailed` if one more queue would be too many."""
+    if vhost.max_queues is not None and len(vhost.queues) >= vhost.max_queues:
+        raise PreconditionFailed(
+            f"cannot declare queue '{name}': queue limit in vhost '{vhost.name}' "
+            f"({vhost.max_queues}) is reached"
+        )
+
+
+def check_not_default(exchange: str) -> None:
+    """Raise `AccessRefused` for the default exchange, which nobody changes."""
+    if not exchange:
+        raise AccessRefused("operation not permitted on the default exchange")
+
+
+def check_deletable(vhost: VirtualHost, name: str) -> None:
+    """Raise `AccessRefused` for an exchange that was there from the start."""
+    check_not_default(name)
+    if name.startswith(RESERVED):
+        raise AccessRefused(f"deletion of system {vhost.described('exchange', name)} not allowed")
+
+
+def check_exclusive(queue: Queue, session: object) -> None:
+    """Raise `ResourceLocked` if the queue belongs to another session."""
+    if queue.owner is not None and queue.owner is not session:
+        raise locked(queue)
+
+
+def locked(queue: Queue) -> ResourceLocked:
+    """Return the error of a session that may not touch an exclusive queue."""
+    return ResourceLocked(
+        f"cannot obtain exclusive access to locked queue '{queue.name}' in vhost "
+        f"'{queue.vhost.name}'. It could be originally declared on another connection or the "
+        "exclusive property value does not match that of the original declaration."
+    )
