@@ -84,13 +84,20 @@ class Content:
         return frames[FRAME_HEAD : FRAME_HEAD + self.header_size]
 
     @property
-    def chunks(self) -> tuple[bytes, ...]:
-        """The body in the pieces it came in."""
+    def pieces(self) -> tuple[bytes, ...]:
+        """The header's payload and the body's chunks."""
         frames = self.frames
         if isinstance(frames, tuple):
-            return frames[1:]
-        start = FRAME_HEAD + self.header_size + 1 + FRAME_HEAD
-        return (frames[start:-1],) if self.size else ()
+            return frames
+        end = FRAME_HEAD + self.header_size
+        if self.size:
+            return frames[FRAME_HEAD:end], frames[end + 1 + FRAME_HEAD : -1]
+        return (frames[FRAME_HEAD:end],)
+
+    @property
+    def chunks(self) -> tuple[bytes, ...]:
+        """The body in the pieces it came in."""
+        return self.pieces[1:]
 
     @property
     def body(self) -> bytes:

@@ -18,7 +18,7 @@ from leveret.protocol.constants import (
     HAS_MORE_FLAGS,
     PERSISTENT,
 )
-from leveret.protocol.content import Content
+from leveret.protocol.content import FRAME_HEAD, Content
 from leveret.protocol.errors import FrameError
 from leveret.protocol.properties import VALUES_OFFSET, with_headers
 
@@ -43,20 +43,24 @@ class Message(Content):
         This is asked of each message that comes into a durable queue, so nothing is decoded: the
         sizes of what stands before the mode lead to it.
         """
-        flags, header = self.flags, self.header
+        flags, octets = self.flags, self.frames
         if not flags & HAS_DELIVERY_MODE:
             return False
-        at = VALUES_OFFSET
+        at, end = VALUES_OFFSET, self.header_size
+        if isinstance(octets, tuple):
+            octets = octets[0]
+        else:  # what stands behind the header is there, too, but is not looked at
+            at, end = at + FRAME_HEAD, end + FRAME_HEAD
         try:
             if flags & HAS_MORE_FLAGS:
                 return self.properties.delivery_mode == PERSISTENT
             if flags & HAS_CONTENT_TYPE:
-                at += 1 + header[at]
+                at += 1 + octets[at]
             if flags & HAS_CONTENT_ENCODING:
-                at += 1 + header[at]
+                at += 1 + octets[at]
             if flags & HAS_HEADERS:
-                at += 4 + int.from_bytes(header[at : at + 4])
-            return header[at] == PERSISTENT
+                at += 4 + int.from_bytes(octets[at : at + 4])
+            return at < end and octets[at] == PERSISTENT
         except (IndexError, FrameError):  # nobody has read its properties yet, and nobody can
             return False
 

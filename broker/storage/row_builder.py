@@ -86,12 +86,15 @@ class RowBuilder:
         columns = _Columns()
         base = expected = -1
         for position, message in pending.items():
-            if not columns.reach(position - expected, self._size) or self._size >= ROW_SIZE:
+            if self._size >= ROW_SIZE or (
+                position != expected and not columns.reach(position - expected, self._size)
+            ):
                 self._add_segment(log, base, columns)
                 if self._size >= ROW_SIZE:
                     self._next_row()
                 columns, base = _Columns(), position
-            columns.append(self._place(message), message)
+            payload, header, size = message.envelope.payload, message.header_size, message.size
+            columns.add(self._place(message, payload), len(payload), header, size)
             expected = position + 1
         self._add_segment(log, base, columns)
 
@@ -136,7 +139,7 @@ class RowBuilder:
             log.add(segment)
         self._moved.clear()
 
-    def _place(self, message: Message) -> int:
+    def _place(self, message: Message, payload: bytes) -> int:
         """Return where a message begins in the body of the row."""
         if self._is_sharing:
             known = self._seen.get(message)
@@ -144,8 +147,7 @@ class RowBuilder:
                 return known
             self._seen[message] = self._size
         offset = self._size
-        payload = message.envelope.payload
-        self.parts += (payload, message.header, *message.chunks)
+        self.parts += (payload, *message.pieces)
         self._size = offset + len(payload) + message.header_size + message.size
         return offset
 
@@ -175,9 +177,11 @@ class RowBuilder:
 class _Columns:
     """The columns of one record, as they grow."""
 
-    __slots__ = ("bodies", "headers", "offsets", "publishes")
+    __slots__ = ("_end", "bodies", "headers", "is_scattered", "offsets", "publishes")
 
     def __init__(self) -> None:
+        self._end = -1
+        self.is_scattered = False
         self.offsets: list[int] = []
         self.publishes: list[int] = []
         self.headers: list[int] = []
@@ -191,12 +195,11 @@ class _Columns:
             self.add(offset, 0, 0, 0)
         return True
 
-    def append(self, offset: int, message: Message) -> None:
-        """Add a message that begins at an offset."""
-        self.add(offset, len(message.envelope.payload), message.header_size, message.size)
-
     def add(self, offset: int, publish: int, header: int, body: int) -> None:
         """Add the sizes of a message that begins at an offset."""
+        if offset != self._end and self.offsets:
+            self.is_scattered = True
+        self._end = offset + publish + header + body
         self.offsets.append(offset)
         self.publishes.append(publish)
         self.headers.append(header)
@@ -204,14 +207,10 @@ class _Columns:
 
     def record(self, queue: int, base: int) -> Enqueued:
         """Return the record of all that was added."""
-        offsets = array("Q", self.offsets)
-        ends = map(sum, zip(self.offsets, self.publishes, self.headers, self.bodies, strict=True))
-        if all(end == start for end, start in zip(ends, self.offsets[1:], strict=False)):
-            offsets = offsets[:1]
         return Enqueued(
             queue,
             base,
-            offsets,
+            array("Q", self.offsets if self.is_scattered else self.offsets[:1]),
             array("H", self.publishes),
             array("I", self.headers),
             array("I", self.bodies),

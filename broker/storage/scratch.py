@@ -216,7 +216,7 @@ def _encoded(messages: Sequence[Message]) -> bytes:
     for message in messages:
         payload = message.envelope.payload
         sizes.extend((len(payload), message.header_size, message.size))
-        parts += (payload, message.header, *message.chunks)
+        parts += (payload, *message.pieces)
     parts[0] = sizes.tobytes()
     return b"".join(parts)
 

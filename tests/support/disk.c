@@ -1,9 +1,9 @@
 /* Records what a process does to the files of one folder, in order, and makes some of it fail.
  *
- * LEVERET_DISK_FOLDER  the folder
- * LEVERET_DISK_RECORD  where to write the record (tests/support/disk.py reads it)
- * LEVERET_DISK_FAULT   "write:3:5:4": of the writes to it, the 3rd fails with errno 5, and the 3
- *                      after it; the same with sync, truncate, create, unlink
+ * CRASH_DISK_FOLDER  the folder
+ * CRASH_DISK_RECORD  where to write the record (tests/support/disk.py reads it)
+ * CRASH_DISK_FAULT   "write:3:5:4": of the writes to it, the 3rd fails with errno 5, and the 3
+ *                   after it; the same with sync, truncate, create, unlink
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,9 +37,9 @@ static int fault_kind, fault_first, fault_errno, fault_count, seen;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void start(void) {
-    const char *file = getenv("LEVERET_DISK_RECORD"), *fault = getenv("LEVERET_DISK_FAULT");
+    const char *file = getenv("CRASH_DISK_RECORD"), *fault = getenv("CRASH_DISK_FAULT");
     char kind[16];
-    folder = getenv("LEVERET_DISK_FOLDER");
+    folder = getenv("CRASH_DISK_FOLDER");
     if (!folder || !file) return;
     folder_length = strlen(folder);
     record = syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);

@@ -50,9 +50,9 @@ def run(library, folder, record, command, fault=""):
       fault: What is to fail, as in disk.c.
     """
     environment = dict(os.environ, LD_PRELOAD=str(library))
-    environment |= {"LEVERET_DISK_FOLDER": str(folder), "LEVERET_DISK_RECORD": str(record)}
+    environment |= {"CRASH_DISK_FOLDER": str(folder), "CRASH_DISK_RECORD": str(record)}
     if fault:
-        environment["LEVERET_DISK_FAULT"] = fault
+        environment["CRASH_DISK_FAULT"] = fault
     return subprocess.run(command, env=environment, timeout=60, check=False).returncode
 
 
