@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -131,15 +132,14 @@ async def open_store(
     from leveret.broker.storage.scratch import Scratch
     from leveret.broker.storage.sqlite import SQLiteStore
 
-    store = SQLiteStore(config.data_dir)
+    store = SQLiteStore(config.data_dir, None if volume is None else partial(make_room, volume))
+    spare = None if volume is None or not volume.has_alarm else lambda: volume.look().spare
     persistence = Persistence(
         broker,
         store,
         limit=config.queue.memory,
         memory=config.memory.limit_bytes(),
-        scratch=Scratch(
-            config.data_dir / "scratch", None if volume is None else lambda: volume.look().spare
-        ),
+        scratch=Scratch(config.data_dir / "scratch", spare),
     )
     persistence.control = Control(config.data_dir, store)
     try:
@@ -152,10 +152,7 @@ async def open_store(
 
 
 def measure(config: Config) -> Volume | None:
-    """Look at the disk that the store is on, and make room for it if there is none.
-
-    Returns:
-      What is to be watched; None if nothing is kept, or the disk is not to be looked after.
+    """Look at the disk that the store is on; None if nothing is kept.
 
     Raises:
       StartError: The data directory cannot be used.
@@ -169,19 +166,26 @@ def measure(config: Config) -> Volume | None:
     folder = config.data_dir
     need = 2 * (MOST + PENDING_OCTETS + config.limits.max_message_size)
     try:
-        volume = disk.Volume(
+        return disk.Volume(
             folder,
             config.disk.free_bytes,
             pending=2 * PENDING_OCTETS,  # of the commit under way, and of the next
             need=need,
             log=Wal(folder / FILE).file,
         )
-        if volume.make_room():
-            log.warning("reserve.released", file=str(volume.reserve.file))
     except OSError as problem:
         reason = f"the data directory {folder} cannot be used: {problem.strerror}"
         raise StartError(reason) from None
-    return volume if volume.has_alarm else None
+
+
+def make_room(volume: Volume) -> None:
+    """Give the reserve away if the disk is full, or none is wanted.
+
+    Raises:
+      OSError: The file system does not do as it should.
+    """
+    if volume.make_room():
+        log.warning("reserve.released", file=str(volume.reserve.file))
 
 
 def listen(config: Config) -> list[socket.socket]:
@@ -240,7 +244,7 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.go_on)
-            if volume is not None:
+            if volume is not None and volume.has_alarm:
                 alarm = disk.DiskAlarm(raised, volume)
                 await alarm.look()
                 nursery.start_soon(disk.watch, alarm, turns)

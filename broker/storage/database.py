@@ -15,6 +15,7 @@ import sqlite3
 from contextlib import closing
 from itertools import count
 from pathlib import Path
+from struct import Struct
 from tempfile import mkstemp
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -38,6 +39,8 @@ CHANGED: Final = "the checksum of its body does not match"
 PAGE: Final = 16 << 10
 SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
 COPY_PAGES: Final = 64
+# Page size, number of changes, pages, and the number of changes when the last one was noted.
+HEAD: Final = Struct(">16xH6xII60xI4x")
 
 # An insert into the view adds a row and deletes others: one call, and a transaction by itself.
 # The index comes before the body, so that reading it leaves the body alone; `sum` is the CRC-32 of
@@ -210,6 +213,21 @@ def _give_name(part: Path, file: Path) -> None:
     except OSError:  # this file system has no links
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         part.replace(file)
+
+
+def shortage(file: Path) -> str:
+    """Return what is missing at the end of a database that has nothing in its log.
+
+    SQLite itself takes zeros for what is missing of the last page.
+    """
+    with file.open("rb") as database:
+        head, size = database.read(HEAD.size), os.fstat(database.fileno()).st_size
+    if len(head) == HEAD.size:
+        page, changes, pages, valid_for = HEAD.unpack(head)
+        octets = pages * (65536 if page == 1 else page)
+        if changes == valid_for and size < octets:
+            return f"{file} was cut: of {octets:,} octets it has {size:,}"
+    return ""
 
 
 def add(execute: Callable[..., object], row: Row) -> None:

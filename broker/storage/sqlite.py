@@ -32,6 +32,7 @@ from leveret.broker.storage.database import (
     open_database,
     replace,
     settle,
+    shortage,
 )
 from leveret.broker.storage.lock import promise, promised, take_lock
 from leveret.broker.storage.wal import Wal, absence, size_of
@@ -70,6 +71,10 @@ def _always() -> bool:
 class SQLiteStore:
     """A store in a folder of the file system, for one process at a time.
 
+    Args:
+      make_room: Called in a thread when the folder is ours and before anything is written; raises
+        OSError if it cannot be used.
+
     Attributes:
       folder: Where it is; made if there is none.
       file: The database.
@@ -77,11 +82,12 @@ class SQLiteStore:
       notes: What was strange when it was opened, and no damage.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, make_room: Callable[[], object] | None = None) -> None:
         self.folder = folder
         self.file = folder / FILE
         self.log = Wal(self.file)
         self.notes: list[str] = []
+        self._make_room = make_room
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._copying = trio.Lock()  # a copy is made in the writer's thread, in steps
@@ -212,6 +218,8 @@ class SQLiteStore:
     def _open_writer(self) -> None:
         self._lock = take_lock(self.folder)
         try:
+            if self._make_room is not None:
+                self._make_room()
             self._look_at_log()
             self._connection = open_database(self.file)
             self.log.open()
@@ -228,8 +236,8 @@ class SQLiteStore:
                 raise StoreError(f"{self.file} is {absence(self.file)}, but was not: {text}")
             return
         state = look_at_log(self.file)
-        if state.problem:
-            raise Damaged(state.problem)
+        if problem := state.problem or (not state.taken and shortage(self.file)):
+            raise Damaged(problem)
         if state.cut_short:
             text = f"a commit that had not come to its end is left out ({state.cut_short} pages)"
             self.notes.append(f"{self.log.file}: {text}")
@@ -408,17 +416,29 @@ class SQLiteStore:
             return False
         assert self._connection is not None
         free = number(self._connection, "PRAGMA freelist_count") - KEPT_PAGES
-        if free > 0:
-            # As a script: the cursor of a single statement would do but one page.
-            pages = min(free, STEP_PAGES)
-            self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
-            return True
-        # The database gets shorter only now. The log begins at its front again and keeps its
-        # length. Nobody is waited for: who reads now will have done so next time.
+        if free <= 0:
+            self._begin_log_anew()  # the database gets shorter only now
+            return False
+        # As a script: the cursor of a single statement would do but one page.
+        step = f"PRAGMA incremental_vacuum({min(free, STEP_PAGES)})"
+        try:
+            self._connection.executescript(step)
+        except sqlite3.OperationalError as problem:
+            if problem.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            self._begin_log_anew()  # there is room at its front
+            self._connection.executescript(step)
+        return True
+
+    def _begin_log_anew(self) -> None:
+        """Move all into the database; the log keeps its length.
+
+        Nobody is waited for: who reads now will have done so next time.
+        """
+        assert self._connection is not None
         self._connection.executescript(
             "PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(RESTART); PRAGMA busy_timeout = 5000"
         )
-        return False
 
     def _back_up(self, file: Path, is_wanted: Callable[[], bool]) -> None:
         assert self._connection is not None

@@ -28,6 +28,7 @@ from leveret.broker.storage.database import (
     number,
     replace,
     settle,
+    shortage,
 )
 from leveret.broker.storage.findings import Problem
 from leveret.broker.storage.inspection import inspect
@@ -159,7 +160,9 @@ def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
     problems: list[Problem] = []
     log = ""
     with suppress(sqlite3.Error):  # it will be said why it cannot be opened
-        log = look_at_log(file).problem
+        log, _, taken = look_at_log(file)
+        if not taken and (problem := shortage(file)):
+            problems.append(Problem("database", problem))
     with closing(connected(file, problems)) as connection:
         found = inspect(connection, is_deep=is_deep)
     if problems:

@@ -42,10 +42,12 @@ class LogState(NamedTuple):
     Attributes:
       problem: What cannot be read of it any more; empty if everything can.
       cut_short: Frames at its end, of a commit that did not come to its end.
+      taken: Frames that SQLite takes; 0 if all is in the database.
     """
 
     problem: str
     cut_short: int = 0
+    taken: int = 0
 
 
 def look_at_log(file: Path) -> LogState:
@@ -148,7 +150,7 @@ class _Log:
         """Look for commits behind the frames that SQLite takes."""
         ours = [number for number in self._ours() if number > taken]
         if not any(self._proves(number) for number in ours if number > taken + 1):
-            return LogState("", len(ours))
+            return LogState("", len(ours), taken)
         behind = range(taken + 1, ours[-1])
         bad = next((one for one in behind if one not in ours or not self._follows(one)), taken + 1)
         commits = sum(self._frames[number].pages > 0 for number in ours if number >= bad)

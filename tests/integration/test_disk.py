@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from select import select
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from typing import NamedTuple
 import pytest
 
 from leveret.broker.app import STOP_TIMEOUT
+from leveret.broker.storage import sqlite
+from leveret.broker.storage.base import Ref, Row
+from leveret.broker.storage.database import PAGE
 from leveret.protocol.methods import (
     BasicAck,
     BasicConsume,
@@ -30,6 +34,7 @@ from leveret.protocol.methods import (
 )
 from leveret.protocol.reader import Contents
 
+from ..support.durable import commit
 from ..support.leveret import Durable
 from .durability import link
 from .durability.link import Gone, Link, Refused, confirmed_tags, published
@@ -63,6 +68,16 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
     finally:
         # lazily: what a failed test leaves open there must not keep it
         subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
+
+
+def fill(file: Path) -> None:
+    """Take all the space that there is."""
+    with file.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(MIB))
+    with file.open("ab", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(512))
 
 
 def resize(folder: Path, size: str) -> None:
@@ -264,6 +279,53 @@ def test_without_an_alarm_a_full_disk_ends_the_process_and_nothing_confirmed_is_
 
 
 @mounting
+async def test_file_is_made_smaller_on_a_full_disk_if_the_log_has_room_at_its_front(
+    small, monkeypatch
+):
+    monkeypatch.setattr(sqlite, "KEPT_PAGES", 10)
+    store = sqlite.SQLiteStore(small / "data")
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    await commit(store, [(lease, Row(seq, b"", bytes(50_000))) for seq in range(150)])
+    with closing(sqlite3.connect(store.file)) as reader:
+        reader.execute("PRAGMA wal_checkpoint").fetchall()
+        reader.execute("BEGIN")  # the log is not begun anew meanwhile
+        reader.execute("SELECT * FROM batch LIMIT 1").fetchall()
+        await commit(store, [(lease, Row(150, b"", b"the last", delete=range(150)))])
+    used = len(store.log.file.read_bytes().rstrip(b"\0"))
+    os.truncate(store.log.file, used + PAGE)  # nearly at its end
+    fill(small / "others")
+    before = store.file.stat().st_size
+
+    while await store.maintain(0):
+        pass
+
+    assert before > 7_000_000 > 500_000 > store.file.stat().st_size
+    assert [b"the last"] == await store.read(lease, [Ref(150, 0, 8)])
+    await store.close()
+
+
+@mounting
+def test_second_broker_on_a_full_disk_leaves_the_reserve_of_the_first(small, tmp_path):
+    with Doomed(tmp_path, small / "data") as first:
+        first.start()
+        reserve = first.data / "reserve"
+        while not reserve.exists():
+            time.sleep(0.01)
+        held = reserve.stat().st_ino
+        os.kill(first.pid, signal.SIGSTOP)  # it does nothing about it itself
+        try:
+            fill(small / "others")
+            (tmp_path / "second").mkdir()
+            second = Doomed(tmp_path / "second", first.data)
+            with pytest.raises(RuntimeError, match="is in use by another broker"):
+                second.start()
+            assert held == reserve.stat().st_ino
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+
+
+@mounting
 def test_disk_that_others_have_filled_is_started_on_with_the_reserve_and_drained(small, tmp_path):
     size = 100_000
     others = small / "others"
@@ -277,9 +339,7 @@ def test_disk_that_others_have_filled_is_started_on_with_the_reserve_and_drained
         publisher.close()
         broker.stop()
         assert (broker.data / "reserve").exists()
-        with others.open("wb") as filler, suppress(OSError):
-            while True:
-                filler.write(bytes(MIB))
+        fill(others)
         assert 0 == os.statvfs(small).f_bavail
 
         broker.start()

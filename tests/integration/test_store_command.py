@@ -336,7 +336,7 @@ def test_a_truncated_file_stops_the_start_until_it_is_repaired(broker):
     checked = store("check", broker.data)
     repaired = store("repair", broker.data)
 
-    assert "leveret.db cannot be used: database disk image is malformed" in line
+    assert "leveret.db was cut: of " in line
     assert line.endswith(f"; try: leveret store repair {broker.data}")
     assert 1 == checked.returncode
     assert (0, "") == (repaired.returncode, repaired.stderr)

@@ -1,6 +1,7 @@
 """What is SQLite's own: the folder, the file, the calls, the threads."""
 
 import os
+import shutil
 import sqlite3
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from leveret.broker.storage import database, sqlite
+from leveret.broker.storage import database, sqlite, tools
 from leveret.broker.storage.base import Damaged, Definition, Ref, Row, StoreError, StoreFailed
 from leveret.broker.storage.sqlite import SQLiteStore
 
@@ -178,13 +179,31 @@ async def test_an_empty_file_becomes_a_store(tmp_path):
     await store.close()
 
 
-async def test_a_truncated_file_is_refused(store, lease):
+@pytest.mark.parametrize("missing", [1, 100, database.PAGE, 900_000])
+async def test_a_truncated_file_is_refused(store, lease, missing):
     await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(10)])
     await store.close()
-    os.truncate(store.file, 100 << 10)
+    size = store.file.stat().st_size
+    os.truncate(store.file, size - missing)
 
-    with pytest.raises(StoreError, match="malformed"):
+    with pytest.raises(Damaged, match=f"was cut: of {size:,} octets it has {size - missing:,}"):
         await store.open()
+
+    assert f"of {size:,} octets it has" in tools.check(store.folder).lines[0]
+
+
+async def test_a_file_that_gets_its_end_from_the_log_is_no_shorter_than_it_should_be(
+    store, lease, tmp_path
+):
+    await commit(store, [(lease, Row(1, b"", bytes(1_000_000)))])
+    await store._writer.run(lambda: database.number(store._connection, "PRAGMA wal_checkpoint"))
+    killed = sqlite.SQLiteStore(shutil.copytree(store.folder, tmp_path / "killed"))
+    os.truncate(killed.file, 500_000)  # it was not synchronised, and so the log is still there
+
+    await killed.open()
+
+    assert [bytes(10)] == await killed.read(lease, [Ref(1, 999_990, 10)])
+    await killed.close()
 
 
 async def test_the_settings_are_those_that_the_promises_need(store):
