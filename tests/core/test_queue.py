@@ -365,6 +365,45 @@ def test_what_was_published_before_a_consumer_left_is_still_its(queue):
     assert [b"1"] == target.bodies
 
 
+def test_what_comes_behind_messages_that_wait_for_a_commit_waits_even_if_they_are_gone(
+    queue, broker
+):
+    """A get may take what a transaction has published, but nobody gets past it meanwhile."""
+    target = Target()
+    publish(queue, 1)
+    queue.seal()
+    position, _, _ = queue.pop()
+    assert broker.batch.commit == queue.waits_for_commit(position)
+    target.consume(queue)
+
+    publish(queue, 2)
+    finish(broker)
+    assert [] == target.bodies
+    broker.batch.done(broker.batch.commit)
+    finish(broker)
+
+    assert [b"2"] == target.bodies
+
+
+def test_each_of_two_commits_lets_go_of_what_waits_for_it(queue, broker):
+    target, batch = Target(), broker.batch
+    target.consume(queue)
+    for body in (1, 2):
+        publish(queue, body)
+        queue.seal()
+        batch.commit += 1
+    finish(broker)
+    assert [] == target.bodies
+
+    batch.done(batch.commit - 2)
+    finish(broker)
+    assert [b"1"] == target.bodies
+    batch.done(batch.commit - 1)
+    finish(broker)
+
+    assert [b"1", b"2"] == target.bodies
+
+
 def test_a_queue_shows_its_name(queue):
     assert "<Queue 'q' in '/'>" == repr(queue)
 

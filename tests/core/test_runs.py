@@ -7,6 +7,7 @@ from leveret.broker.core.runs import (
     CHUNK_LENGTH,
     CHUNK_OCTETS,
     FRONT,
+    PASSED,
     PIECE_OCTETS,
     Paged,
     Runs,
@@ -382,6 +383,46 @@ def test_a_chunk_that_was_written_is_replaced_if_it_is_still_the_same():
     assert (CHUNK_LENGTH, last.octets) == (runs.paged_count, runs.paged_bytes)
 
 
+def test_a_chunk_that_has_lost_as_many_as_it_got_is_not_the_same():
+    """Else the first one would come back twice, and the last one never."""
+    runs = spread(300)
+    [chunk] = runs.spillable(0, 0)
+    written = Paged(0, 300, 300, chunk.octets, Place())
+    runs.take(1)
+    runs.append(300, messages(b"x"))
+    assert written.count == len(chunk.messages)
+
+    assert not runs.spilled(chunk, written)
+    assert (300, 0) == (runs.count, runs.paged_count)
+    assert list(range(1, 301)) == drain(runs)[0]
+
+
+def test_a_chunk_that_has_grown_is_not_the_same():
+    runs = spread(300)
+    [chunk] = runs.spillable(0, 0)
+    written = Paged(0, 300, 300, chunk.octets, Place())
+    runs.append(300, messages(b"x"))
+
+    assert not runs.spilled(chunk, written)
+    assert list(range(301)) == drain(runs)[0]
+
+
+def test_what_is_being_read_is_found_when_what_is_before_it_was_paged_out_meanwhile():
+    """It was among the first chunks; those before it are now in as many pieces as can be."""
+    runs = Runs()
+    third = message(bytes(CHUNK_OCTETS // 3 - 14))
+    runs.append(0, [third] * 3 * (FRONT - 1))
+    last = runs.count
+    runs.append_paged(Paged(last, last + 1, 1, 15, Place()))
+    [asked] = runs.wanted(FRONT)
+    asked.is_asked = True
+    runs.page_out(0, always, 0)
+    assert [(number, 1, True) for number in range(3 * (FRONT - 1) + 1)] == kinds(runs)
+
+    assert runs.has(asked)
+    assert runs.load(asked, messages(b"x"))
+
+
 def test_what_was_spilled_is_loaded_like_anything_else():
     runs = spread(CHUNK_LENGTH)
     [chunk] = runs.spillable(0, 0)
@@ -483,6 +524,20 @@ def test_what_is_before_messages_in_a_scratch_file_goes_to_the_log_all_the_same(
 
     assert [False] * FRONT + [True] * 3 == [is_paged for *_, is_paged in kinds(runs)]
     assert [False, False, True] == [each.slot is not None for each in list(runs._chunks)[FRONT:]]
+
+
+@pytest.mark.parametrize(("passed", "paged"), [(PASSED, 1), (PASSED + 1, 0)])
+def test_behind_so_many_chunks_in_scratch_files_nothing_is_looked_for(passed, paged):
+    """A commit must not look through all of a long queue, again and again."""
+    runs = spread(*[CHUNK_LENGTH] * (FRONT + 1))
+    base = runs.count
+    for number in range(base, base + passed):
+        runs.append_paged(Paged(number, number + 1, 1, 15, Place()))
+
+    runs.page_out(FRONT * MEMORY, always)
+
+    assert [False] * FRONT + [bool(paged)] == [each[2] for each in kinds(runs)][: FRONT + 1]
+    assert list(range(base, base + passed)) == [each[0] for each in kinds(runs)][FRONT + 1 :]
 
 
 def test_large_messages_are_paged_out_in_pieces_that_are_read_at_once():

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from leveret.broker.server.committer import ATTEMPTS, GRACE, LAZY, REST, Committer
 from leveret.broker.server.turns import Turns
@@ -151,6 +152,25 @@ async def test_it_waits_for_a_moment_only(mock_clock, kept, client):
     assert [BasicAck(1)] == client.take()
 
 
+@pytest.mark.parametrize(("before", "grace"), [(LAZY / 4, GRACE), (LAZY - GRACE / 2, GRACE / 2)])
+async def test_who_waits_is_not_kept_by_a_commit_that_was_to_come_later(
+    mock_clock, kept, client, before, grace
+):
+    """The grace may end the lazy wait that is under way, and never makes it longer."""
+    client.consume("q")
+    client.publish(b"nobody waits for it", **PERSISTENT)
+    await pass_time(before)
+
+    client.send(ConfirmSelect())
+    client.publish(b"m", **PERSISTENT)
+    await kept.settle()
+    assert [] == confirms(client.take())
+    await pass_time(grace * 1.01)
+    await kept.settle()
+
+    assert [BasicAck(1)] == client.take()
+
+
 async def test_it_does_not_wait_when_something_was_not_delivered(mock_clock, kept, client):
     client.send(BasicQos(prefetch_count=1))
     client.consume("q")
@@ -187,6 +207,53 @@ async def test_a_consumer_who_never_keeps_up_is_not_waited_for_but_now_and_then(
 
     assert [True] * ATTEMPTS + [False] * REST == waited[: ATTEMPTS + REST]
     assert [False, True, False] == waited[ATTEMPTS + REST :]
+
+
+async def is_waited_for(kept, client, count, acked):
+    """Publish; ack so many within the grace. Return whether the commit waited for acks."""
+    client.feed(many(count))
+    await kept.settle()
+    items = client.take()
+    is_waiting = not confirms(items)
+    for tag in tags(items)[:acked]:
+        client.ack(tag)
+    await pass_time(GRACE)
+    await kept.settle()
+    client.take()
+    return is_waiting
+
+
+@pytest.mark.parametrize(("acked", "is_worth_it"), [(1, False), (2, True)])
+async def test_a_grace_in_which_half_is_settled_is_worth_it(
+    mock_clock, kept, client, acked, is_worth_it
+):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    for _ in range(ATTEMPTS):
+        assert await is_waited_for(kept, client, 4, acked)
+
+    assert is_worth_it == await is_waited_for(kept, client, 4, acked)
+
+
+async def test_one_grace_that_is_worth_it_makes_good_for_those_that_were_not(
+    mock_clock, kept, client
+):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    for acked in [0] * (ATTEMPTS - 1) + [1] + [0] * (ATTEMPTS - 1):
+        assert await is_waited_for(kept, client, 1, acked)
+
+    assert await is_waited_for(kept, client, 1, 0)
+
+
+async def test_a_consumer_who_keeps_up_again_is_waited_for_again(mock_clock, kept, client):
+    client.consume("q")
+    client.send(ConfirmSelect())
+    for _ in range(ATTEMPTS + REST + 1):
+        await is_waited_for(kept, client, 1, 0)
+    assert await is_waited_for(kept, client, 1, 1)
+
+    assert await is_waited_for(kept, client, 1, 0)
 
 
 async def test_the_journal_forgets_queues_that_are_gone(kept, client):
@@ -242,18 +309,27 @@ async def test_one_commit_is_under_way_and_the_next_takes_all_that_came_meanwhil
     assert kept.gate.held is None
 
 
-async def test_a_commit_waits_for_queues_that_have_not_dealt_yet(kept, client):
-    """What one command has caused is in one commit, however many slices it takes."""
+async def publish_to_two(kept, client):
+    """Return what publishes to two queues in a slice that has time for one of them."""
     client.send(ConfirmSelect(), QueueDeclare("r", durable=True))
     await kept.settle()
     client.take()
-    batch = kept.broker.batch
-    client.session.receive(
-        many(1) + published(b"m", BasicPublish("", "r"), properties=Properties(delivery_mode=2))
-    )
-    client.session.run(lambda: False)
-    batch.finish(lambda: True)  # time for one queue only
-    assert 1 == len(batch.waiting)
+
+    def publish():
+        client.session.receive(
+            many(1) + published(b"m", BasicPublish("", "r"), properties=Properties(delivery_mode=2))
+        )
+        client.session.run(lambda: False)
+        kept.broker.batch.finish(lambda: True)
+        assert 1 == len(kept.broker.batch.waiting)
+
+    return publish
+
+
+async def test_a_commit_waits_for_queues_that_have_not_dealt_yet(kept, client):
+    """What one command has caused is in one commit, however many slices it takes."""
+    publish = await publish_to_two(kept, client)
+    publish()
     begun, committer = kept.gate.begun, kept.committer
 
     async with trio.open_nursery() as nursery:
@@ -264,6 +340,23 @@ async def test_a_commit_waits_for_queues_that_have_not_dealt_yet(kept, client):
         await kept.settle()
         client._read()
 
+    assert [BasicAck(2, True)] == client.take()
+
+
+async def test_whoever_waits_for_a_commit_waits_for_the_queues_of_others_too(kept, client):
+    other = kept.connect()
+    publish = await publish_to_two(kept, client)
+    begun = kept.gate.begun
+    publish()
+
+    other.send(QueueDeclare("other", durable=True))
+    kept.turns.poller.end_pass()
+    assert begun == kept.gate.begun
+    await kept.settle()
+    client._read()
+
+    assert begun + 1 == kept.gate.begun
+    assert [QueueDeclareOk("other", 0, 0)] == other.take()
     assert [BasicAck(2, True)] == client.take()
 
 
@@ -447,3 +540,20 @@ async def test_without_rows_the_store_is_not_asked(broker):
     await committer.commit()
 
     assert 1 == broker.batch.committed
+
+
+async def test_the_commit_before_all_others_waits_for_queues_that_have_not_dealt_yet(
+    broker, nursery
+):
+    turns, journal = Turns(broker, lambda: 0), Scripted()
+    committer = Committer(turns, journal, Refusing(), Lease(0, 1, float("inf")), 0)
+    broker.batch.waiting[broker.vhosts["/"].declare_queue("q")] = None
+    nursery.start_soon(committer.commit)
+    await trio.testing.wait_all_tasks_blocked()
+    assert [] == journal.calls
+
+    nursery.start_soon(turns.go_on)
+    turns.finish()
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert ["close", "done 0"] == journal.calls

@@ -149,6 +149,45 @@ async def test_who_comes_after_its_end_is_ended_at_once(poller, readers, log):
     assert log == [("late", "ended")]
 
 
+@pytest.fixture
+def passes(poller, readers, nursery, monkeypatch):
+    """Have so many read, who take a second each: reads and ends of passes, and when others came."""
+
+    async def run(count, seconds):
+        now, came, others = [0.0], [], []
+        token = trio.lowlevel.current_trio_token()
+
+        def read():
+            now[0] += 1
+            came.append("read" if poller.is_passing else "read outside")
+            token.run_sync_soon(lambda: others.append(poller.is_passing))
+
+        monkeypatch.setattr(poller_module, "PASS", seconds)
+        monkeypatch.setattr(poller_module, "perf_counter", lambda: now[0])
+        poller.passed = lambda: came.append("end")
+        for reader in readers(*range(count), then=read):
+            reader.other.send(b"x")
+        nursery.start_soon(poller.run)
+        await settle()
+        return came, others
+
+    return run
+
+
+async def test_whoever_waits_for_the_end_of_a_pass_is_told_before_others_come_in(passes):
+    """Commits begin there: while clients leave the poller no rest there would be none."""
+    came, others = await passes(3, 0)
+
+    assert ["read", "end"] * 3 + ["end"] == came
+    assert [False] * 3 == others
+
+
+async def test_each_pass_has_its_whole_time(passes):
+    came, _ = await passes(6, 2)
+
+    assert [*["read"] * 3, "end"] * 2 + ["end"] == came
+
+
 async def test_others_in_the_loop_come_in_between(poller, readers, log, nursery, monkeypatch):
     """Ten that take a millisecond each, with passes of two: nobody waits for all ten."""
     monkeypatch.setattr(poller_module, "PASS", 0.002)

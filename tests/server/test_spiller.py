@@ -2,16 +2,28 @@
 
 import errno
 import os
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
 from leveret.broker.core import runs
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import NotLoaded
 from leveret.broker.core.runs import FRONT, Paged
-from leveret.broker.server.spiller import PAUSE, Spiller
+from leveret.broker.server import spiller as spiller_module
+from leveret.broker.server.spiller import (
+    BUSY_SHARE,
+    HINDERED,
+    PAUSE,
+    SHARE,
+    SHORT_PAUSE,
+    Spiller,
+)
 from leveret.broker.server.turns import Turns
 from leveret.broker.storage.scratch import Scratch
 from leveret.protocol.properties import Properties
@@ -21,6 +33,7 @@ from ..support.fakes import Target, message
 CHUNK = 8  # messages
 SIZE = 100 + 14  # octets of a message with its header
 LIMIT = 10 * SIZE
+TAKES = CHUNK * (SIZE + OVERHEAD)  # a chunk in memory
 TRANSIENT, PERSISTENT = Properties(), Properties(delivery_mode=2)
 
 
@@ -33,13 +46,13 @@ def _small_chunks(monkeypatch):
 class Made:
     """A broker with a spiller, which looks when the test says so."""
 
-    def __init__(self, folder, memory):
+    def __init__(self, folder, memory, limit=LIMIT, measured=1 << 40):
         self.broker = Broker()
         self.broker.add_defaults()
         self.turns = Turns(self.broker, lambda: 0)
         self.scratch = Scratch(folder)
         self.spiller = Spiller(
-            self.turns, self.scratch, limit=LIMIT, memory=memory, measure=lambda: 1 << 40
+            self.turns, self.scratch, limit=limit, memory=memory, measure=lambda: measured
         )
         self.turns.lookers.append(self.spiller.look)
         self.vhost = self.broker.vhosts["/"]
@@ -65,8 +78,8 @@ class Made:
 async def make(tmp_path, nursery):
     made = []
 
-    async def make(memory=1 << 30):
-        made.append(Made(tmp_path / "scratch", memory))
+    async def make(memory=1 << 30, **options):
+        made.append(Made(tmp_path / "scratch", memory, **options))
         await made[0].scratch.open()
         nursery.start_soon(made[0].spiller.read)
         return made[0]
@@ -245,6 +258,162 @@ async def test_queues_whose_consumers_take_nothing_keep_nothing_either(make):
     await made.spill()
 
     assert 0 == sum(queue.memory for queue in made.vhost.queues.values())
+
+
+def in_chunks(queue):
+    """How many chunks of messages are in memory."""
+    return queue.memory / TAKES
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "left"),
+    [(4, 1 << 30, 5), (2, 1 << 30, 10), (1, 1 << 30, 20), (2, 7 * TAKES, 7)],
+)
+async def test_when_memory_is_short_queues_share_a_quarter_within_their_budgets(
+    make, count, limit, left
+):
+    made = await make(memory=80 * TAKES, limit=limit)
+    made.queue("empty")
+    queues = [made.queue(f"q{number}", count=44 * CHUNK // count) for number in range(count)]
+    if limit < 1 << 30:
+        made.spiller._in_memory, made.spiller._filled = 44 * TAKES, count
+    else:
+        await made.spill()
+        assert 0 == made.files
+    await made.spill()
+
+    assert [left] * count == [in_chunks(queue) for queue in queues]
+
+
+@pytest.mark.parametrize(("count", "measured"), [(40, 1 << 40), (41, 40 * TAKES)])
+async def test_memory_is_not_short_unless_both_messages_and_process_have_more_than_half(
+    make, count, measured
+):
+    """A message in many queues counts in each; and what is not in queues is not theirs to give."""
+    made = await make(memory=80 * TAKES, limit=1 << 30, measured=measured)
+    queue = made.queue(count=count * CHUNK)
+    await made.spill()
+    await made.spill()
+
+    assert 0 == made.files
+    assert count == in_chunks(queue)
+
+
+async def test_memory_is_short_when_both_have_more_than_half(make):
+    made = await make(memory=80 * TAKES, limit=1 << 30, measured=40 * TAKES + 1)
+    queue = made.queue(count=41 * CHUNK)
+    await made.spill()
+    await made.spill()
+
+    assert 20 == in_chunks(queue)
+
+
+async def test_so_much_is_written_at_once(make, monkeypatch):
+    monkeypatch.setattr(spiller_module, "STEP", 2 * TAKES)
+    made = await make(limit=3 * TAKES)
+    queue = made.queue(count=8 * CHUNK)
+    write, written = made.scratch.write, []
+
+    async def note(chunks):
+        written.append(len(chunks))
+        return await write(chunks)
+
+    made.scratch.write = note
+    await made.spill()
+
+    assert [2, 2, 1] == written
+    assert 3 == in_chunks(queue)
+
+
+# how often it looks
+
+
+async def test_others_come_in_between_and_their_time_does_not_count(make, nursery, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(spiller_module, "AT_ONCE", 2)
+    monkeypatch.setattr(spiller_module, "perf_counter", lambda: now[0])
+    made = await make()
+    for number in range(5):
+        made.queue(f"q{number}")
+
+    async def others():
+        while True:
+            await trio.lowlevel.checkpoint()
+            now[0] += 1
+
+    nursery.start_soon(others)
+    await trio.lowlevel.checkpoint()
+    before = now[0]
+    assert (0, 0.0) == await made.spiller.spill()
+
+    assert now[0] > before
+
+
+class Tidy:
+    """Scratch files with nothing to tidy up."""
+
+    folder = Path("scratch")
+
+    async def tidy(self):
+        pass
+
+
+@pytest.fixture
+def looks(broker, nursery):
+    """Have looks end so, one after the other; return the pauses before each, and one more."""
+
+    async def run(*ends):
+        spiller = Spiller(Turns(broker, lambda: 0), Tidy(), limit=LIMIT, memory=1 << 30)
+        times, rest, is_over = [trio.current_time()], list(ends), trio.Event()
+
+        async def spill():
+            times.append(trio.current_time())
+            if not rest:
+                is_over.set()
+                await trio.sleep_forever()
+            end = rest.pop(0)
+            if isinstance(end, OSError):
+                raise end
+            return end
+
+        spiller.spill = spill
+        nursery.start_soon(spiller.write)
+        await is_over.wait()
+        return [after - before for before, after in pairwise(times)]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "pause"),
+    [
+        (0, 0.0, PAUSE),
+        (1, 0.0, SHORT_PAUSE),
+        (0, 1.0, 1 / SHARE),
+        (1, 1.0, 1 / BUSY_SHARE),
+    ],
+)
+async def test_looking_takes_a_share_of_the_time_and_a_larger_one_while_it_finds_something(
+    autojump_clock, looks, count, seconds, pause
+):
+    assert pytest.approx([PAUSE, pause]) == await looks((count, seconds))
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_disk_that_takes_nothing_is_tried_again_after_a_while(autojump_clock, looks):
+    assert pytest.approx([PAUSE, HINDERED, PAUSE]) == await looks(FULL, (0, 0.0))
+
+
+@pytest.mark.parametrize(("between", "warnings"), [((0, 0.0), 1), ((1, 0.0), 2)])
+async def test_what_hinders_is_said_once_until_something_could_be_written(
+    autojump_clock, looks, between, warnings
+):
+    with structlog.testing.capture_logs() as logs:
+        await looks(FULL, FULL, between, FULL)
+
+    assert ["scratch.hindered"] * warnings == [entry["event"] for entry in logs]
 
 
 async def test_messages_that_are_small_count_for_what_they_take(make):

@@ -12,7 +12,7 @@ from leveret.broker.storage import compaction
 from leveret.broker.storage import row_builder as module
 from leveret.broker.storage.base import Definition, StoreError
 from leveret.broker.storage.compaction import STEP_PIECES, Piece
-from leveret.broker.storage.journal import Journal
+from leveret.broker.storage.journal import FEW, Journal
 from leveret.broker.storage.queue_log import QueueLog, ranges_of
 from leveret.broker.storage.recovery import Recovery
 from leveret.protocol.content import make_content
@@ -431,6 +431,18 @@ def test_damage_is_told_with_the_row(journal: Journal, disk: Disk) -> None:
 
     with pytest.raises(StoreError, match=f"row {seq}: the checksum does not match"):
         disk.recover({1})
+
+
+@pytest.mark.parametrize(("count", "waits"), [(1, True), (FEW, True), (FEW + 1, False)])
+def test_acks_are_waited_for_if_few_queues_have_something(
+    journal: Journal, count: int, waits: bool
+) -> None:
+    for number in range(count):
+        log = journal.log(number)
+        log.enqueued(0, [message()])
+        log.delivered(0)
+
+    assert waits == journal.waits_for_acks
 
 
 def test_full_means_that_publishers_should_wait(journal: Journal) -> None:

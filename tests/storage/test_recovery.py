@@ -14,6 +14,7 @@ from leveret.broker.config import Config
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
+from leveret.broker.core.runs import PIECE_OCTETS
 from leveret.broker.storage import damage
 from leveret.broker.storage.base import Damaged, Row, StoreError
 from leveret.broker.storage.catalog import Catalog
@@ -76,6 +77,19 @@ def recovered(rows: list[Row]) -> tuple[Recovery, Journal, list[tuple[int, int]]
     found = recovery.finish({1})
     runs = list(found[1].ranges()) if 1 in found else []
     return recovery, journal, runs
+
+
+def test_what_is_read_at_once_has_so_many_octets_unless_it_is_one_row() -> None:
+    half = bytes(PIECE_OCTETS // 2 - len(PERSISTENT))
+    rows = rows_of([half], [half], [b"x"], [bytes(2 * PIECE_OCTETS)], [b"y"], settle=False)
+    journal = Journal(Batch())
+    recovery = Recovery(journal)
+    for row in rows:
+        recovery.read(row.seq, row.index, len(row.body))
+
+    pieces = recovery.finish({1})[1].runs
+
+    assert [(0, 2), (2, 1), (3, 1), (4, 1)] == [(each.base, each.count) for each in pieces]
 
 
 # The end
