@@ -208,7 +208,8 @@ class Persistence:
         batch, committer = self._broker.batch, self._committer
         with trio.CancelScope() as self._flushing:
             while committer is not None and not self.failure:
-                if not self._journal.is_dirty and batch.committed == batch.commit - 1:
+                is_done = batch.committed == batch.commit - 1 and not batch.returns
+                if is_done and not self._journal.is_dirty:
                     break
                 await committer.room()
 

@@ -195,7 +195,7 @@ def _settle(channel: Channel, tag: int, multiple: bool, requeue: bool) -> None:
     if channel.transaction is not None:
         channel.transaction.hold_settlement(taken, requeue)
     elif requeue:
-        channel.requeue(list(taken.values()))
+        channel.requeue(taken)
     else:
         channel.discard(list(taken.values()))
 
@@ -204,7 +204,7 @@ def recover(channel: Channel, method: Recover) -> None:
     """Put everything unacknowledged of the channel back."""
     if not method.requeue:
         raise Unsupported("requeue=false")
-    channel.requeue(list(channel.take(0, True).values()))
+    channel.requeue(channel.take(0, True))
     if isinstance(method, BasicRecover):
         channel.reply(BasicRecoverOk())
 

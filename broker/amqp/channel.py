@@ -8,6 +8,7 @@ Called by: amqp handlers, core.queue (deliver).
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from itertools import repeat, takewhile
 from operator import itemgetter
@@ -38,7 +39,7 @@ _tag = Struct(">Q").pack
 _consumer_of, _position_of, _message_of = itemgetter(0), itemgetter(1), itemgetter(2)
 # Tags without a message that an ack of many walks over, rather than looking through all there are.
 MANY_HOLES = 4096
-# Settled messages forgotten at a stroke.
+# Settled messages forgotten, or unsettled ones put back, at a stroke.
 PIECE = 4096
 DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
 
@@ -239,11 +240,22 @@ class Channel:
             return unacked
         if tag not in unacked:
             raise PreconditionFailed(f"unknown delivery tag {tag}")
+        if multiple and tag - self._lowest >= PIECE and self.next_tag - tag <= PIECE:
+            return self._all_but_after(tag)
         tags = self._up_to(tag) if multiple else [tag]
         if len(tags) == len(unacked):
             self.unacked = {}
             return unacked
         return dict(zip(tags, map(unacked.pop, tags), strict=True))
+
+    def _all_but_after(self, tag: int) -> dict[int, Entry]:
+        """Take the entries up to a tag where few come after it: those few move to a new dict."""
+        taken = self.unacked
+        after = list(takewhile(tag.__lt__, reversed(taken)))[::-1]
+        self.unacked = dict(zip(after, map(taken.pop, after), strict=True))
+        if self.transaction is None:
+            self._lowest = tag + 1
+        return taken
 
     def _up_to(self, tag: int) -> list[int]:
         """Return the live tags up to one, and look at each of them for the last time.
@@ -314,12 +326,37 @@ class Channel:
         if self.parked:
             self.unpark()
 
-    def requeue(self, entries: list[Entry]) -> None:
-        """Put unsettled messages back where they were."""
+    def requeue(self, taken: dict[int, Entry], *, in_pieces: bool = True) -> None:
+        """Put unsettled messages back where they were; very many a piece at a time."""
+        if len(taken) > PIECE and in_pieces:
+            self._await_returns(taken)
+            self.session.broker.batch.returns.append(self._return_later(taken))
+        else:
+            self._return(list(taken.values()))
+
+    def _await_returns(self, taken: dict[int, Entry]) -> None:
+        """Have the queues count now what will come back."""
+        consumers = set(map(_consumer_of, taken.values()))
+        if len(consumers) == 1:
+            (consumer,) = consumers
+            consumer.queue.await_returns(len(taken))
+        else:
+            for consumer, count in Counter(map(_consumer_of, taken.values())).items():
+                consumer.queue.await_returns(count)
+
+    def _return_later(self, taken: dict[int, Entry]) -> Iterator[None]:
+        # Nobody gets any before the last is back, so they may come in any order: from the end, at
+        # which a dict becomes smaller at no cost.
+        while taken:
+            piece = [taken.popitem()[1] for _ in range(min(PIECE, len(taken)))]
+            self._return(piece[::-1], are_awaited=True)
+            yield
+
+    def _return(self, entries: list[Entry], *, are_awaited: bool = False) -> None:
         consumers = set(map(_consumer_of, entries))
         if len(consumers) == 1:
             (consumer,) = consumers
-            consumer.queue.requeue([entry[1:] for entry in entries])
+            consumer.queue.requeue([entry[1:] for entry in entries], are_awaited=are_awaited)
             self._give_back(consumer, len(entries))
         else:
             by_queue: dict[Queue, list[tuple[int, Message]]] = {}
@@ -327,7 +364,7 @@ class Channel:
                 by_queue.setdefault(consumer.queue, []).append((position, message))
                 self._give_back(consumer, 1)
             for queue, returned in by_queue.items():
-                queue.requeue(returned)
+                queue.requeue(returned, are_awaited=are_awaited)
         if self.parked:
             self.unpark()
 
@@ -341,14 +378,15 @@ class Channel:
         self.session.broker.batch.confirm_early(self)
         self.is_confirming = False
         self.session.channels.pop(self.number, None)
+        undone: dict[int, Entry] = {}
         if self.transaction is not None:
-            self.transaction.rollback(self)  # what was acked in it is unacknowledged again
+            undone = self.transaction.abandon()
             self.transaction = None
         for consumer in tuple(self.consumers.values()):
             consumer.queue.remove_consumer(consumer)
         self.consumers.clear()
-        entries = list(self.unacked.values())
-        self.unacked.clear()
-        self.requeue(entries)
+        unacked, self.unacked = self.unacked, {}
+        self.requeue(unacked)
+        self.requeue(undone)
         if self.reply_key:
             reply_to.cancel(self)

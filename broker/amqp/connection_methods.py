@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.broker import __version__
+from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.constants import VERSION
 from leveret.protocol.errors import (
     AccessRefused,
@@ -176,9 +177,14 @@ def connection_update_secret(session: Session, method: ConnectionUpdateSecret) -
 
 
 def connection_close(session: Session, method: ConnectionClose) -> None:
-    """End everything of the client, its exclusive queues first, then confirm."""
+    """End everything of the client, its exclusive queues first, then confirm.
+
+    Raises:
+      NotLoaded: These are very many; the close is to be tried again.
+    """
     session.reason = method.reply_text or "closed by the client"
-    session.give_back()
+    if not session.give_back():
+        raise NotLoaded
     session.closing_since = session.broker.now
     session.reply(ConnectionCloseOk())
 

@@ -137,13 +137,19 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> None
 
 def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
     """Put a message into its queues, or send it back if there are none and it must not be lost."""
-    if mandatory and all(queue.deleted for queue in queues):
-        channel.send_return(NO_ROUTE, "NO_ROUTE", message)
+    if mandatory:
+        send_back_if_lost(channel, message, queues)
     touched = channel.session.broker.batch.touched
     for queue in queues:
         if not queue.deleted:
             queue.incoming.append(message)
             touched[queue] = None
+
+
+def send_back_if_lost(channel: Channel, message: Message, queues: Sequence[Queue]) -> None:
+    """Send a message back to its publisher if none of its queues is there."""
+    if all(queue.deleted for queue in queues):
+        channel.send_return(NO_ROUTE, "NO_ROUTE", message)
 
 
 def _check_exchange(session: Session, name: str) -> Exchange:

@@ -35,12 +35,15 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Acks, Command, Contents, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
     from leveret.broker.core.vhost import VirtualHost
+
+QUEUES_AT_A_STROKE = 500  # exclusive ones deleted before others get their turn
 
 
 class Writer(Protocol):
@@ -73,7 +76,7 @@ class Session:
       is_ended: Whether the socket is to be closed once the outbox is empty.
       is_hung_up: Whether it is to be closed without a word, after a pause that slows guessing.
       is_blocked: Whether its publishes wait for an alarm to end.
-      is_waiting: Whether a command waits for messages that are being read.
+      is_waiting: Whether a command waits for messages that are being read, or what comes back.
       has_published: Whether it has ever published.
       is_writing: Whether a writer empties the outbox because the peer is slow.
       closing_since: When the connection began to close, in `broker.now`; None before.
@@ -110,6 +113,7 @@ class Session:
         self.is_blocked = False
         self.is_writing = False
         self.is_waiting = False
+        self._is_leaving = False  # its exclusive queues are being deleted
         self.has_published = False
         self.octets_in = 0
         self.octets_out = 0
@@ -416,14 +420,24 @@ class Session:
         self.is_ended = True
         self.touch()
 
-    def give_back(self) -> None:
-        """Let go of all the client holds: channels, consumers, exclusive queues."""
+    def give_back(self) -> bool:
+        """Let go of all the client holds: channels, consumers, exclusive queues.
+
+        Returns:
+          False if these are so many that they go some at a time; none is for others meanwhile.
+        """
         self.is_running = False  # first: what its consumers were dealt now would be lost
         for channel in tuple(self.channels.values()):
             channel.close()
-        if self.vhost is not None:
-            for queue in self.vhost.owned_by(self):
-                self.vhost.delete_queue(queue)
+        queues = () if self.vhost is None else self.vhost.owned_by(self)
+        if len(queues) > QUEUES_AT_A_STROKE or self._is_leaving:
+            if not self._is_leaving:
+                self._is_leaving = True
+                self.broker.batch.returns.append(_delete_later(queues))
+            return not queues
+        for queue in queues:
+            queue.vhost.delete_queue(queue)
+        return True
 
     def lose(self) -> None:
         """Deal nothing more: the socket is broken. What the peer said before may still be read."""
@@ -450,3 +464,10 @@ class Session:
         self.broker.batch.flushing.pop(self, None)
         self.broker.batch.held.pop(self, None)
         self.unblock()
+
+
+def _delete_later(queues: Sequence[Queue]) -> Iterator[None]:
+    for start in range(0, len(queues), QUEUES_AT_A_STROKE):
+        for queue in queues[start : start + QUEUES_AT_A_STROKE]:
+            queue.vhost.delete_queue(queue)
+        yield

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.broker.amqp.publish import place
+from leveret.broker.amqp.publish import send_back_if_lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,25 +27,32 @@ class Transaction:
       octets: Of headers and bodies it holds.
     """
 
-    __slots__ = ("_publishes", "_settlements", "_tags", "octets")
+    __slots__ = ("_mandatory", "_publishes", "_settlements", "_tags", "octets")
 
     def __init__(self) -> None:
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._publishes: list[tuple[Message, Sequence[Queue], bool]] = []
-        self._settlements: list[tuple[list[Entry], bool]] = []
+        self._publishes: dict[Queue, list[Message]] = {}
+        self._mandatory: list[tuple[Message, Sequence[Queue]]] = []
+        self._settlements: list[tuple[dict[int, Entry], bool]] = []
         self._tags: dict[int, Entry] = {}
         self.octets = 0
 
     def hold_publish(self, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
         """Hold a checked and routed message."""
-        self._publishes.append((message, queues, mandatory))
+        for queue in queues:
+            messages = self._publishes.get(queue)
+            if messages is None:
+                messages = self._publishes[queue] = []
+            messages.append(message)
+        if mandatory:
+            self._mandatory.append((message, queues))
         self.octets += message.header_size + message.size
 
     def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
         """Hold settled entries, by delivery tag."""
-        self._settlements.append((list(tags.values()), requeue))
+        self._settlements.append((tags, requeue))
         self._tags.update(tags)
 
     def commit(self, channel: Channel) -> bool:
@@ -56,24 +63,35 @@ class Transaction:
         Returns:
           Whether any of it is to be kept over a restart.
         """
-        publishes, settlements = self._publishes, self._settlements
+        publishes, mandatory, settlements = self._publishes, self._mandatory, self._settlements
         self._start_anew()
-        for message, queues, mandatory in publishes:
-            place(channel, message, queues, mandatory)
-        for entries, requeue in settlements:
+        for message, queues in mandatory:
+            send_back_if_lost(channel, message, queues)
+        touched = channel.session.broker.batch.touched
+        for queue, messages in publishes.items():
+            if not queue.deleted:
+                queue.incoming += messages
+                touched[queue] = None
+        for tags, requeue in settlements:
             if requeue:
-                channel.requeue(entries)
+                channel.requeue(tags, in_pieces=False)
             else:
-                channel.discard(entries, in_pieces=False)
-        filled = {queue for _, queues, _ in publishes for queue in queues}
-        settled = {consumer.queue for entries, _ in settlements for consumer, _, _ in entries}
-        is_kept = any(queue.log is not None for queue in filled | settled)
+                channel.discard(list(tags.values()), in_pieces=False)
+        settled = {entry[0].queue for tags, _ in settlements for entry in tags.values()}
+        is_kept = any(queue.log is not None for queue in publishes.keys() | settled)
         if is_kept:
-            for queue in filled:
+            for queue in publishes:
                 queue.seal()
         return is_kept
 
     def rollback(self, channel: Channel) -> None:
         """Drop held publishes, make held settlements unacknowledged again, start anew."""
-        channel.unacked = dict(sorted((channel.unacked | self._tags).items()))
+        if self._tags:  # without any they are in order as they are
+            channel.unacked = dict(sorted((channel.unacked | self._tags).items()))
         self._start_anew()
+
+    def abandon(self) -> dict[int, Entry]:
+        """Drop held publishes; return the held settlements, unacknowledged again."""
+        undone = self._tags
+        self._start_anew()
+        return undone

@@ -66,6 +66,7 @@ class Batch:
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
       waiting: Queues that did not come to deal in theirs.
+      returns: Work on what comes back to queues; each step of it is short.
       debris: Work on what is gone for everybody, such as freeing it; each step of it is short.
       is_durable: Whether anything is kept over a restart.
       must_commit: Whether something to be kept was published since confirms were last looked at.
@@ -90,6 +91,7 @@ class Batch:
         "is_crowded",
         "is_durable",
         "must_commit",
+        "returns",
         "sealed",
         "telling",
         "touched",
@@ -102,6 +104,7 @@ class Batch:
         self.waiting: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
+        self.returns: deque[Iterator[None]] = deque()
         self.debris: deque[Iterator[None]] = deque()
         self.held: dict[Waiting, None] = {}
         self.sealed: dict[Queue, None] = {}
@@ -173,11 +176,13 @@ class Batch:
                 self.failed(session, problem)
 
     def resume(self, out_of_time: Callable[[], bool] = _never) -> None:
-        """Let the queues that wait and the debris go on, as a slice of their own."""
+        """Let the queues that wait, what comes back and the debris go on, as a slice of its own."""
         self.touched, self.waiting = {**self.waiting, **self.touched}, {}
         self.finish(out_of_time)
-        if self.debris:
-            self._clear(out_of_time)
+        if self.returns:
+            self._work_off(self.returns, out_of_time)
+        elif self.debris:
+            self._work_off(self.debris, out_of_time)
 
     def _deal(self, out_of_time: Callable[[], bool]) -> bool:
         touched, self.touched = self.touched, {}
@@ -193,12 +198,12 @@ class Batch:
         self.waiting.update(left)
         return not left
 
-    def _clear(self, out_of_time: Callable[[], bool]) -> None:
-        while self.debris:
-            work = self.debris.popleft()
+    def _work_off(self, due: deque[Iterator[None]], out_of_time: Callable[[], bool]) -> None:
+        while due:
+            work = due.popleft()
             try:
                 next(work)
-                self.debris.appendleft(work)
+                due.appendleft(work)
             except StopIteration:
                 continue
             except Exception as problem:

@@ -4,7 +4,8 @@ Law: this file decides; it never performs I/O and never awaits. What is publishe
 `incoming` until the queue deals: at the end of the slice, or before anything that observes or
 changes what is ready. Positions grow and are never reused, so a requeue restores order.
 
-Order of service: returned messages (by position), then the runs, then what is incoming.
+Order of service: returned messages (by position), then the runs, then what is incoming. Very many
+come back in pieces: they count as ready at once, and nothing is dealt before the last is here.
 
 Called by: core.vhost (declare, delete), amqp.publish (incoming), amqp.basic_methods (consume, get),
 amqp.channel (settle), core.batch (deal).
@@ -12,12 +13,12 @@ amqp.channel (settle), core.batch (deal).
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import Consumer, Ring
 from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs, free, octets
+from leveret.broker.core.returned import Returned, merged
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs, octets
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -40,7 +41,7 @@ DEAL_BYTES = 1 << 20
 
 
 class NotLoaded(Exception):
-    """What is asked for is being read; the command is to be tried again."""
+    """What is asked for is not here yet; the command is to be tried again."""
 
 
 class Queue:
@@ -57,8 +58,8 @@ class Queue:
     """
 
     __slots__ = (
+        "_awaited",
         "_returned",
-        "_returned_bytes",
         "_ring",
         "_runs",
         "_sealed",
@@ -103,8 +104,8 @@ class Queue:
         self.unacked_count = 0
         self.unacked_bytes = 0
         self._runs = Runs()
-        self._returned: list[tuple[int, Message]] = []  # a heap of positions
-        self._returned_bytes = 0
+        self._returned = Returned()
+        self._awaited = 0  # messages that come back in pieces; they count as ready
         self._ring = Ring()
         # from which position on consumers get nothing before which commit is done, ascending
         self._sealed: list[tuple[int, int]] = []
@@ -118,7 +119,7 @@ class Queue:
     def ready_count(self) -> int:
         """How many messages wait, after dealing what is due."""
         self.deal()
-        return self._runs.count + len(self._returned) + len(self.incoming)
+        return self._runs.count + self._returned.count + self._awaited + len(self.incoming)
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -133,13 +134,13 @@ class Queue:
     @property
     def bytes(self) -> int:
         """Octets of header and body of its messages, ready and unacked."""
-        return self._runs.bytes + self._returned_bytes + self.unacked_bytes
+        return self._runs.bytes + self._returned.bytes + self.unacked_bytes
 
     @property
     def memory(self) -> int:
         """Octets its messages are accounted for, as far as they are in memory."""
-        count = len(self._returned) + self.unacked_count
-        return self._runs.memory + self._returned_bytes + self.unacked_bytes + count * OVERHEAD
+        count = self._returned.count + self._awaited + self.unacked_count
+        return self._runs.memory + self._returned.bytes + self.unacked_bytes + count * OVERHEAD
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -149,12 +150,15 @@ class Queue:
 
     def deal(self) -> None:
         """Hand ready messages to the consumers that have room, in turns."""
+        if self._awaited:  # what comes back goes before what is here
+            self._let_wait()
+            return
         incoming, limit = self.incoming, DEAL_LIMIT
         end = self._unseal() if self._sealed else UNLIMITED
         level = self._ring.front()
         while level is not None and limit > 0:
-            if self._returned:
-                limit -= self._deal_returned(level)
+            if self._returned.count:
+                limit -= self._deal_returned(level, limit)
             elif self._runs.count:
                 if self._runs.first >= end or not self._is_loaded():
                     break
@@ -164,12 +168,16 @@ class Queue:
             else:
                 return
             level = self._ring.front()
-        if incoming:
+        self._let_wait()
+        if level is not None and (self._returned.count or self._is_ready(end)):
+            self.touch()
+
+    def _let_wait(self) -> None:
+        """Store what came in and nobody has room for."""
+        if self.incoming:
             self._store()
             if self._ring.consumers:
                 self.vhost.broker.batch.is_crowded = True
-        if level is not None and (self._returned or self._is_ready(end)):
-            self.touch()
 
     def _is_ready(self, end: int) -> bool:
         """Whether the first message of the runs may be dealt; have it read if it is not here."""
@@ -253,16 +261,14 @@ class Queue:
             self._ring.park(consumer)
         return found, share, looked * LOOK
 
-    def _deal_returned(self, level: OrderedDict[Consumer, None]) -> int:
-        consumer = next(iter(level))
-        if consumer.channel.room(consumer) <= 0:
-            self._ring.park(consumer)
-            return 1
-        position, message = heappop(self._returned)
-        self._returned_bytes -= octets((message,))
-        consumer.channel.deliver(consumer, (position,), (message,), True)
-        level.move_to_end(consumer)
-        return 1
+    def _deal_returned(self, level: OrderedDict[Consumer, None], limit: int) -> int:
+        consumers, share, cost = self._next(level, limit, self._returned.count)
+        if consumers:
+            wanted = min(len(consumers) * share, CHUNK_LENGTH)
+            positions, messages = self._returned.take(wanted, DEAL_BYTES)
+            self._distribute(level, consumers, positions, messages, redelivered=True)
+            cost += len(messages)
+        return cost
 
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int, end: int) -> int:
         consumers, share, cost = self._next(level, limit, self._runs.count)
@@ -330,14 +336,16 @@ class Queue:
         It counts as unacked until `settle` or `requeue`.
 
         Raises:
-          NotLoaded: It is being read; the same may be asked again once it is.
+          NotLoaded: It is being read, or comes back in pieces; the same may be asked again
+            once it is here.
         """
         self.deal()
+        if self._awaited:
+            raise NotLoaded
         if self.incoming:
             self._store()
-        if self._returned:
-            position, message = heappop(self._returned)
-            self._returned_bytes -= octets((message,))
+        if self._returned.count:
+            (position,), (message,) = self._returned.take(1)
             redelivered = True
         elif self._runs.count:
             if not self._is_loaded():
@@ -426,43 +434,49 @@ class Queue:
         self.unacked_count -= count
         self.unacked_bytes -= size
 
-    def requeue(self, entries: Sequence[tuple[int, Message]]) -> None:
+    def await_returns(self, count: int) -> None:
+        """Count messages as ready that will be requeued piece by piece; deal nothing until then."""
+        self.unacked_count -= count
+        self._awaited += count
+
+    def requeue(self, entries: Sequence[tuple[int, Message]], *, are_awaited: bool = False) -> None:
         """Put unsettled messages back at their original positions.
 
         Args:
           entries: Positions and messages, delivered from this queue and not settled.
+          are_awaited: Whether `await_returns` has counted them.
         """
         size = octets([message for _, message in entries])
-        self.settle(len(entries), size)
+        if are_awaited:
+            self._awaited -= len(entries)
+            self.unacked_bytes -= size
+        else:
+            self.settle(len(entries), size)
         if self.deleted:
             return
         if self.log is not None:
             self.log.returned([position for position, _ in entries])
-        self._returned_bytes += size
         if self.incoming:
             self._store()
-        if len(entries) > len(self._returned) // 8:
-            self._returned += entries
-            heapify(self._returned)
-        else:
-            for entry in entries:
-                heappush(self._returned, entry)
+        self._returned.add(entries, size)
         self.touch()
 
     def purge(self) -> int:
-        """Drop all ready messages and return how many they were."""
+        """Drop all ready messages and return how many they were.
+
+        Raises:
+          NotLoaded: Some come back in pieces; the same may be asked again once they are here.
+        """
         count = self.ready_count
+        if self._awaited:
+            raise NotLoaded
         self._drop_ready()
         return count
 
     def _drop_ready(self) -> None:
         if self.log is not None:
-            returned = [(position, position) for position, _ in self._returned]
-            self.log.dropped(sorted(self._runs.ranges() + returned))
-        remains = self._runs.clear(), free(self._returned, CHUNK_LENGTH)
-        self.vhost.broker.batch.debris += remains
-        self._returned = []
-        self._returned_bytes = 0
+            self.log.dropped(merged(self._runs.ranges() + self._returned.ranges()))
+        self.vhost.broker.batch.debris += self._runs.clear(), self._returned.clear()
         self.incoming.clear()
 
     # Consumers

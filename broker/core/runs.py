@@ -161,7 +161,12 @@ class Runs:
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on at the end."""
-        count, total = len(messages), octets(messages)
+        count = len(messages)
+        if count > CHUNK_LENGTH:
+            for first in range(0, count, CHUNK_LENGTH):
+                self.append(base + first, messages[first : first + CHUNK_LENGTH])
+            return
+        total = octets(messages)
         self.count += count
         self.bytes += total
         chunks = self._chunks
@@ -172,17 +177,11 @@ class Runs:
                 last.messages += messages
                 last.octets += total
                 return
-        if count <= CHUNK_LENGTH and total <= CHUNK_OCTETS:
+        if total <= CHUNK_OCTETS:
             chunks.append(Chunk(base, messages.copy(), total))
-        else:
-            self._append_pieces(base, messages)
-
-    def _append_pieces(self, base: int, messages: list[Message]) -> None:
-        """Add more messages than go into one chunk."""
-        for first in range(0, len(messages), CHUNK_LENGTH):
-            some = messages[first : first + CHUNK_LENGTH]
-            for start, end, size in _cut(some, CHUNK_OCTETS):
-                self._chunks.append(Chunk(base + first + start, some[start:end], size))
+            return
+        for start, end, size in _cut(messages, CHUNK_OCTETS):
+            chunks.append(Chunk(base + start, messages[start:end], size))
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[Sequence[int], list[Message]]:
         """Remove messages from the front, which is loaded; return their positions and them.

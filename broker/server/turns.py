@@ -120,10 +120,16 @@ class Turns:
     def _finish(self) -> bool:
         batch = self.broker.batch
         is_done = batch.finish(self._is_over)
-        if batch.waiting or batch.touched or batch.flushing or batch.debris:
+        if self._has_more():
             self._more.set()
         self._look()
         return is_done
+
+    def _has_more(self) -> bool:
+        batch = self.broker.batch
+        return bool(
+            batch.waiting or batch.touched or batch.flushing or batch.returns or batch.debris
+        )
 
     def _look(self) -> None:
         for look in self.lookers:
@@ -131,12 +137,15 @@ class Turns:
 
     def loaded(self) -> None:
         """Go on with what waited for messages that have been read."""
-        self._loaded.set()
-        self._loaded = trio.Event()
+        self._wake()
         self.finish()
 
+    def _wake(self) -> None:
+        self._loaded.set()
+        self._loaded = trio.Event()
+
     async def wait_until_loaded(self) -> None:
-        """Wait until messages have been read."""
+        """Wait until messages have been read, or have come back."""
         await self._loaded.wait()
 
     async def caught_up(self) -> None:
@@ -151,12 +160,15 @@ class Turns:
             await self._more.wait()
             self.broker.now = self._clock()
             self._start()
+            returning = len(batch.returns)
             batch.resume(self._is_over)
             self._look()
+            if len(batch.returns) < returning:
+                self._wake()
             if not batch.waiting:
                 self._caught_up.set()
                 self._caught_up = trio.Event()
-                if not batch.touched and not batch.flushing and not batch.debris:
+                if not self._has_more():
                     self._more = trio.Event()
             await trio.lowlevel.checkpoint()
 

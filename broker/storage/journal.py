@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # What may wait for a commit before publishers have to wait, too: in octets and in messages.
 PENDING_OCTETS, PENDING_COUNT = 8 << 20, 16384
 FEW = 64  # queues that are looked at before each commit
+# How often messages came back is told of about so many in a commit: nobody waits for it.
+TOLD_COUNTS = 8192
 
 
 class Journal:
@@ -171,7 +173,7 @@ class Journal:
             log = self.logs.get(piece.segment.record.queue)
             if log is not None and piece.segment.row.seq in self.rows:
                 builder.move(log, piece, octets)
-                log.recount(piece.segment.base, piece.segment.end)
+                log.counts.lose(piece.segment.base, piece.segment.end)
                 emptied[piece.segment] = None
                 logs[log] = None
         for segment in emptied:
@@ -249,14 +251,18 @@ class Journal:
                 yield encode_settled(log.number, ranges)
 
     def _counted(self, last: LiveRow, logs: Iterable[QueueLog]) -> Iterator[bytes]:
-        """Say how often messages came back."""
+        """Say how often messages came back; of very many the next commits say the rest."""
+        left = TOLD_COUNTS
         for log in logs:
             counts: dict[int, int] = {}
-            for segment, some in log.take_recounted().items():
+            for segment, some in log.take_recounted(left).items():
                 counts |= some
                 last.refer(segment.row)
             if counts:
                 yield encode_counted(log.number, counts)
+            left = max(left - len(counts), 0)
+            if not log.counts.are_told:
+                self.dirty[log] = None
 
     def keep(self, row: LiveRow) -> None:
         """Take in a row that will be in the store."""

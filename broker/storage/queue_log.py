@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from leveret.broker.storage.counts import Counts
 from leveret.broker.storage.paging import Place
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class QueueLog:
       pending: Messages that are in no row yet, by position.
       segments: Those that are, by position.
       highest: The highest position that was delivered, -1 for none.
-      counts: How often messages came back to the queue, by position; those that ever did.
-      recounted: Positions whose count the rows do not know yet.
+      counts: How often messages came back to the queue.
     """
 
     __slots__ = (
@@ -69,7 +69,6 @@ class QueueLog:
         "number",
         "pending",
         "queue",
-        "recounted",
         "segments",
     )
 
@@ -82,8 +81,7 @@ class QueueLog:
         self.highest = -1
         self.mark = -1  # what the rows say of `highest`
         self.mark_row: LiveRow | None = None  # the one that says it
-        self.counts: dict[int, int] = {}
-        self.recounted: set[int] = set()
+        self.counts = Counts()
         self.is_closed = False
         self._settled: list[int] = []
         self._settled_ranges: list[Range] = []
@@ -114,32 +112,27 @@ class QueueLog:
     def returned(self, positions: Sequence[int]) -> None:
         """Count that messages came back to the queue."""
         if self.pending or self.segments:
-            counts = self.counts
-            for position in positions:
-                counts[position] = counts.get(position, 0) + 1
-            self.recounted.update(positions)
+            self.counts.add(positions)
             self._journal.dirty[self] = None
 
     def settled(self, positions: Iterable[int]) -> None:
         """Forget messages; those that are in no row yet never will be."""
         pending, journal = self.pending, self._journal
-        if self.counts:
-            positions = list(positions)
-            for position in positions:
-                self.counts.pop(position, None)
         if pending:
             count = octets = 0
+            have_returned = bool(self.counts)
             for position in positions:
                 message = pending.pop(position, None)
-                if message is None:
+                if message is None or have_returned:  # its count is forgotten with the others
                     self._settled.append(position)
-                else:
+                if message is not None:
                     count += 1
                     octets += message.header_size + message.size
             journal.let_go(count, octets)
         elif self.segments:
             self._settled.extend(positions)
         else:
+            self.counts.forget(positions)
             return
         journal.dirty[self] = None
 
@@ -150,10 +143,7 @@ class QueueLog:
             firsts = [first for first, _ in ranges]
             self.settled([each for each in pending if _is_within(each, ranges, firsts)])
         if self.counts:
-            firsts = [first for first, _ in ranges]
-            gone = [each for each in self.counts if _is_within(each, ranges, firsts)]
-            for position in gone:
-                del self.counts[position]
+            self.counts.drop(ranges)
         if self.segments:
             self._settled_ranges += ranges
             self._journal.dirty[self] = None
@@ -188,7 +178,10 @@ class QueueLog:
         """Mark what was settled in the segments; return the ranges by row."""
         found: dict[LiveRow, list[Range]] = {}
         if self._settled or self._settled_ranges:
-            ranges = [*self._settled_ranges, *ranges_of(self._settled)]
+            settled = list(ranges_of(self._settled))
+            if self.counts:
+                self.counts.drop(settled)
+            ranges = [*self._settled_ranges, *settled]
             self._settled, self._settled_ranges = [], []
             for first, last in ranges:
                 self._settle(first, last, found)
@@ -257,18 +250,19 @@ class QueueLog:
             if segment.living(base, end):
                 yield segment
 
-    def recount(self, first: int, end: int) -> None:
-        """Have counts of neighbouring messages said anew: what said them goes away."""
-        self.recounted.update(each for each in self.counts if first <= each < end)
+    def take_recounted(self, limit: int) -> dict[Segment, dict[int, int]]:
+        """Return counts that rows do not know yet, once, by where the messages are.
 
-    def take_recounted(self) -> dict[Segment, dict[int, int]]:
-        """Return the counts that rows do not know yet, once, by where the messages are."""
+        Args:
+          limit: How many are enough for now.
+        """
         found: dict[Segment, dict[int, int]] = {}
-        for position in sorted(self.recounted & self.counts.keys()):
-            segment = self.find(position)
+        segment: Segment | None = None
+        for position, count in self.counts.take(limit):
+            if segment is None or position >= segment.end:
+                segment = self.find(position)
             if segment is not None and segment.has(position):
-                found.setdefault(segment, {})[position] = self.counts[position]
-        self.recounted.clear()
+                found.setdefault(segment, {})[position] = count
         return found
 
     @property

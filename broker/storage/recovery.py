@@ -190,7 +190,8 @@ class Recovery:
         for position, count in record.counts.items():
             segment = log.find(position)
             if segment is not None and segment.has(position):
-                log.counts[position] = kept[position] = count
+                kept[position] = count
+                log.counts.restore(position, count)
                 row.refer(segment.row)
         if kept:
             row.statements += encode_counted(record.queue, kept)

@@ -6,6 +6,7 @@ import pytest
 
 from leveret.broker.amqp import publish
 from leveret.broker.amqp.dispatch import HANDLERS
+from leveret.broker.amqp.session import QUEUES_AT_A_STROKE
 from leveret.broker.core.exchange import route
 from leveret.protocol.codec import encode_method
 from leveret.protocol.methods import (
@@ -161,6 +162,45 @@ def test_exclusive_queues_are_gone_before_close_ok(client, connect):
 
     assert [ConnectionCloseOk()] == client.send(ConnectionClose(), channel=0)
     assert QueueDeclareOk("q", 0, 0) == other.declare()
+
+
+@pytest.fixture
+def owner(client):
+    """A client with so many exclusive queues that they are not deleted at a stroke."""
+    for number in range(3 * QUEUES_AT_A_STROKE):
+        client.declare(str(number), exclusive=True)
+    return client
+
+
+def test_very_many_exclusive_queues_go_some_at_a_time_before_close_ok(owner, connect):
+    vhost, batch = owner.broker.vhosts["/"], owner.broker.batch
+    owner.session.receive(wire.method(ConnectionClose(), 0))
+
+    assert not owner.session.run(lambda: False)
+    assert owner.session.is_waiting
+    counts = []
+    while vhost.queues:
+        counts.append(len(vhost.queues))
+        assert not owner.session.run(lambda: False)
+        batch.resume(lambda: True)
+    assert [3 * QUEUES_AT_A_STROKE, 2 * QUEUES_AT_A_STROKE, QUEUES_AT_A_STROKE] == counts
+
+    owner.feed(b"")
+    assert [ConnectionCloseOk()] == owner.take(0)
+    assert QueueDeclareOk("0", 0, 0) == connect().declare("0")
+
+
+def test_very_many_exclusive_queues_of_a_lost_connection_go_some_at_a_time(owner):
+    vhost = owner.broker.vhosts["/"]
+    owner.session.forget()
+    assert 3 * QUEUES_AT_A_STROKE == len(vhost.queues)
+
+    owner.broker.batch.resume(lambda: True)
+    assert 2 * QUEUES_AT_A_STROKE == len(vhost.queues)
+    owner.broker.batch.resume()
+
+    assert not vhost.queues
+    assert not vhost._owned
 
 
 def test_confirms_are_sent_before_close_ok(client):

@@ -63,6 +63,7 @@ class FakeSession:
 
     def give_back(self):
         self.ended = self.reason
+        return True
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from leveret.broker.amqp.channel import MANY_HOLES, PIECE
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
+    BasicConsume,
     BasicGet,
     BasicNack,
     BasicPublish,
@@ -18,6 +19,8 @@ from leveret.protocol.methods import (
     ChannelClose,
     ChannelCloseOk,
     ConnectionClose,
+    QueueDelete,
+    QueueDeleteOk,
     QueuePurge,
     QueuePurgeOk,
 )
@@ -328,6 +331,139 @@ def test_a_closing_connection_is_dealt_nothing_more(client, connect, no_ack):
 
     assert [] == shown(client.take())
     assert [(b"x", False)] == left(connect())
+
+
+# Very many at once
+
+
+MANY = 5 * PIECE
+
+
+def in_one_slice(client, *methods):
+    """Handle methods, but nothing that they leave for later."""
+    client.session.receive(b"".join(method_frame(1, method) for method in methods))
+    return client.session.run(lambda: False)
+
+
+@pytest.fixture
+def loaded(client):
+    """A client that holds MANY of one more messages, and has no consumer."""
+    client.declare()
+    client.publish_many(numbers(*range(MANY + 1)))
+    client.consume(prefetch=MANY)
+    client.call(BasicCancel("c"))
+    client.take()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        (BasicNack(MANY, True, True), 0),
+        (BasicNack(0, True, True), 0),
+        (BasicNack(MANY - 3, True, True), 3),
+        (BasicNack(MANY // 2 + 5, True, True), MANY // 2 - 5),
+        (BasicRecover(True), 0),
+        (ChannelClose(), 0),
+    ],
+    ids=repr,
+)
+def test_very_many_count_at_once_and_come_back_later_in_order(loaded, connect, method, kept):
+    queue = loaded.broker.vhosts["/"].queue("q")
+    size = queue.bytes
+
+    in_one_slice(loaded, method)
+    assert (MANY + 1 - kept, kept, size) == (queue.ready_count, queue.unacked_count, queue.bytes)
+    assert loaded.broker.batch.returns
+
+    found = connect().consume("q", "other", no_ack=True)
+    expected = [(b"%d" % number, True) for number in range(MANY - kept)]
+    assert [*expected, (b"%d" % MANY, False)] == shown(found)
+    assert (0, kept) == (queue.ready_count, queue.unacked_count)
+
+
+def test_nothing_is_dealt_before_the_last_of_very_many_is_back(loaded, connect):
+    other = connect()
+    other.declare("other")
+    in_one_slice(loaded, BasicNack(0, True, True))
+    queue = loaded.broker.vhosts["/"].queue("q")
+    queue.incoming.append(queue._runs._chunks[0].messages[0])
+
+    in_one_slice(other, BasicConsume("q", "late", no_ack=True))
+    for _ in range(MANY // PIECE):
+        assert not [item for item in other.take() if isinstance(item, Received)]
+        assert MANY + 2 == queue.ready_count
+        loaded.broker.batch.resume(lambda: True)
+    other.feed(b"")
+
+    bodies = [int(item.body) for item in other.take() if isinstance(item, Received)]
+    assert [*range(MANY + 1), MANY] == bodies
+
+
+@pytest.mark.parametrize("method", [BasicGet("q", True), QueuePurge("q")], ids=repr)
+def test_a_get_and_a_purge_wait_until_very_many_are_back(loaded, method):
+    assert not in_one_slice(loaded, BasicRecover(True), method)
+    assert loaded.session.is_waiting
+
+    loaded.feed(b"")
+
+    ok, answer = loaded.take()
+    assert BasicRecoverOk() == ok
+    if isinstance(method, BasicGet):
+        assert (b"0", True, MANY) == (
+            answer.body,
+            answer.method.redelivered,
+            answer.method.message_count,
+        )
+    else:
+        assert QueuePurgeOk(MANY + 1) == answer
+
+
+def test_very_many_that_come_back_to_a_deleted_queue_are_gone(loaded):
+    queue = loaded.broker.vhosts["/"].queue("q")
+
+    assert in_one_slice(loaded, BasicNack(0, True, True), QueueDelete("q"))
+    loaded.feed(b"")
+
+    assert [QueueDeleteOk(MANY + 1)] == loaded.take()
+    loaded.declare()
+    assert (0, 0, 0) == (queue.bytes, queue.memory, queue.unacked_count)
+    assert (0, 0) == loaded.counts()
+
+
+def test_very_many_of_several_queues_and_consumers_come_back_to_their_own(client):
+    queues = []
+    for name in "ab":
+        client.declare(name)
+        queues.append(client.broker.vhosts["/"].queue(name))
+        client.consume(name, name)
+        client.publish_many(numbers(*range(MANY)), name)
+    client.session.receive(method_frame(1, ChannelClose()))
+    client.session.run(lambda: False)
+    assert [(MANY, 0)] * 2 == [(queue.ready_count, queue.unacked_count) for queue in queues]
+    client.feed(b"")
+    client.take()
+
+    client.open_channel(1)
+    for name in "ab":
+        expected = [(b"%d" % number, True) for number in range(MANY)]
+        assert expected == shown(client.consume(name, name, no_ack=True))
+
+
+def test_very_many_that_come_back_give_their_room_back(client):
+    client.declare()
+    client.publish_many(numbers(*range(MANY)))
+    client.consume(prefetch=MANY)
+    client.take()
+
+    client.send(BasicNack(0, True, True))
+
+    channel = client.session.channels[1]
+    assert (MANY, MANY) == (len(channel.unacked), channel.window_used)
+    assert 0 == channel.consumers["c"].credit
+    client.send(BasicAck(0, True))
+    client.broker.batch.resume()
+    assert (0, MANY) == (channel.window_used, channel.consumers["c"].credit)
 
 
 def test_accounts_return_to_zero(holder):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from leveret.broker.amqp.transaction import Transaction
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
@@ -163,6 +164,26 @@ def test_a_rollback_makes_acks_undone_and_requeues_nothing(holder):
     assert [] == holder.send(BasicAck(3, True))
     holder.call(TxCommit())
     assert 0 == holder.broker.vhosts["/"].queue("q").unacked_count
+
+
+def test_a_rollback_without_acks_leaves_what_is_unacknowledged_alone(holder):
+    """There may be very many."""
+    unacked = holder.session.channels[1].unacked
+    holder.call(TxRollback())
+    assert unacked is holder.session.channels[1].unacked
+
+
+def test_a_close_puts_back_what_was_acked_in_order_and_sorts_nothing(holder, monkeypatch):
+    """What is unacknowledged besides may be very much."""
+    holder.send(BasicAck(1), BasicAck(3))
+    monkeypatch.delattr(Transaction, "rollback")
+
+    assert [ChannelCloseOk()] == holder.send(ChannelClose())
+
+    queue = holder.broker.vhosts["/"].queue("q")
+    assert (3, 0) == (queue.ready_count, queue.unacked_count)
+    found = holder.consume("q", "again", no_ack=True, channel=2)
+    assert [b"1", b"2", b"3"] == [item.body for item in found if isinstance(item, Received)]
 
 
 def test_what_is_undone_is_still_in_order_of_its_tags(holder):

@@ -126,6 +126,20 @@ def test_debris_is_worked_off_a_step_at_a_time_behind_all_else(log):
     assert not batch.debris
 
 
+def test_what_comes_back_goes_before_the_debris(log):
+    batch = Batch()
+    batch.debris.append(steps(log, "freed"))
+    batch.returns += (steps(log, 1, 2), steps(log, 3))
+    batch.touched[Part(log, "deal")] = None
+
+    batch.finish()
+    while batch.returns:
+        batch.resume(lambda: True)
+    assert ["deal", 1, 2, 3] == log
+    batch.resume()
+    assert ["deal", 1, 2, 3, "freed"] == log
+
+
 def test_debris_that_fails_is_left(log):
     def fail():
         yield 1 // 0

@@ -515,6 +515,16 @@ def test_a_purge_tells_the_log_of_all_that_was_ready_and_nothing_else(queue, log
     assert ("dropped", (1, 1), (3, 6)) == log.told[-1]
 
 
+def test_a_purge_tells_the_log_of_neighbours_that_came_back_as_one(queue, log):
+    """There may be very many."""
+    publish(queue, *range(6))
+    queue.requeue([queue.pop()[:2] for _ in range(4)])
+
+    queue.purge()
+
+    assert ("dropped", (0, 5)) == log.told[-1]
+
+
 def test_a_deleted_queue_closes_its_log(queue, log, vhost):
     publish(queue, 1)
     taken = queue.pop()[:2]

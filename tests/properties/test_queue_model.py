@@ -8,10 +8,12 @@ ready while somebody has room, is.
 
 from bisect import insort
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from leveret.broker.amqp import channel as channel_module
 from leveret.broker.core.broker import Broker
 from leveret.protocol.methods import (
     BasicAck,
@@ -34,7 +36,7 @@ from leveret.protocol.methods import (
     QueuePurgeOk,
 )
 
-from ..support.client import Client, Received
+from ..support.client import Client, Received, finish
 
 CHANNELS = (1, 2)
 HEADER = 14  # octets of a header without properties
@@ -262,5 +264,28 @@ def is_delivery(item):
     return isinstance(item, Received) and isinstance(item.method, BasicDeliver)
 
 
+class PiecesMachine(QueueMachine):
+    """The same where three messages are very many, which go and come back in pieces."""
+
+    def __init__(self):
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(channel_module, "PIECE", 2)
+        super().__init__()
+
+    def send(self, channel, *methods):
+        answers = super().send(channel, *methods)
+        batch = self.client.broker.batch
+        while batch.debris:  # acks that give their room back later
+            batch.resume()
+            finish(self.client.broker)
+            answers += self.check(channel, self.client.take(channel))
+        return answers
+
+    def teardown(self):
+        self.patch.undo()
+
+
 TestQueueModel = QueueMachine.TestCase
 TestQueueModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPiecesModel = PiecesMachine.TestCase
+TestPiecesModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -5,11 +5,19 @@ import structlog.testing
 import trio
 import trio.testing
 
+from leveret.broker.amqp.channel import PIECE
 from leveret.broker.core.batch import FLUSH_LIMIT
 from leveret.broker.core.queue import Queue
 from leveret.broker.server import turns as turns_module
 from leveret.broker.server.turns import LONGEST, ROUND, SHORTEST, Turns
-from leveret.protocol.methods import BasicGet, BasicPublish, QueueDeclare, QueueDeclareOk
+from leveret.protocol.methods import (
+    BasicCancel,
+    BasicGet,
+    BasicNack,
+    BasicPublish,
+    QueueDeclare,
+    QueueDeclareOk,
+)
 from leveret.protocol.writer import method_frame
 
 from ..support.client import Client, published
@@ -43,6 +51,45 @@ def turns(broker, counter):
 
 def answers(client: Client) -> int:
     return len(client.take())
+
+
+async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nursery):
+    turns = Turns(broker, lambda: 0)
+    client.declare()
+    client.publish_many([b"x"] * 3 * PIECE)
+    client.consume()
+    client.call(BasicCancel("c"))
+    client.take()
+    nack, get = BasicNack(0, True, True), BasicGet("q")
+
+    assert not turns.run(client.session, method_frame(1, nack) + method_frame(1, get))
+    assert client.session.is_waiting
+    nursery.start_soon(turns.go_on)
+    await turns.wait_until_loaded()
+
+    assert turns.run(client.session)
+    assert 1 == answers(client)
+
+
+async def test_a_get_waits_for_what_comes_back_to_its_queue_alone(broker, client, nursery):
+    turns = Turns(broker, lambda: 0)
+    client.declare()
+    client.publish_many([b"x"] * 2 * PIECE)
+    client.consume()
+    client.call(BasicCancel("c"))
+    client.take()
+
+    assert not turns.run(
+        client.session, method_frame(1, BasicNack(0, True, True)) + method_frame(1, BasicGet("q"))
+    )
+    for _ in range(2):
+        broker.batch.returns.append(iter(lambda: None, 0))  # another's, that takes for ever
+    with trio.fail_after(5):
+        nursery.start_soon(turns.go_on)
+        await turns.wait_until_loaded()
+
+    assert turns.run(client.session)
+    assert 1 == answers(client)
 
 
 def test_a_slice_reads_the_clock_once(turns, client, broker):

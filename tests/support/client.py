@@ -110,6 +110,8 @@ class Client:
         self.session.receive(data)
         while not self.session.run(lambda: False):
             assert not self.session.is_blocked
+            if self.session.is_waiting and self.broker.batch.returns:
+                finish(self.broker)
         finish(self.broker)
         self._read()
 
@@ -216,7 +218,7 @@ class Client:
 def finish(broker: Broker) -> None:
     """End turns until nothing is left to do."""
     batch = broker.batch
-    while batch.touched or batch.waiting or batch.confirming or batch.flushing:
+    while batch.touched or batch.waiting or batch.confirming or batch.flushing or batch.returns:
         batch.resume()
 
 
