@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.lock import sync
-from leveret.broker.storage.wal import log_limit
+from leveret.broker.storage.lock import promise, sync
+from leveret.broker.storage.wal import log_limit, log_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +39,7 @@ CHANGED: Final = "the checksum of its body does not match"
 PAGE: Final = 16 << 10
 SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
 COPY_PAGES: Final = 64
+LEAST_OCTETS: Final = 2  # SQLite takes a file of one octet for an empty one
 # Page size, number of changes, pages, and the number of changes when the last one was noted.
 HEAD: Final = Struct(">16xH6xII60xI4x")
 
@@ -213,6 +214,25 @@ def _give_name(part: Path, file: Path) -> None:
     except OSError:  # this file system has no links
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         part.replace(file)
+
+
+def repaired(file: Path) -> Path:
+    """Return where a database is that is to take the place of a damaged one."""
+    return file.with_name(f"{file.name}.repaired")
+
+
+def finish_repair(file: Path) -> None:
+    """Put a repaired database in the place of the damaged one, if there is one.
+
+    Whoever is interrupted does it again: the damaged one is not opened any more.
+    """
+    if repaired(file).exists():
+        promise(file.parent, 0)
+        for one in (log_of(file), file.with_name(f"{file.name}-shm")):
+            one.unlink(missing_ok=True)
+        sync(file.parent)  # never the new one with the log of the old one
+        repaired(file).replace(file)
+        sync(file.parent)
 
 
 def shortage(file: Path) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from leveret.broker.storage.base import Row, StoreError
-from leveret.broker.storage.database import add, open_database
+from leveret.broker.storage.database import add, finish_repair, open_database, repaired
 from leveret.broker.storage.lock import promise, sync
 from leveret.broker.storage.records import Enqueued, decode, seal
 from leveret.broker.storage.salvage import DEFINITIONS, ROWS, Octets, walk
@@ -126,7 +126,6 @@ def _add_end(connection: sqlite3.Connection, found: Inspection) -> None:
 def _make_anew(file: Path, found: Inspection) -> None:
     """Put what can be read of a database into a new one, which takes its place."""
     new = file.with_name(f"{file.name}.new")
-    log, memory = log_of(file), file.with_name(f"{file.name}-shm")
     _remove(new)
     try:
         with closing(connected(file, [])) as source, closing(open_database(new)) as target:
@@ -138,13 +137,9 @@ def _make_anew(file: Path, found: Inspection) -> None:
                     target.execute("INSERT INTO shard VALUES(?, ?, ?)", shard)
         with new.open("rb") as written:
             os.fsync(written.fileno())
-        promise(file.parent, 0)
-        if log.exists():
-            os.truncate(log, 0)  # what it says is of the old one
-        new.replace(file)
-        for one in (log, memory):
-            one.unlink(missing_ok=True)
+        new.replace(repaired(file))
         sync(file.parent)
+        finish_repair(file)
     finally:
         _remove(new)
 

@@ -23,11 +23,13 @@ import trio
 from leveret.broker.storage.base import Damaged, Fenced, Lease, StoreError, StoreFailed
 from leveret.broker.storage.database import (
     FILE,
+    LEAST_OCTETS,
     add,
     check_body,
     connect,
     copy,
     define,
+    finish_repair,
     number,
     open_database,
     replace,
@@ -51,6 +53,7 @@ Arguments = TypeVarTuple("Arguments")
 STEP_PAGES: Final = 32  # given back at once: commits wait for it
 KEPT_PAGES = 2048  # free pages that are left for what comes next
 STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
+MOST_CHECKED: Final = 100_000  # rows that are remembered
 
 ACQUIRE: Final = """
 INSERT INTO shard VALUES(?, ?, 1)
@@ -95,6 +98,7 @@ class SQLiteStore:
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
+        self._checked: set[int] = set()  # rows whose bodies were read and are as they were written
         self._leases: dict[int, tuple[str, Lease]] = {}
         self._failure = ""
 
@@ -220,8 +224,15 @@ class SQLiteStore:
         try:
             if self._make_room is not None:
                 self._make_room()
+            finish_repair(self.file)
             self._look_at_log()
-            self._connection = open_database(self.file)
+            try:
+                if promised(self.folder):
+                    promise(self.folder, 0)
+                self._connection = open_database(self.file)
+            except BaseException:
+                self._promise_what_is_left()
+                raise
             self.log.open()
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
@@ -230,7 +241,7 @@ class SQLiteStore:
 
     def _look_at_log(self) -> None:
         """See that all is there: once SQLite has opened a store, nothing can be seen of that."""
-        if not size_of(self.file):
+        if size_of(self.file) < LEAST_OCTETS:
             if promised(self.folder) is not None or size_of(self.log.file):
                 text = f"put it back, or remove {self.folder} to begin with nothing"
                 raise StoreError(f"{self.file} is {absence(self.file)}, but was not: {text}")
@@ -241,9 +252,15 @@ class SQLiteStore:
         if state.cut_short:
             text = f"a commit that had not come to its end is left out ({state.cut_short} pages)"
             self.notes.append(f"{self.log.file}: {text}")
-        promise(self.folder, 0)
+
+    def _promise_what_is_left(self) -> None:
+        """Say how long the log is, if SQLite could not empty it."""
+        with suppress(OSError):
+            if self.log.size:
+                promise(self.folder, self.log.size)
 
     def _open_reader(self) -> None:
+        self._checked.clear()
         try:
             self._read_connection = connect(self.file)
             settle(self._read_connection)
@@ -262,6 +279,7 @@ class SQLiteStore:
                 promise(self.folder, 0)
             with suppress(sqlite3.Error):
                 self._connection.close()
+            self._promise_what_is_left()
             self._connection = None
         if self._lock is not None:
             os.close(self._lock)
@@ -366,8 +384,11 @@ class SQLiteStore:
         return found
 
     def _of_row(self, seq: int, refs: Sequence[Ref]) -> list[bytes]:
-        """Read the piece that is wanted of a row, or all of it if there are several."""
-        if len(refs) == 1:
+        """Read the piece that is wanted of a row, or all of it if there are several.
+
+        The first time all of it, as its checksum is that of the whole.
+        """
+        if len(refs) == 1 and seq in self._checked:
             pieces = [self._piece(refs[0])]
         else:
             body = self._body(seq)
@@ -382,18 +403,7 @@ class SQLiteStore:
             if ref.offset > len(blob):
                 return b""
             blob.seek(ref.offset)
-            octets = blob.read(ref.length)
-            is_whole = len(octets) == len(blob)
-        if is_whole:
-            self._check(ref.seq, octets)
-        return octets
-
-    def _check(self, seq: int, body: bytes) -> None:
-        assert self._read_connection is not None
-        try:
-            check_body(self._read_connection, seq, body)
-        except StoreError as problem:
-            raise type(problem)(f"{self.file}: {problem}") from None
+            return blob.read(ref.length)
 
     def _body(self, seq: int) -> bytes:
         assert self._read_connection is not None
@@ -402,7 +412,13 @@ class SQLiteStore:
         if found is None:
             raise StoreError(f"{self.file}: row {seq} is not there")
         body: bytes = found[0]
-        self._check(seq, body)
+        try:
+            check_body(self._read_connection, seq, body)
+        except StoreError as problem:
+            raise type(problem)(f"{self.file}: {problem}") from None
+        if len(self._checked) >= MOST_CHECKED:
+            self._checked.clear()
+        self._checked.add(seq)
         return body
 
     def _definitions(self) -> list[tuple[str, bytes, bytes]]:

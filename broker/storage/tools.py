@@ -20,11 +20,13 @@ from leveret.broker.storage.database import (
     APPLICATION,
     FILE,
     FORMAT,
+    LEAST_OCTETS,
     add,
     check_body,
     connect,
     connect_to_read,
     copy,
+    finish_repair,
     number,
     replace,
     settle,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 STEP_OCTETS: Final = 8 << 20  # moved, or copied, in one transaction
 STEP_ROWS: Final = 1024
+# What SQLite says of damage; it has no error for a table that is not there.
+DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 class InUse(StoreError):
@@ -88,6 +92,7 @@ def locked(folder: Path) -> Iterator[Path]:
             raise InUse(f"the data directory {folder} is in use by a broker") from None
         raise
     try:
+        finish_repair(file)
         yield file
     except sqlite3.Error as problem:
         raise StoreError(f"{file}: {problem}") from None
@@ -119,8 +124,7 @@ def connected(file: Path, problems: list[Problem] | None = None) -> sqlite3.Conn
     Args:
       problems: Gets what would keep a broker from opening it; without it, that is raised.
     """
-    if not file.stat().st_size:
-        raise StoreError(f"{file} is empty")
+    _check_size(file)
     connection = connect_to_read(file) if size_of(log_of(file)) else connect(file)
     try:
         try:
@@ -134,11 +138,19 @@ def connected(file: Path, problems: list[Problem] | None = None) -> sqlite3.Conn
             _check_format(connection, file)
     except sqlite3.DatabaseError as problem:
         connection.close()
-        raise Damaged(f"{file} cannot be read at all: {problem}") from None
+        is_damaged = problem.sqlite_errorcode & 0xFF in DAMAGE
+        kind = Damaged if is_damaged else StoreError
+        raise kind(f"{file} cannot be read at all: {problem}") from None
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_size(file: Path) -> None:
+    """See that SQLite will not take a file for a new one, and remove its log."""
+    if file.stat().st_size < LEAST_OCTETS:
+        raise StoreError(f"{file} is empty")
 
 
 def _check_format(connection: sqlite3.Connection, file: Path) -> None:
@@ -157,6 +169,7 @@ def _check_format(connection: sqlite3.Connection, file: Path) -> None:
 
 def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
     """Return what is in a store, which is not open any more."""
+    _check_size(file)
     problems: list[Problem] = []
     log = ""
     with suppress(sqlite3.Error):  # it will be said why it cannot be opened
@@ -366,12 +379,14 @@ def _commit(connection: sqlite3.Connection, journal: Journal) -> None:
 
 def backup(folder: Path, file: Path) -> Answer:
     """Copy a store into a file."""
-    with locked(folder) as source, closing(connected(source)) as connection:
+    with locked(folder) as source:
+        _check_size(source)
+        check_log(source)  # it opens what SQLite locks: not while that has it open
         if os.path.lexists(file):
             raise StoreError(f"{file} is there already")
-        check_log(source)
         try:
-            copy(connection, file)
+            with closing(connected(source)) as connection:
+                copy(connection, file)
         except (OSError, sqlite3.Error) as problem:
             text = getattr(problem, "strerror", None) or problem
             raise StoreError(f"{file} cannot be written: {text}") from None

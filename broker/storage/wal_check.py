@@ -13,6 +13,7 @@ Called by: storage.sqlite (before it opens a database), storage.tools, storage.r
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from array import array
 from collections import Counter
@@ -21,7 +22,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leveret.broker.storage.database import connect_to_read
-from leveret.broker.storage.lock import promised
+from leveret.broker.storage.lock import promised, sync
 from leveret.broker.storage.wal import absence, log_of, size_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ HEAD: Final = Struct(">IIII8sII")  # magic, version, page size, number, salts, c
 FRAME: Final = Struct(">II8sII")  # page, pages of the database after a commit, salts, checksum
 MAGIC: Final = 0x377F0682  # or one more: checksums of words that have their highest octet first
 VERSION: Final = 3_007_000
+SECTOR: Final = 512  # octets that a disk writes as a whole
 SUMMED: Final = 8  # octets of the head of a frame that its checksum covers
 # Of the shared memory: how many frames are taken. It is in the order of the machine's octets.
 TAKEN: Final = Struct("=16xI")
@@ -67,7 +69,12 @@ def look_at_log(file: Path) -> LogState:
     if size <= HEAD.size:
         return LogState("")
     with closing(_Log(log)) as found:
-        return found.state(_taken(file)) if found.has_head else found.headless()
+        if found.has_head:
+            return found.state(_taken(file))
+        # It is written first, and a store promises nothing of its log before the first commit.
+        if not least and found.is_empty:
+            return LogState("")
+        return LogState(f"{log}: its head is damaged, so that nothing of it can be read")
 
 
 def _taken(file: Path) -> int:
@@ -87,11 +94,22 @@ def mend(file: Path) -> None:
     Raises:
       OSError: The log cannot be read or written.
     """
-    if size_of(log_of(file)) > HEAD.size:
-        with file.open("rb") as database:
-            (page,) = Struct(">16xH").unpack(database.read(18))
-        with closing(_Log(log_of(file), os.O_RDWR)) as found:
+    log = log_of(file)
+    if size_of(log) <= HEAD.size:
+        return
+    with file.open("rb") as database:
+        (page,) = Struct(">16xH").unpack(database.read(18))
+    part = log.with_name(f"{log.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        shutil.copyfile(log, part)
+        with closing(_Log(part, os.O_RDWR)) as found:
             found.mend(65536 if page == 1 else page)
+        part.replace(log)
+        sync(log.parent)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class _Frame(NamedTuple):
@@ -140,11 +158,10 @@ class _Log:
             number, pages, salts, *last = FRAME.unpack(os.pread(self._descriptor, FRAME.size, at))
             self._frames.append(_Frame(number, pages, salts, (last[0], last[1])))
 
-    def headless(self) -> LogState:
-        """Return what to say if the head is not as SQLite wrote it."""
-        if not any(os.pread(self._descriptor, FRAME.size, HEAD.size)):
-            return LogState("")  # there never was a frame
-        return LogState(f"{self._file}: its head is damaged, so that nothing of it can be read")
+    @property
+    def is_empty(self) -> bool:
+        """Whether there never was a frame."""
+        return not any(os.pread(self._descriptor, FRAME.size, HEAD.size))
 
     def state(self, taken: int) -> LogState:
         """Look for commits behind the frames that SQLite takes."""
@@ -165,13 +182,21 @@ class _Log:
     def _proves(self, number: int) -> bool:
         """Whether the frame before had ended a commit, which was on the disk.
 
-        A transaction that was rolled back leaves frames that follow nothing.
+        A transaction that was rolled back leaves frames that follow nothing; of one that was under
+        way, the head of a frame may be half an old one.
         """
         before = self._frames[number - 1]
         if not before.pages:
             return False
-        is_ours = before.salts == self._salts
-        return self._follows(number) or (is_ours and not self._follows(number - 1))
+        if self._follows(number - 1):
+            return self._follows(number)
+        is_ours = before.salts == self._salts and self._is_in_a_sector(number - 1)
+        return is_ours and (self._follows(number) or self._is_in_a_sector(number))
+
+    def _is_in_a_sector(self, number: int) -> bool:
+        """Whether the head of a frame is written as a whole or not at all."""
+        first = HEAD.size + (number - 1) * self._size
+        return first // SECTOR == (first + FRAME.size - 1) // SECTOR
 
     def _follows(self, number: int) -> bool:
         """Whether the checksum of a frame is right, if that of the one before is."""

@@ -135,7 +135,7 @@ async def test_who_waits_to_be_closed_does_not_hold_up_the_end_when_the_store_fa
 
 async def test_what_cannot_be_kept_at_the_start_stops_it(store, monkeypatch, tmp_path):
     store.fail()
-    monkeypatch.setattr("leveret.broker.storage.sqlite.SQLiteStore", lambda folder: store)
+    monkeypatch.setattr("leveret.broker.storage.sqlite.SQLiteStore", lambda *_: store)
 
     with pytest.raises(app.StartError):
         await app._run(replace(DURABLE, data_dir=tmp_path))

@@ -235,12 +235,15 @@ def flip(store, seq):
 
 
 @pytest.mark.parametrize("size", [1, 3000, 200_000])
-@pytest.mark.parametrize("pieces", [1, 2])
-async def test_a_body_that_is_read_as_a_whole_is_what_was_written(store, lease, size, pieces):
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+async def test_a_body_is_what_was_written_whatever_is_read_of_it(store, lease, size, pieces):
     body = b"x" * size + b"y"
     await commit(store, [(lease, Row(seq, b"index", body)) for seq in (1, 2, 3)])
-    refs = [Ref(2, 0, size + 1)] if pieces == 1 else [Ref(2, 0, size), Ref(2, size, 1)]
-    assert body == b"".join(await store.read(lease, refs))
+    refs = [Ref(2, 0, size), Ref(2, size, 1)][:pieces] or [Ref(2, 0, size + 1)]
+    for _ in range(2):  # the second time not all of it need be read
+        found = b"".join(await store.read(lease, refs))
+        assert body[: len(found)] == found
+        assert len(found) == sum(ref.length for ref in refs)
     await store.close()  # nobody else may write while it is open
     flip(store, 2)
     await store.open()

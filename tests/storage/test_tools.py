@@ -647,6 +647,34 @@ def test_a_file_that_was_cut_off_gives_what_is_left(large: Made) -> None:
     assert len(after) == large.start()["orders"]
 
 
+@pytest.mark.parametrize("step", range(4))
+def test_a_repair_that_is_interrupted_is_finished_by_whoever_comes_next(
+    large: Made, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    os.truncate(large.file, pages(large) // 2 * database.PAGE)
+    log = large.file.with_name("leveret.db-wal")
+    log.write_bytes(b"of the damaged one")
+    steps = iter(range(10))
+
+    def sync(folder: Path) -> None:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        synced(folder)
+
+    synced = lock.sync
+    monkeypatch.setattr(repair, "sync", sync)
+    monkeypatch.setattr(database, "sync", sync)
+    with pytest.raises(KeyboardInterrupt):
+        repair.repair(large.folder)
+    monkeypatch.undo()
+
+    if not database.repaired(large.file).exists() and log.exists():
+        assert repair.repair(large.folder).is_good
+    assert tools.check(large.folder).is_good
+    assert large.start()["orders"] > 0
+    assert not log.exists()
+
+
 def test_what_is_only_in_the_log_is_not_lost_by_a_repair(large: Made) -> None:
     """A broker was killed: its last commits are in no other file."""
     with closing(sqlite3.connect(large.file, isolation_level=None)) as connection:

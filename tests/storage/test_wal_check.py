@@ -146,8 +146,74 @@ async def test_a_head_without_anything_behind_it_is_no_damage(store):
     os.truncate(store.log.file, 0)
     os.truncate(store.log.file, size)
     change(store.log.file, 5)
+    promise(store.folder, 0)  # nothing was committed yet
 
     assert ("", 0) == look_at_log(store.file)[:2]
+
+
+@pytest.mark.parametrize("size", [32, 56, 512, 4096, None])
+async def test_a_log_that_begins_with_zeros_stops_the_start(store, size):
+    change(store.log.file, 0, bytes(size or store.log.size))
+
+    with pytest.raises(Damaged, match="its head is damaged, so that nothing of it can be read"):
+        await store.open()
+
+
+@pytest.mark.parametrize("was_closed", [False, True])
+@pytest.mark.parametrize("size", [0, 1])
+async def test_a_database_of_which_nothing_is_left_stops_everything_and_keeps_its_log(
+    store, size, was_closed
+):
+    if was_closed:
+        await rows(store)
+    os.truncate(store.file, size)
+    before = files(store.folder)
+
+    with pytest.raises(StoreError, match=f"{store.file} is empty, but was not: put it back"):
+        await store.open()
+    for tool in (tools.check, tools.info, tools.compact, repair.repair):
+        with pytest.raises(StoreError, match=f"{store.file} is empty"):
+            tool(store.folder)
+    with pytest.raises(StoreError, match=f"{store.file} is empty"):
+        tools.backup(store.folder, store.folder / "copy")
+
+    assert before == files(store.folder)
+
+
+async def test_a_head_of_a_frame_that_is_half_an_old_one_is_no_later_commit(store):
+    """It may be in two sectors, of which one was written when the power was lost."""
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    used = len(frames(store))
+    await commit(store, [(lease, Row(99, seal([]), bytes(1_100_000)))])
+    killed = SQLiteStore(shutil.copytree(store.folder, store.folder.parent / "torn"))
+    await store.close()
+    split = [n for n in range(used, len(frames(killed)) - 1) if (HEAD + n * FRAME) % 512 == 504]
+    change(killed.log.file, HEAD + split[-1] * FRAME, pack(">II", 5, 21))
+
+    assert ("", len(frames(killed)) - used) == look_at_log(killed.file)[:2]
+    assert list(range(1, COMMITS + 1)) == await rows(killed)
+
+
+async def test_a_start_that_fails_leaves_the_promise_as_it_was(store, monkeypatch):
+    def refuse(_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("leveret.broker.storage.sqlite.open_database", refuse)
+    with pytest.raises(StoreError, match="No space left on device"):
+        await store.open()
+    await store.close()
+
+    assert store.log.size == promised(store.folder)
+
+
+async def test_a_log_that_could_not_be_emptied_is_promised_for_the_next_start(store, tmp_path):
+    await store.open()
+    await store.acquire(0, "hare", 10)
+    with closing(connect(store.file)) as other:  # whoever else has it open keeps the log
+        other.execute("SELECT count(*) FROM batch").fetchall()
+        await store.close()
+        assert store.log.size == promised(store.folder) > 0
 
 
 @pytest.mark.parametrize("at", [5, 24 + 100])
@@ -191,6 +257,27 @@ async def test_repair_loses_no_more_than_what_is_on_a_damaged_page(store, part):
     left = await rows(store)
     # A changed number of a page puts one where another should be: two are lost then.
     assert COMMITS - len(left) <= (3 if part == "page" else 1)
+
+
+async def test_a_repair_that_is_interrupted_while_it_mends_the_log_has_changed_nothing(
+    store, monkeypatch
+):
+    change(store.log.file, HEAD + 2 * FRAME + PARTS["checksum"])
+    before = files(store.folder)
+
+    def pwrite(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wal_check.os, "pwrite", pwrite)
+    with pytest.raises(KeyboardInterrupt):
+        repair.repair(store.folder)
+    monkeypatch.undo()
+
+    assert before == {
+        name: octets for name, octets in files(store.folder).items() if name in before
+    }
+    assert repair.repair(store.folder).is_good
+    assert list(range(1, COMMITS + 1)) == await rows(store)
 
 
 async def test_repair_does_not_take_a_commit_that_was_cut_short(store):
