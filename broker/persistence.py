@@ -122,6 +122,9 @@ class Persistence:
         async with aclosing(self._store.recover(self._lease)) as steps:
             async for some in steps:
                 sizes = await self._store.body_sizes(self._lease, some[0][0], some[-1][0])
+                if len(sizes) != len(some):
+                    text = f"rows {some[0][0]} to {some[-1][0]} are {len(some):,} or {len(sizes):,}"
+                    raise Damaged(text)
                 for (seq, index), size in zip(some, sizes, strict=True):
                     recovery.read(seq, index, size)
                 rows += len(some)

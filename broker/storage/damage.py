@@ -18,6 +18,7 @@ from leveret.broker.storage.records import (
     Settled,
     decode,
     part_of,
+    present,
     seal,
     split,
 )
@@ -169,6 +170,14 @@ class LastCommit:
             at = seq + 1
         verb = "is" if len(gaps) == 1 and gaps[0][0] == gaps[0][1] else "are"
         return f"row {_show(gaps)} of {last - first + 1} of its commit {verb} missing"
+
+
+def miscounted(last: ReadRow, rows: int) -> str:
+    """Return what to say if the last row counts other rows than there are; empty if it does not."""
+    expected = present(last.records)
+    if expected is None or expected == rows:
+        return ""
+    return f"there are {rows:,} rows, where row {last.seq} counts {expected:,}"
 
 
 def contents(records: Iterable[Record], name: Callable[[int], str]) -> str:

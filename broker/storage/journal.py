@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 from leveret.broker.storage.compaction import Piece, Waste, pieces
 from leveret.broker.storage.paging import Envelopes
 from leveret.broker.storage.queue_log import QueueLog
-from leveret.broker.storage.records import encode_counted, encode_delivered, encode_settled, seal
+from leveret.broker.storage.records import (
+    encode_counted,
+    encode_delivered,
+    encode_present,
+    encode_settled,
+    seal,
+)
 from leveret.broker.storage.row_builder import RowBuilder, living_octets
 from leveret.broker.storage.segment import LEAST_ROW
 
@@ -227,7 +233,8 @@ class Journal:
             self._doomed = doomed  # they hold nothing, and go with the next commit
             return []
         self._has_dead = False
-        rows = builder.rows(statements)
+        # What is doomed goes with this commit; what it makes superfluous, with the next.
+        rows = builder.rows(statements + encode_present(len(self.rows) + 1))
         self.keep(last)
         self.next_seq = last.seq + 1
         rows[0].definitions = definitions

@@ -27,6 +27,7 @@ ENQUEUED: Final = 1
 SETTLED: Final = 2
 DELIVERED: Final = 3
 COUNTED: Final = 4
+PRESENT: Final = 5
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
@@ -36,6 +37,7 @@ _head = Struct("<BBI")  # kind, flags, length
 _enqueued = Struct("<QQQI")  # queue, first position, offset in the body, count
 _settled = Struct("<QI")  # queue, count of ranges or of positions
 _mark = Struct("<QQ")  # queue, position
+_present = Struct("<Q")  # count of rows
 _RECORDS: Final = _start.size + _part.size  # where they begin
 _IS_BIG = sys.byteorder == "big"
 
@@ -98,6 +100,12 @@ class Counted(NamedTuple):
     counts: dict[int, int]  # by position
 
 
+class Present(NamedTuple):
+    """How many rows there are in the store after this commit; in the last row of each."""
+
+    rows: int
+
+
 class Unknown(NamedTuple):
     """A record of a later version."""
 
@@ -105,7 +113,7 @@ class Unknown(NamedTuple):
     octets: bytes
 
 
-Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Unknown
+Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Unknown
 
 
 def seal(records: Iterable[bytes], row: int = 1, rows: int = 1) -> bytes:
@@ -163,6 +171,16 @@ def encode_counted(queue: int, counts: Mapping[int, int]) -> bytes:
     """Return the record of how often messages came back, by position."""
     columns = _little(array("Q", counts)) + _little(array("I", counts.values()))
     return _record(COUNTED, 0, _settled.pack(queue, len(counts)) + columns)
+
+
+def encode_present(rows: int) -> bytes:
+    """Return the record of how many rows there are."""
+    return _record(PRESENT, 0, _present.pack(rows))
+
+
+def present(records: Iterable[Record]) -> int | None:
+    """Return how many rows there are, if it is said."""
+    return next((record.rows for record in records if isinstance(record, Present)), None)
 
 
 def _record(kind: int, flags: int, octets: bytes) -> bytes:
@@ -226,6 +244,8 @@ def _records(index: bytes) -> Iterator[Record]:
             yield _decode_counted(octets)
         elif kind == DELIVERED:
             yield Delivered(*_mark.unpack(octets))
+        elif kind == PRESENT:
+            yield Present(*_present.unpack(octets))
         else:
             yield Unknown(kind, _head.pack(kind, flags, length) + octets)
 

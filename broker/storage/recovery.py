@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
 from leveret.broker.storage.base import Damaged
-from leveret.broker.storage.damage import LastCommit, contents, octets_of, read_row
+from leveret.broker.storage.damage import LastCommit, contents, miscounted, octets_of, read_row
 from leveret.broker.storage.records import (
     Counted,
     Delivered,
@@ -22,6 +22,7 @@ from leveret.broker.storage.records import (
     Settled,
     encode_counted,
     encode_settled,
+    present,
 )
 from leveret.broker.storage.segment import LiveRow, Segment
 
@@ -72,6 +73,8 @@ class Recovery:
         self._counted: list[tuple[LiveRow, Counted]] = []
         self._next: dict[int, int] = {}
         self.messages = 0
+        self._rows = 0
+        self._is_counted = False  # whether a broker, no repair, was the last one to write
         self._last = LastCommit()
 
     def read(self, seq: int, index: bytes, size: int | None = None) -> None:
@@ -87,6 +90,7 @@ class Recovery:
         if not self._last.has(row):
             self._end_commit()
         self._last.add(row)
+        self._rows += 1
         self.messages += row.messages
 
     def _end_commit(self) -> None:
@@ -141,7 +145,7 @@ class Recovery:
           numbers: The queues that still exist.
 
         Raises:
-          Damaged: A row of the last commit is missing.
+          Damaged: A row is missing, or the definition of a queue.
         """
         journal = self._journal
         self._finish_last()
@@ -160,19 +164,32 @@ class Recovery:
         self._counted.clear()
         for number, log in tuple(journal.logs.items()):
             if number not in numbers:
-                for segment in log.segments:
-                    segment.row.live -= segment.live
-                    segment.live = 0
-                del journal.logs[number]
+                self._drop(number, log)
             log.segments = [segment for segment in log.segments if segment.live]
         journal.bury(set(journal.rows.values()))
         return {number: self._found(log) for number, log in journal.logs.items()}
 
+    def _drop(self, number: int, log: QueueLog) -> None:
+        """Drop the messages of a queue that is not defined any more: a repair leaves such.
+
+        Otherwise a definition goes in the same commit as the messages.
+        """
+        count = sum(segment.live for segment in log.segments)
+        if count and self._is_counted:
+            raise Damaged(f"{count:,} messages are of {self._name(number)}, which is not defined")
+        for segment in log.segments:
+            segment.row.live -= segment.live
+            segment.live = 0
+        del self._journal.logs[number]
+
     def _finish_last(self) -> None:
         last = self._last
+        self._is_counted = bool(last.rows) and present(last.rows[-1].records) is not None
         if last.missing and not last.lost:
             row = last.rows[-1]
             raise Damaged(f"row {row.seq}: {last.missing}; {self.held(row)}")
+        if last.rows and not last.lost and (problem := miscounted(last.rows[-1], self._rows)):
+            raise Damaged(problem)
         for row in last.rows:  # if nothing lives in it, it goes like any other such row
             self.take_in(row.seq, () if last.lost else row.records)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from leveret.broker.core.batch import Batch
-from leveret.broker.storage.damage import LastCommit, contents, read_row
+from leveret.broker.storage.damage import LastCommit, contents, miscounted, read_row
 from leveret.broker.storage.database import CHANGED
 from leveret.broker.storage.findings import Problem, numbers
 from leveret.broker.storage.journal import Journal
@@ -23,6 +23,7 @@ from leveret.broker.storage.records import (
     Settled,
     decode,
     encode_enqueued,
+    present,
     seal,
     split,
 )
@@ -143,7 +144,15 @@ class RowInspection:
             row = last.rows[-1]
             held = contents(row.records, found.name)
             found.problems.append(Problem(f"row {row.seq}", last.missing, held, is_kept=True))
-        if self._left.missing and self._highest < HIGHEST:
+        problem = miscounted(last.rows[-1], found.rows) if last.rows and not last.lost else ""
+        if problem and not found.problems:
+            found.is_torn = True
+            held = "what the others held cannot be made out"
+            found.problems.append(Problem("rows", problem, held))
+        left = self._left.rows
+        dropped = sum(index is None for index in found.bad_rows.values())
+        is_miscounted = bool(left) and bool(miscounted(left[-1], found.rows - dropped))
+        if (self._left.missing or is_miscounted) and self._highest < HIGHEST:
             found.end = self._highest + 1
 
     def _bad_messages(
@@ -196,16 +205,23 @@ class RowInspection:
                 found.found[number] = one
                 self._look_at_positions(number, runs)
             elif runs:
-                count = sum(each.count for each in one.runs)
-                found.notes.append(
-                    f"{count} messages are in {found.name(number)}: the next start drops them"
-                )
+                self._note_homeless(number, sum(each.count for each in one.runs))
             back = common(sorted(self._back.get(number, ())), runs)
             if back:
                 found.back[number] = back
         for number, one in self._lost.finish(set(self._ruins.logs)).items():
             if one.runs:
                 found.lost[number] = [(first, first + count - 1) for first, count in one.ranges()]
+
+    def _note_homeless(self, number: int, count: int) -> None:
+        """Take in messages of a queue that is not defined."""
+        found, rows = self._found, self._last.rows
+        where, text = found.name(number), f"{count:,} messages are in it"
+        if rows and present(rows[-1].records) is not None:
+            found.problems.append(Problem(where, text))
+            found.end = min(self._highest, HIGHEST - 1) + 1  # from then on they may be dropped
+        else:
+            found.notes.append(f"{where}: {text}: the next start drops them")
 
     def _look_at_positions(self, number: int, runs: Sequence[Range]) -> None:
         for (_, last), (first, _) in pairwise(runs):

@@ -347,12 +347,17 @@ class SQLiteStore:
         try:
             with closing(self._read_connection.execute(query, (seq,))) as cursor:
                 for row in cursor:
+                    if row[0] <= seq:
+                        raise Damaged(f"{self.file}: row {row[0]} comes after row {seq}")
+                    if not isinstance(row[1], bytes):
+                        raise Damaged(f"{self.file}: row {row[0]}: it is no row")
+                    seq = row[0]
                     rows.append(row)
                     size += len(row[1])
                     if size >= STEP_OCTETS:
                         break
         except sqlite3.Error as problem:
-            raise Damaged(self._which(rows[-1][0] if rows else seq, problem)) from problem
+            raise Damaged(self._which(seq, problem)) from problem
         return rows
 
     def _body_sizes(self, first: int, last: int) -> list[int]:
@@ -424,7 +429,10 @@ class SQLiteStore:
     def _definitions(self) -> list[tuple[str, bytes, bytes]]:
         assert self._read_connection is not None
         query = "SELECT kind, key, value FROM meta ORDER BY id"
-        return self._read_connection.execute(query).fetchall()
+        found = self._read_connection.execute(query).fetchall()
+        if any(tuple(map(type, row)) != (str, bytes, bytes) for row in found):
+            raise Damaged(f"{self.file}: not all definitions are some")
+        return found
 
     def _shrink(self) -> bool:
         """Give some pages back; return whether there may be more."""

@@ -12,10 +12,11 @@ from leveret.broker.storage import compaction
 from leveret.broker.storage import counts as counts_module
 from leveret.broker.storage import journal as journal_module
 from leveret.broker.storage import row_builder as module
-from leveret.broker.storage.base import Definition, StoreError
+from leveret.broker.storage.base import Damaged, Definition, StoreError
 from leveret.broker.storage.compaction import STEP_PIECES, Piece
 from leveret.broker.storage.journal import FEW, TOLD_COUNTS, Journal
 from leveret.broker.storage.queue_log import QueueLog, ranges_of
+from leveret.broker.storage.records import seal
 from leveret.broker.storage.recovery import Recovery
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
@@ -215,10 +216,22 @@ def test_messages_of_more_than_a_row_are_in_several(
     assert disk.recover({1})[1] == {1: dict(enumerate(bodies))}
 
 
-def test_messages_of_a_queue_that_is_gone_do_not_come_back(journal: Journal, disk: Disk) -> None:
+def test_messages_of_a_queue_without_a_definition_are_damage(journal: Journal, disk: Disk) -> None:
+    journal.log(1).enqueued(0, [message()] * 3)
+    journal.log(2).enqueued(0, [message(b"kept")])
+    disk.commit(journal)
+
+    with pytest.raises(Damaged, match="3 messages are of queue 1, which is not defined"):
+        disk.recover({2})
+
+
+def test_what_a_repair_leaves_of_a_queue_that_is_gone_does_not_come_back(
+    journal: Journal, disk: Disk
+) -> None:
     journal.log(1).enqueued(0, [message()])
     journal.log(2).enqueued(0, [message(b"kept")])
     disk.commit(journal)
+    disk.rows[journal.next_seq] = seal([]), b""  # the last row counts no others: a repair wrote it
 
     recovered, bodies = disk.recover({2})
 

@@ -74,7 +74,7 @@ def recovered(rows: list[Row]) -> tuple[Recovery, Journal, list[tuple[int, int]]
     recovery = Recovery(journal)
     for row in rows:
         recovery.read(row.seq, row.index, len(row.body))
-    found = recovery.finish({1})
+    found = recovery.finish({1, 2})
     runs = list(found[1].ranges()) if 1 in found else []
     return recovery, journal, runs
 
