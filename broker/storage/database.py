@@ -4,7 +4,7 @@ Law: everything here runs in the thread that owns the connection. Whatever is ma
 SQLite as one text or blob, never with a call for each: each call gives the interpreter's lock
 away, and a busy loop is slow to give it back.
 
-Called by: storage.sqlite, storage.tools, storage.repair.
+Called by: storage.sqlite, storage.row_reader, storage.tools, storage.repair, storage.wal_check.
 """
 
 from __future__ import annotations

@@ -12,9 +12,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-from contextlib import closing, suppress
-from itertools import groupby
-from operator import attrgetter
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
@@ -25,18 +23,16 @@ from leveret.broker.storage.database import (
     FILE,
     LEAST_OCTETS,
     add,
-    check_body,
-    connect,
     copy,
     define,
     finish_repair,
     number,
     open_database,
     replace,
-    settle,
     shortage,
 )
 from leveret.broker.storage.lock import promise, promised, take_lock
+from leveret.broker.storage.row_reader import RowReader
 from leveret.broker.storage.wal import Wal, absence, size_of
 from leveret.broker.storage.wal_check import look_at_log
 from leveret.broker.storage.worker import Worker
@@ -52,8 +48,6 @@ Arguments = TypeVarTuple("Arguments")
 
 STEP_PAGES: Final = 32  # given back at once: commits wait for it
 KEPT_PAGES = 2048  # free pages that are left for what comes next
-STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
-MOST_CHECKED: Final = 100_000  # rows that are remembered
 
 ACQUIRE: Final = """
 INSERT INTO shard VALUES(?, ?, 1)
@@ -97,8 +91,7 @@ class SQLiteStore:
         # From here on only their threads touch these.
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
-        self._read_connection: sqlite3.Connection | None = None
-        self._checked: set[int] = set()  # rows whose bodies were read and are as they were written
+        self._rows: RowReader | None = None
         self._leases: dict[int, tuple[str, Lease]] = {}
         self._failure = ""
 
@@ -157,22 +150,22 @@ class SQLiteStore:
 
     async def recover(self, lease: Lease) -> AsyncGenerator[Sequence[tuple[int, bytes]], None]:
         """Return number and index of all rows, ascending, about a megabyte at a time."""
-        rows = await self._read(self._indexes_after, -1 << 63)
+        rows = await self._read(RowReader.indexes_after, -1 << 63)
         while rows:
             yield rows
-            rows = await self._read(self._indexes_after, rows[-1][0])
+            rows = await self._read(RowReader.indexes_after, rows[-1][0])
 
     async def body_sizes(self, lease: Lease, first: int, last: int) -> Sequence[int]:
         """Return how long the bodies of rows are, in their order."""
-        return await self._read(self._body_sizes, first, last)
+        return await self._read(RowReader.body_sizes, first, last)
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
         """Return octets of bodies, in the order asked for."""
-        return await self._read(self._bodies, refs)
+        return await self._read(RowReader.bodies, refs)
 
     async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:
         """Return kind, key and value of all definitions, in the order they were first kept."""
-        return await self._read(self._definitions)
+        return await self._read(RowReader.definitions)
 
     async def maintain(self, seconds: float) -> bool:
         """Give free pages back to the file system in small steps.
@@ -205,11 +198,13 @@ class SQLiteStore:
             raise StoreError(f"{self.file} is closed")
         return await self._writer.run(self._translated, function, *arguments)
 
-    async def _read(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        if self._reader is None:
+    async def _read(
+        self, function: Callable[[RowReader, *Arguments], T], *arguments: *Arguments
+    ) -> T:
+        if self._reader is None or self._rows is None:
             raise StoreError(f"{self.file} is closed")
         await trio.lowlevel.checkpoint_if_cancelled()  # not for writing: that is done or it fails
-        return await self._reader.run(self._translated, function, *arguments)
+        return await self._reader.run(self._translated, function, self._rows, *arguments)
 
     # The rest runs in the threads.
 
@@ -260,18 +255,15 @@ class SQLiteStore:
                 promise(self.folder, self.log.size)
 
     def _open_reader(self) -> None:
-        self._checked.clear()
         try:
-            self._read_connection = connect(self.file)
-            settle(self._read_connection)
-            self._read_connection.execute("PRAGMA cache_size = -4000")
+            self._rows = RowReader(self.file)
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
 
     def _close_reader(self) -> None:
-        if self._read_connection is not None:
-            self._read_connection.close()
-            self._read_connection = None
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
 
     def _close_writer(self) -> None:
         if self._connection is not None:
@@ -339,100 +331,6 @@ class SQLiteStore:
         assert self._connection is not None
         found = self._connection.execute("SELECT 1 FROM batch WHERE seq = ?", (seq,)).fetchone()
         return found is not None
-
-    def _indexes_after(self, seq: int) -> list[tuple[int, bytes]]:
-        assert self._read_connection is not None
-        rows: list[tuple[int, bytes]] = []
-        size, query = 0, "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq"
-        try:
-            with closing(self._read_connection.execute(query, (seq,))) as cursor:
-                for row in cursor:
-                    if row[0] <= seq:
-                        raise Damaged(f"{self.file}: row {row[0]} comes after row {seq}")
-                    if not isinstance(row[1], bytes):
-                        raise Damaged(f"{self.file}: row {row[0]}: it is no row")
-                    seq = row[0]
-                    rows.append(row)
-                    size += len(row[1])
-                    if size >= STEP_OCTETS:
-                        break
-        except sqlite3.Error as problem:
-            raise Damaged(self._which(seq, problem)) from problem
-        return rows
-
-    def _body_sizes(self, first: int, last: int) -> list[int]:
-        assert self._read_connection is not None
-        # The length stands in the head of a row: its body is left alone.
-        query = "SELECT length(body) FROM batch WHERE seq BETWEEN ? AND ? ORDER BY seq"
-        return [size for (size,) in self._read_connection.execute(query, (first, last))]
-
-    def _which(self, seq: int, problem: sqlite3.Error) -> str:
-        """Return what to say of the row after one, which cannot be read."""
-        assert self._read_connection is not None
-        with suppress(sqlite3.Error):  # one that can be read is not handed out before the next is
-            query = "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq LIMIT 1"
-            seq = number(self._read_connection, query, (seq,))
-        query = "SELECT min(seq) FROM batch WHERE seq > ?"
-        name = f"the row after {seq}" if seq > -1 << 63 else "the first row"
-        with suppress(sqlite3.Error):
-            name = f"row {number(self._read_connection, query, (seq,))}"
-        return f"{self.file}: {name} cannot be read: {problem}"
-
-    def _bodies(self, refs: Sequence[Ref]) -> list[bytes]:
-        found: list[bytes] = []
-        for seq, group in groupby(refs, attrgetter("seq")):
-            wanted = list(group)
-            try:
-                found += self._of_row(seq, wanted)
-            except sqlite3.Error as problem:
-                raise StoreError(f"{self.file}: row {seq}: {problem}") from problem
-        return found
-
-    def _of_row(self, seq: int, refs: Sequence[Ref]) -> list[bytes]:
-        """Read the piece that is wanted of a row, or all of it if there are several.
-
-        The first time all of it, as its checksum is that of the whole.
-        """
-        if len(refs) == 1 and seq in self._checked:
-            pieces = [self._piece(refs[0])]
-        else:
-            body = self._body(seq)
-            pieces = [body[offset : offset + length] for _, offset, length in refs]
-        if any(len(piece) != ref.length for piece, ref in zip(pieces, refs, strict=True)):
-            raise StoreError(f"{self.file}: row {seq} is shorter than it should be")
-        return pieces
-
-    def _piece(self, ref: Ref) -> bytes:
-        assert self._read_connection is not None
-        with self._read_connection.blobopen("batch", "body", ref.seq, readonly=True) as blob:
-            if ref.offset > len(blob):
-                return b""
-            blob.seek(ref.offset)
-            return blob.read(ref.length)
-
-    def _body(self, seq: int) -> bytes:
-        assert self._read_connection is not None
-        query = "SELECT body FROM batch WHERE seq = ?"
-        found = self._read_connection.execute(query, (seq,)).fetchone()
-        if found is None:
-            raise StoreError(f"{self.file}: row {seq} is not there")
-        body: bytes = found[0]
-        try:
-            check_body(self._read_connection, seq, body)
-        except StoreError as problem:
-            raise type(problem)(f"{self.file}: {problem}") from None
-        if len(self._checked) >= MOST_CHECKED:
-            self._checked.clear()
-        self._checked.add(seq)
-        return body
-
-    def _definitions(self) -> list[tuple[str, bytes, bytes]]:
-        assert self._read_connection is not None
-        query = "SELECT kind, key, value FROM meta ORDER BY id"
-        found = self._read_connection.execute(query).fetchall()
-        if any(tuple(map(type, row)) != (str, bytes, bytes) for row in found):
-            raise Damaged(f"{self.file}: not all definitions are some")
-        return found
 
     def _shrink(self) -> bool:
         """Give some pages back; return whether there may be more."""

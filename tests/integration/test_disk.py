@@ -309,9 +309,7 @@ async def test_file_is_made_smaller_on_a_full_disk_if_the_log_has_room_at_its_fr
 def test_second_broker_on_a_full_disk_leaves_the_reserve_of_the_first(small, tmp_path):
     with Doomed(tmp_path, small / "data") as first:
         first.start()
-        reserve = first.data / "reserve"
-        while not reserve.exists():
-            time.sleep(0.01)
+        reserve = first.data / "reserve"  # made before it was ready
         held = reserve.stat().st_ino
         os.kill(first.pid, signal.SIGSTOP)  # it does nothing about it itself
         try:

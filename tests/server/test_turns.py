@@ -53,13 +53,18 @@ def answers(client: Client) -> int:
     return len(client.take())
 
 
-async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nursery):
-    turns = Turns(broker, lambda: 0)
+def hold(client: Client, count: int) -> None:
+    """Have a client hold so many messages of the queue q, which nobody consumes any more."""
     client.declare()
-    client.publish_many([b"x"] * 3 * PIECE)
+    client.publish_many([b"x"] * count)
     client.consume()
     client.call(BasicCancel("c"))
     client.take()
+
+
+async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nursery):
+    turns = Turns(broker, lambda: 0)
+    hold(client, 3 * PIECE)
     nack, get = BasicNack(0, True, True), BasicGet("q")
 
     assert not turns.run(client.session, method_frame(1, nack) + method_frame(1, get))
@@ -73,11 +78,7 @@ async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nu
 
 async def test_a_get_waits_for_what_comes_back_to_its_queue_alone(broker, client, nursery):
     turns = Turns(broker, lambda: 0)
-    client.declare()
-    client.publish_many([b"x"] * 2 * PIECE)
-    client.consume()
-    client.call(BasicCancel("c"))
-    client.take()
+    hold(client, 2 * PIECE)
 
     assert not turns.run(
         client.session, method_frame(1, BasicNack(0, True, True)) + method_frame(1, BasicGet("q"))

@@ -12,19 +12,11 @@ import pytest
 import trio
 import trio.testing
 
-from leveret.broker.storage import database, sqlite, tools
+from leveret.broker.storage import database, row_reader, sqlite, tools
 from leveret.broker.storage.base import Damaged, Definition, Ref, Row, StoreError, StoreFailed
 from leveret.broker.storage.sqlite import SQLiteStore
 
 from ..support.durable import commit
-
-
-@pytest.fixture
-async def store(tmp_path):
-    made = SQLiteStore(tmp_path / "data")
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -55,7 +47,7 @@ def statements(monkeypatch):
         return sqlite3.connect(file, isolation_level=None, factory=Connection)
 
     monkeypatch.setattr(database, "connect", connect)
-    monkeypatch.setattr(sqlite, "connect", connect)
+    monkeypatch.setattr(row_reader, "connect", connect)
     return seen
 
 

@@ -26,14 +26,6 @@ def log(tmp_path, monkeypatch):
     return made
 
 
-@pytest.fixture
-async def store(tmp_path):
-    made = SQLiteStore(tmp_path / "data")
-    await made.open()
-    yield made
-    await made.close()
-
-
 @pytest.mark.parametrize(
     ("size", "grown"),
     [

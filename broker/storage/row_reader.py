@@ -1,0 +1,151 @@
+"""RowReader: what is read of a database, while another connection writes.
+
+Law: everything here runs in the thread that owns the connection. What is not as it was written is
+never handed out: rows ascend, and a body is compared with its checksum when it is first read.
+
+Called by: storage.sqlite (in its reader's thread).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.database import check_body, connect, number, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from leveret.broker.storage.base import Ref
+
+STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
+MOST_CHECKED: Final = 100_000  # rows that are remembered
+
+
+class RowReader:
+    """A connection that reads.
+
+    Raises:
+      sqlite3.Error: The database cannot be opened.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._checked: set[int] = set()  # rows whose bodies were read and are as they were written
+        self._connection = connect(file)
+        settle(self._connection)
+        self._connection.execute("PRAGMA cache_size = -4000")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def indexes_after(self, seq: int) -> list[tuple[int, bytes]]:
+        """Return number and index of some of the rows after one.
+
+        Raises:
+          Damaged: The next one cannot be read, or is not what was written.
+        """
+        rows: list[tuple[int, bytes]] = []
+        size, query = 0, "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq"
+        try:
+            with closing(self._connection.execute(query, (seq,))) as cursor:
+                for row in cursor:
+                    if row[0] <= seq:
+                        raise Damaged(f"{self.file}: row {row[0]} comes after row {seq}")
+                    if not isinstance(row[1], bytes):
+                        raise Damaged(f"{self.file}: row {row[0]}: it is no row")
+                    seq = row[0]
+                    rows.append(row)
+                    size += len(row[1])
+                    if size >= STEP_OCTETS:
+                        break
+        except sqlite3.Error as problem:
+            raise Damaged(self._which(seq, problem)) from problem
+        return rows
+
+    def body_sizes(self, first: int, last: int) -> list[int]:
+        """Return how long the bodies of rows are, in their order."""
+        # The length stands in the head of a row: its body is left alone.
+        query = "SELECT length(body) FROM batch WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        return [size for (size,) in self._connection.execute(query, (first, last))]
+
+    def _which(self, seq: int, problem: sqlite3.Error) -> str:
+        """Return what to say of the row after one, which cannot be read."""
+        with suppress(sqlite3.Error):  # one that can be read is not handed out before the next is
+            query = "SELECT seq, idx FROM batch WHERE seq > ? ORDER BY seq LIMIT 1"
+            seq = number(self._connection, query, (seq,))
+        query = "SELECT min(seq) FROM batch WHERE seq > ?"
+        name = f"the row after {seq}" if seq > -1 << 63 else "the first row"
+        with suppress(sqlite3.Error):
+            name = f"row {number(self._connection, query, (seq,))}"
+        return f"{self.file}: {name} cannot be read: {problem}"
+
+    def bodies(self, refs: Sequence[Ref]) -> list[bytes]:
+        """Return octets of bodies, in the order asked for.
+
+        Raises:
+          StoreError: They are not there.
+          Damaged: A body is not what was written.
+        """
+        found: list[bytes] = []
+        for seq, group in groupby(refs, attrgetter("seq")):
+            wanted = list(group)
+            try:
+                found += self._of_row(seq, wanted)
+            except sqlite3.Error as problem:
+                raise StoreError(f"{self.file}: row {seq}: {problem}") from problem
+        return found
+
+    def _of_row(self, seq: int, refs: Sequence[Ref]) -> list[bytes]:
+        """Read the piece that is wanted of a row, or all of it if there are several.
+
+        The first time all of it, as its checksum is that of the whole.
+        """
+        if len(refs) == 1 and seq in self._checked:
+            pieces = [self._piece(refs[0])]
+        else:
+            body = self._body(seq)
+            pieces = [body[offset : offset + length] for _, offset, length in refs]
+        if any(len(piece) != ref.length for piece, ref in zip(pieces, refs, strict=True)):
+            raise StoreError(f"{self.file}: row {seq} is shorter than it should be")
+        return pieces
+
+    def _piece(self, ref: Ref) -> bytes:
+        with self._connection.blobopen("batch", "body", ref.seq, readonly=True) as blob:
+            if ref.offset > len(blob):
+                return b""
+            blob.seek(ref.offset)
+            return blob.read(ref.length)
+
+    def _body(self, seq: int) -> bytes:
+        query = "SELECT body FROM batch WHERE seq = ?"
+        found = self._connection.execute(query, (seq,)).fetchone()
+        if found is None:
+            raise StoreError(f"{self.file}: row {seq} is not there")
+        body: bytes = found[0]
+        try:
+            check_body(self._connection, seq, body)
+        except StoreError as problem:
+            raise type(problem)(f"{self.file}: {problem}") from None
+        if len(self._checked) >= MOST_CHECKED:
+            self._checked.clear()
+        self._checked.add(seq)
+        return body
+
+    def definitions(self) -> list[tuple[str, bytes, bytes]]:
+        """Return kind, key and value of all definitions, in the order they were first kept.
+
+        Raises:
+          Damaged: They are not what was written.
+        """
+        query = "SELECT kind, key, value FROM meta ORDER BY id"
+        found = self._connection.execute(query).fetchall()
+        if any(tuple(map(type, row)) != (str, bytes, bytes) for row in found):
+            raise Damaged(f"{self.file}: not all definitions are some")
+        return found
