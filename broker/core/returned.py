@@ -25,7 +25,7 @@ Range = tuple[int, int]  # first and last position
 FEW = 1024
 STEP = 1024  # messages that are freed at a stroke
 
-_position, _message = itemgetter(0), itemgetter(1)
+_position = itemgetter(0)
 
 
 def merged(ranges: Iterable[Range]) -> list[Range]:

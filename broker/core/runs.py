@@ -30,7 +30,9 @@ PIECE_OCTETS = 1 << 20  # of a paged chunk, unless it is one message
 FRONT = 3  # chunks that are read before they are needed, and stay unless memory is short
 PASSED = 64  # chunks that are elsewhere already, behind which others are looked for
 LEAST_SPILLED = 4096  # octets of a chunk that still grows: for less it is not worth it
-LOAD_WITHIN = 16  # chunks from the front in which a loaded one is: what is taken meanwhile is more
+# Chunks from the front in which a loaded one is: what is before it may have been paged out into
+# pieces meanwhile, so it has to be more than FRONT times the pieces of a chunk.
+LOAD_WITHIN = 16
 
 
 def octets(messages: Iterable[Message]) -> int:
