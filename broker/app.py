@@ -134,11 +134,12 @@ async def open_store(
 
     store = SQLiteStore(config.data_dir, None if volume is None else partial(make_room, volume))
     spare = None if volume is None or not volume.has_alarm else lambda: volume.look().spare
+    memory = config.memory.limit_bytes()
     persistence = Persistence(
         broker,
         store,
-        limit=config.queue.memory,
-        memory=config.memory.limit_bytes(),
+        limit=config.queue.memory_bytes(memory),
+        memory=memory,
         scratch=Scratch(config.data_dir / "scratch", spare),
     )
     persistence.control = Control(config.data_dir, store)

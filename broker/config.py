@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PREFIX = "LEVERET_"
 MOST_FREE = 1 << 30  # what is to be free on a large file system
+LEAST_OF_QUEUE = 1 << 20  # bytes of a queue that stay in memory, however little there is
 
 # What Kubernetes puts into the environment of every pod beside a service named "leveret".
 FOREIGN = re.compile(r"LEVERET_(SERVICE_(HOST|PORT)|PORT$|PORT_\d)")
@@ -149,7 +150,11 @@ class OutboxMarks:
 class Queue:
     """How much of a queue is kept in memory when it is on the disk as well."""
 
-    memory: int = field(default=16 << 20, metadata=read_by(size(1 << 20, 1 << 40)))
+    memory: float = field(default=0.01, metadata=read_by(share_or_size))
+
+    def memory_bytes(self, budget: int) -> int:
+        """Return the bytes of a queue that stay in memory, of those the process may have."""
+        return int(self.memory if self.memory > 1 else max(self.memory * budget, LEAST_OF_QUEUE))
 
 
 @dataclass(frozen=True)

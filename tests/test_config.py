@@ -146,6 +146,23 @@ def test_free_space_is_read_from_a_file_as_from_the_environment(
     assert expected == config.disk.free_bytes(100)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 6 << 20),  # one percent of what the process may have
+        ("queue: {memory: 5%}", 30 << 20),
+        ("queue: {memory: 64MiB}", 64 << 20),
+        ("queue: {memory: 0.0001}", 1 << 20),  # never less
+    ],
+)
+def test_memory_of_a_queue_is_a_share_of_the_budget_or_a_size(
+    tmp_path: Path, text: str, expected: int
+):
+    config = load(written(tmp_path, text))
+
+    assert expected == config.queue.memory_bytes(600 << 20)
+
+
 def test_what_kubernetes_sets_beside_a_service_of_that_name_is_no_mistake():
     environment = {
         "LEVERET_SERVICE_HOST": "10.0.0.1",
