@@ -22,7 +22,7 @@ from leveret.broker.core.arguments import (
 )
 from leveret.broker.core.checks import check_exclusive
 from leveret.broker.core.consumer import Consumer
-from leveret.broker.core.runs import octets
+from leveret.broker.core.message import octets
 from leveret.protocol.errors import NotAllowed, Unsupported
 from leveret.protocol.methods import (
     AccessRequest,

@@ -1,7 +1,8 @@
 """Channels: delivery tags, prefetch, confirms, and what a transaction holds back.
 
 Law: `unacked` is in order of delivery tags. Each entry is (consumer, position, message); its
-queue and the credit it took are the consumer's. Deliveries are written here and nowhere else.
+queue and the credit it took are the consumer's. Of a message that has been sent only its sizes
+are needed any more. Deliveries are written here and nowhere else.
 
 Called by: amqp handlers, core.queue (deliver).
 """
@@ -17,9 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.held import Confirm
-from leveret.broker.core.consumer import Consumer
-from leveret.broker.core.message import Message
-from leveret.broker.core.runs import octets
+from leveret.broker.core.message import absent_octets, octets
 from leveret.protocol.constants import FRAME_OVERHEAD
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicReturn, Method
@@ -30,10 +29,12 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
+    from leveret.broker.core.consumer import Consumer
+    from leveret.broker.core.message import Absent, Message
     from leveret.broker.core.queue import Queue
     from leveret.protocol.content import Envelope
 
-Entry: TypeAlias = tuple[Consumer, int, Message]
+Entry: TypeAlias = "tuple[Consumer, int, Message | Absent]"
 
 _tag = Struct(">Q").pack
 _consumer_of, _position_of, _message_of = itemgetter(0), itemgetter(1), itemgetter(2)
@@ -317,11 +318,16 @@ class Channel:
     def _let_go(self, entries: list[Entry], consumers: set[Consumer]) -> None:
         if len(consumers) == 1:
             (consumer,) = consumers
-            consumer.queue.settle(len(entries), octets(map(_message_of, entries)))
+            queue = consumer.queue
+            queue.settle(len(entries), octets(map(_message_of, entries)))
+            if queue.absent_bytes:
+                queue.absent_bytes -= absent_octets(map(_message_of, entries))
             self._give_back(consumer, len(entries))
         else:
             for consumer, _, message in entries:
                 consumer.queue.settle(1, octets((message,)))
+                if consumer.queue.absent_bytes:
+                    consumer.queue.absent_bytes -= absent_octets((message,))
                 self._give_back(consumer, 1)
         if self.parked:
             self.unpark()
@@ -359,7 +365,7 @@ class Channel:
             consumer.queue.requeue([entry[1:] for entry in entries], are_awaited=are_awaited)
             self._give_back(consumer, len(entries))
         else:
-            by_queue: dict[Queue, list[tuple[int, Message]]] = {}
+            by_queue: dict[Queue, list[tuple[int, Message | Absent]]] = {}
             for consumer, position, message in entries:
                 by_queue.setdefault(consumer.queue, []).append((position, message))
                 self._give_back(consumer, 1)

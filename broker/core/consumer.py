@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 UNLIMITED = 1 << 62
 HELD = UNLIMITED << 1
+# Messages dealt in one go before others get their turn; the queue goes on in the next slice.
+DEAL_LIMIT = 4096
+# Messages that looking at one of several consumers, and handing something over, counts for.
+LOOK = 4
 
 
 class Target(Protocol):
@@ -143,6 +147,69 @@ class Ring:
     def front(self) -> OrderedDict[Consumer, None] | None:
         """Return the highest level in which someone stands, in the order of their turns."""
         return self._levels[self._priorities[-1]] if self._priorities else None
+
+    def next(
+        self, level: OrderedDict[Consumer, None], limit: int, count: int
+    ) -> tuple[list[Consumer], int, int]:
+        """Find whose turn it is for `count` messages, and park those without room.
+
+        Returns:
+          The consumers; how many messages each of them may get; what of the
+          limit that took.
+        """
+        if len(level) == 1:
+            (consumer,) = level
+            room = consumer.channel.room(consumer)
+            if room > 0:
+                return [consumer], min(room, DEAL_LIMIT), 0
+            self.park(consumer)
+            return [], 0, 1
+        looked, share = 0, DEAL_LIMIT
+        most = min(max(limit // LOOK, 1), count)
+        found: list[Consumer] = []
+        full: list[Consumer] = []
+        is_window_used = False
+        for consumer in level:
+            channel = consumer.channel
+            if looked == most or (is_window_used and channel.window):
+                share = 1  # it has its turn before anyone has a second one
+                break
+            looked += 1
+            room = channel.room(consumer)
+            if room <= 0:
+                full.append(consumer)
+                continue
+            found.append(consumer)
+            if room < share:
+                share = room
+            if channel.window:  # another one's room may depend on what this one gets
+                is_window_used = True
+        for consumer in full:
+            self.park(consumer)
+        return found, share, looked * LOOK
+
+    def distribute(
+        self,
+        level: OrderedDict[Consumer, None],
+        consumers: list[Consumer],
+        positions: Sequence[int],
+        messages: list[Message],
+        redelivered: bool = False,
+    ) -> None:
+        """Deal messages out in turns; each of the consumers has room for its share."""
+        count, width = len(messages), len(consumers)
+        if width == 1:
+            consumer = consumers[0]
+            consumer.channel.deliver(consumer, positions, messages, redelivered)
+            if len(level) > 1:
+                level.move_to_end(consumer)
+            return
+        for index, consumer in enumerate(consumers[:count]):
+            consumer.channel.deliver(
+                consumer, positions[index::width], messages[index::width], redelivered
+            )
+        for consumer in consumers[: count if count <= width else count % width]:
+            level.move_to_end(consumer)
 
     def _join(self, consumer: Consumer) -> None:
         level = self._levels.get(consumer.priority)

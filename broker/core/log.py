@@ -39,8 +39,29 @@ class Log(Protocol):
     def is_kept(self, base: int, count: int) -> bool:
         """Whether all of so many messages from a position on can be fetched."""
 
+    def kept_until(self, position: int) -> int:
+        """Return the end of those from a position on that can be fetched, itself if it cannot."""
+
     def fetch(self, queue: Queue, paged: Paged) -> None:
         """Have messages read; the queue's `loaded` is called with them."""
 
     def close(self) -> None:
         """Forget everything: the queue is gone."""
+
+
+class Kept:
+    """The positions of which a log has the messages, as long as nothing changes.
+
+    Of neighbours the log is asked once.
+    """
+
+    __slots__ = ("_end", "_log", "_start")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._start = self._end = 0
+
+    def __contains__(self, position: int) -> bool:
+        if not self._start <= position < self._end:
+            self._start, self._end = position, self._log.kept_until(position)
+        return position < self._end

@@ -8,6 +8,7 @@ Called by: protocol.reader (makes them), core.queue, amqp.basic_methods, plugins
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.protocol.constants import (
@@ -23,7 +24,7 @@ from leveret.protocol.errors import FrameError
 from leveret.protocol.properties import VALUES_OFFSET, with_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from leveret.protocol.wire import Value
 
@@ -72,3 +73,34 @@ class Message(Content):
         """Return a copy with another header payload; the body is shared."""
         flags = int.from_bytes(header[12:14])
         return Message(self.envelope, (header, *self.chunks), len(header), self.size, flags)
+
+
+class Absent:
+    """What stands for a message that only the log has.
+
+    Attributes:
+      header_size: Octets of the header's payload.
+      size: Octets of the body.
+    """
+
+    __slots__ = ("header_size", "size")
+
+    def __init__(self, header_size: int, size: int) -> None:
+        self.header_size = header_size
+        self.size = size
+
+
+@lru_cache(4096)
+def absent(header_size: int, size: int) -> Absent:
+    """Return what stands for messages of such sizes: most are alike, and share it."""
+    return Absent(header_size, size)
+
+
+def octets(messages: Iterable[Message | Absent]) -> int:
+    """Return what messages are accounted for, besides `OVERHEAD` for each: header and body."""
+    return sum([message.header_size + message.size for message in messages])
+
+
+def absent_octets(messages: Iterable[Message | Absent]) -> int:
+    """Return the octets of those of them that only the log has."""
+    return octets([message for message in messages if message.__class__ is Absent])

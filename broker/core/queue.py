@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.broker.core.consumer import Consumer, Ring
-from leveret.broker.core.message import OVERHEAD
+from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
+from leveret.broker.core.log import Kept
+from leveret.broker.core.message import OVERHEAD, absent, absent_octets, octets
 from leveret.broker.core.returned import Returned, merged
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -28,16 +29,15 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
+    from leveret.broker.core.returned import Entry
     from leveret.broker.core.runs import Chunk, Paged
     from leveret.broker.core.vhost import VirtualHost
 
-# Messages dealt in one go before others get their turn; the queue goes on in the next slice.
-DEAL_LIMIT = 4096
-# Messages that looking at one of several consumers, and handing something over, counts for.
-LOOK = 4
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
 # connection may have unsent.
 DEAL_BYTES = 1 << 20
+# Octets of returned messages that stay in memory, although the log has them.
+RETURNED_BYTES = 1 << 20
 
 
 class NotLoaded(Exception):
@@ -52,6 +52,7 @@ class Queue:
       next_position: The position of the next message that gets one.
       unacked_count: Messages delivered and not settled.
       unacked_bytes: Their octets.
+      absent_bytes: The octets of those of them that are only in the log.
       owner: The session that alone may use it, None if all may.
       log: What keeps its messages over a restart, None if nothing does.
       delivered_before: Up to which position messages may have been delivered before a restart.
@@ -63,6 +64,7 @@ class Queue:
         "_ring",
         "_runs",
         "_sealed",
+        "absent_bytes",
         "arguments",
         "auto_delete",
         "deleted",
@@ -103,6 +105,7 @@ class Queue:
         self.next_position = 0
         self.unacked_count = 0
         self.unacked_bytes = 0
+        self.absent_bytes = 0
         self._runs = Runs()
         self._returned = Returned()
         self._awaited = 0  # messages that come back in pieces; they count as ready
@@ -139,8 +142,15 @@ class Queue:
     @property
     def memory(self) -> int:
         """Octets its messages are accounted for, as far as they are in memory."""
-        count = self._returned.count + self._awaited + self.unacked_count
-        return self._runs.memory + self._returned.bytes + self.unacked_bytes + count * OVERHEAD
+        returned = self._returned
+        count = returned.count + self._awaited + self.unacked_count
+        octets_here = returned.bytes - returned.absent_bytes + self.unacked_memory
+        return self._runs.memory + octets_here + count * OVERHEAD
+
+    @property
+    def unacked_memory(self) -> int:
+        """Octets of its unacknowledged messages that are in memory."""
+        return self.unacked_bytes - self.absent_bytes
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -158,6 +168,8 @@ class Queue:
         level = self._ring.front()
         while level is not None and limit > 0:
             if self._returned.count:
+                if not self._are_returned_loaded():
+                    break
                 limit -= self._deal_returned(level, limit)
             elif self._runs.count:
                 if self._runs.first >= end or not self._is_loaded():
@@ -169,7 +181,7 @@ class Queue:
                 return
             level = self._ring.front()
         self._let_wait()
-        if level is not None and (self._returned.count or self._is_ready(end)):
+        if level is not None and self._is_ready(end):
             self.touch()
 
     def _let_wait(self) -> None:
@@ -180,7 +192,9 @@ class Queue:
                 self.vhost.broker.batch.is_crowded = True
 
     def _is_ready(self, end: int) -> bool:
-        """Whether the first message of the runs may be dealt; have it read if it is not here."""
+        """Whether the first message may be dealt; have it read if it is not here."""
+        if self._returned.count:
+            return self._are_returned_loaded()
         return self._runs.count > 0 and self._runs.first < end and self._is_loaded()
 
     def seal(self) -> None:
@@ -221,63 +235,23 @@ class Queue:
         self.next_position += len(messages)
         messages.clear()
 
-    def _next(
-        self, level: OrderedDict[Consumer, None], limit: int, count: int
-    ) -> tuple[list[Consumer], int, int]:
-        """Find whose turn it is for `count` messages, and park those without room.
-
-        Returns:
-          The consumers; how many messages each of them may get; what of the
-          limit that took.
-        """
-        if len(level) == 1:
-            (consumer,) = level
-            room = consumer.channel.room(consumer)
-            if room > 0:
-                return [consumer], min(room, DEAL_LIMIT), 0
-            self._ring.park(consumer)
-            return [], 0, 1
-        looked, share = 0, DEAL_LIMIT
-        most = min(max(limit // LOOK, 1), count)
-        found: list[Consumer] = []
-        full: list[Consumer] = []
-        is_window_used = False
-        for consumer in level:
-            channel = consumer.channel
-            if looked == most or (is_window_used and channel.window):
-                share = 1  # it has its turn before anyone has a second one
-                break
-            looked += 1
-            room = channel.room(consumer)
-            if room <= 0:
-                full.append(consumer)
-                continue
-            found.append(consumer)
-            if room < share:
-                share = room
-            if channel.window:  # another one's room may depend on what this one gets
-                is_window_used = True
-        for consumer in full:
-            self._ring.park(consumer)
-        return found, share, looked * LOOK
-
     def _deal_returned(self, level: OrderedDict[Consumer, None], limit: int) -> int:
-        consumers, share, cost = self._next(level, limit, self._returned.count)
+        consumers, share, cost = self._ring.next(level, limit, self._returned.count)
         if consumers:
             wanted = min(len(consumers) * share, CHUNK_LENGTH)
             positions, messages = self._returned.take(wanted, DEAL_BYTES)
-            self._distribute(level, consumers, positions, messages, redelivered=True)
+            self._ring.distribute(level, consumers, positions, messages, redelivered=True)
             cost += len(messages)
         return cost
 
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int, end: int) -> int:
-        consumers, share, cost = self._next(level, limit, self._runs.count)
+        consumers, share, cost = self._ring.next(level, limit, self._runs.count)
         if consumers:
             wanted = min(len(consumers) * share, DEAL_LIMIT)
             if end != UNLIMITED:
                 wanted = min(wanted, self._runs.until(end - 1))
             positions, messages, redelivered = self._take(wanted, DEAL_BYTES)
-            self._distribute(level, consumers, positions, messages, redelivered)
+            self._ring.distribute(level, consumers, positions, messages, redelivered)
             cost += len(messages)
         return cost
 
@@ -290,7 +264,7 @@ class Queue:
 
     def _deal_incoming(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         incoming = self.incoming
-        consumers, share, cost = self._next(level, limit, len(incoming))
+        consumers, share, cost = self._ring.next(level, limit, len(incoming))
         if not consumers:
             return cost
         wanted = len(consumers) * share
@@ -304,31 +278,8 @@ class Queue:
         self.next_position = base + len(messages)
         if self.log is not None:
             self.log.enqueued(base, messages)
-        self._distribute(level, consumers, range(base, self.next_position), messages)
+        self._ring.distribute(level, consumers, range(base, self.next_position), messages)
         return cost + len(messages)
-
-    def _distribute(
-        self,
-        level: OrderedDict[Consumer, None],
-        consumers: list[Consumer],
-        positions: Sequence[int],
-        messages: list[Message],
-        redelivered: bool = False,
-    ) -> None:
-        """Deal messages out in turns; each of the consumers has room for its share."""
-        count, width = len(messages), len(consumers)
-        if width == 1:
-            consumer = consumers[0]
-            consumer.channel.deliver(consumer, positions, messages, redelivered)
-            if len(level) > 1:
-                level.move_to_end(consumer)
-            return
-        for index, consumer in enumerate(consumers[:count]):
-            consumer.channel.deliver(
-                consumer, positions[index::width], messages[index::width], redelivered
-            )
-        for consumer in consumers[: count if count <= width else count % width]:
-            level.move_to_end(consumer)
 
     def pop(self) -> tuple[int, Message, bool] | None:
         """Take the first ready message for basic.get: position, message, redelivered.
@@ -345,6 +296,8 @@ class Queue:
         if self.incoming:
             self._store()
         if self._returned.count:
+            if not self._are_returned_loaded():
+                raise NotLoaded
             (position,), (message,) = self._returned.take(1)
             redelivered = True
         elif self._runs.count:
@@ -406,13 +359,13 @@ class Queue:
 
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""
-        return not self.deleted and self._runs.has(paged)
+        return not self.deleted and (paged is self._returned.asked or self._runs.has(paged))
 
     def loaded(
         self, paged: Paged, messages: list[Message], positions: list[int] | None = None
     ) -> None:
         """Take in messages that were asked for, and their positions if there are gaps."""
-        if self._runs.load(paged, messages, positions):
+        if self._returned.load(paged, messages) or self._runs.load(paged, messages, positions):
             self.touch()
 
     def _is_loaded(self) -> bool:
@@ -427,10 +380,22 @@ class Queue:
                 source.fetch(self, paged)
         return not runs.is_front_paged
 
+    def _are_returned_loaded(self) -> bool:
+        """Whether the first of what came back is in memory; have it read if not."""
+        returned = self._returned
+        if returned.is_loaded:
+            return True
+        if returned.asked is None and self.log is not None:
+            self.log.fetch(self, returned.gather())
+        return False
+
     # Settling
 
     def settle(self, count: int, size: int) -> None:
-        """Forget unacknowledged messages: how many, and their octets, headers and bodies."""
+        """Forget unacknowledged messages: how many, and their octets, headers and bodies.
+
+        Where there are `absent_bytes`, those of them are the caller's to take off.
+        """
         self.unacked_count -= count
         self.unacked_bytes -= size
 
@@ -439,26 +404,31 @@ class Queue:
         self.unacked_count -= count
         self._awaited += count
 
-    def requeue(self, entries: Sequence[tuple[int, Message]], *, are_awaited: bool = False) -> None:
+    def requeue(self, entries: Sequence[Entry], *, are_awaited: bool = False) -> None:
         """Put unsettled messages back at their original positions.
 
         Args:
           entries: Positions and messages, delivered from this queue and not settled.
           are_awaited: Whether `await_returns` has counted them.
         """
-        size = octets([message for _, message in entries])
+        messages = [message for _, message in entries]
+        size, returned = octets(messages), self._returned
         if are_awaited:
             self._awaited -= len(entries)
             self.unacked_bytes -= size
         else:
             self.settle(len(entries), size)
+        if self.absent_bytes:
+            self.absent_bytes -= absent_octets(messages)
         if self.deleted:
             return
         if self.log is not None:
             self.log.returned([position for position, _ in entries])
+            if returned.bytes - returned.absent_bytes + size > RETURNED_BYTES:
+                entries = _left_to(self.log, entries)
         if self.incoming:
             self._store()
-        self._returned.add(entries, size)
+        returned.add(entries, size)
         self.touch()
 
     def purge(self) -> int:
@@ -521,3 +491,12 @@ class Queue:
             self.log.close()
             self.log = None
         self.vhost.broker.batch.touched.pop(self, None)
+
+
+def _left_to(log: Log, entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries without the messages that the log has."""
+    kept = Kept(log)
+    return [
+        (position, absent(message.header_size, message.size) if position in kept else message)
+        for position, message in entries
+    ]

@@ -1,7 +1,8 @@
 """Returned: messages that came back to a queue, in order of position.
 
 Law: a few wait as they come, in a heap. Where they are too many they are put in order and go to
-the others, so that neither one more message nor looking at all of them takes long.
+the others, so that neither one more message nor looking at all of them takes long. Of some only
+position and size are here; the first ones of those are gathered and read together.
 
 Called by: core.queue.
 """
@@ -10,22 +11,23 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from leveret.broker.core.runs import UNLIMITED, free, octets
+from leveret.broker.core.message import Absent, absent_octets, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, UNLIMITED, Paged, free
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from leveret.broker.core.message import Message
 
-Entry = tuple[int, "Message"]  # position and message
+Entry = tuple[int, "Message | Absent"]  # position and message
 Range = tuple[int, int]  # first and last position
 
 FEW = 1024
 STEP = 1024  # messages that are freed at a stroke
 
-_position = itemgetter(0)
+_position, _message = itemgetter(0), itemgetter(1)
 
 
 def merged(ranges: Iterable[Range]) -> list[Range]:
@@ -49,21 +51,27 @@ class Returned:
     Attributes:
       count: How many they are.
       bytes: Their octets.
+      absent_bytes: The octets of those that are not in memory.
+      asked: What is being read.
     """
 
-    __slots__ = ("_few", "_rows", "bytes", "count")
+    __slots__ = ("_few", "_gathered", "_rows", "absent_bytes", "asked", "bytes", "count")
 
     def __init__(self) -> None:
         self._few: list[Entry] = []  # a heap
         # a heap of rows by their first position; each is in order, the first entry at its end
         self._rows: list[tuple[int, list[Entry]]] = []
+        self._gathered: list[Entry] = []  # the row that is being read
+        self.asked: Paged | None = None
         self.count = 0
         self.bytes = 0
+        self.absent_bytes = 0
 
     def add(self, entries: Sequence[Entry], size: int) -> None:
         """Take in messages and their octets, in any order."""
         self.count += len(entries)
         self.bytes += size
+        self.absent_bytes += absent_octets(map(_message, entries))
         few = self._few
         if len(few) + len(entries) > FEW:
             row = [*few, *entries]
@@ -78,24 +86,31 @@ class Returned:
                 heappush(few, entry)
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[list[int], list[Message]]:
-        """Remove messages from the front; return their positions and them.
+        """Remove messages from the front, which is loaded; return their positions and them.
 
         Args:
           limit: How many they may be.
           size: How many octets they may have together, unless it is one.
         """
-        positions: list[int] = []
-        messages: list[Message] = []
+        entries = self._pop(limit, size)
+        messages = cast("list[Message]", list(map(_message, entries)))
+        self.count -= len(entries)
+        self.bytes -= octets(messages)
+        return list(map(_position, entries)), messages
+
+    def _pop(self, limit: int, size: int, *, with_absent: bool = False) -> list[Entry]:
+        """Remove entries from the front, without others up to the first that is not in memory."""
+        popped: list[Entry] = []
         few, rows = self._few, self._rows
-        while len(messages) < limit and (few or rows):
+        while len(popped) < limit and (few or rows):
             is_in_row = bool(rows) and (not few or rows[0][0] < few[0][0])
             row = rows[0][1] if is_in_row else few
-            position, message = row[-1 if is_in_row else 0]
+            entry = row[-1 if is_in_row else 0]
+            message = entry[1]
             size -= message.header_size + message.size
-            if size < 0 and messages:
+            if (size < 0 and popped) or (message.__class__ is Absent and not with_absent):
                 break
-            positions.append(position)
-            messages.append(message)
+            popped.append(entry)
             if not is_in_row:
                 heappop(few)
                 continue
@@ -104,9 +119,45 @@ class Returned:
                 heapreplace(rows, (row[-1][0], row))
             else:
                 heappop(rows)
-        self.count -= len(messages)
-        self.bytes -= octets(messages)
-        return positions, messages
+        return popped
+
+    # What is not in memory
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the first one, if there is any, is in memory."""
+        if not self.absent_bytes:
+            return True
+        few, rows = self._few, self._rows
+        is_in_row = bool(rows) and (not few or rows[0][0] < few[0][0])
+        return (rows[0][1][-1] if is_in_row else few[0])[1].__class__ is not Absent
+
+    def gather(self) -> Paged:
+        """Put the first ones together, the very first of which is not loaded; ask for the absent.
+
+        Returns:
+          Those, to be read; what `load` is called with.
+        """
+        row = self._pop(CHUNK_LENGTH, PIECE_OCTETS, with_absent=True)[::-1]
+        heappush(self._rows, (row[-1][0], row))
+        wanted = [entry for entry in reversed(row) if entry[1].__class__ is Absent]
+        positions = list(map(_position, wanted))
+        size = octets(map(_message, wanted))
+        end = positions[-1] + 1
+        self._gathered = row
+        self.asked = Paged(positions[0], end, len(wanted), size, positions=positions)
+        return self.asked
+
+    def load(self, paged: Paged, messages: list[Message]) -> bool:
+        """Take in what was asked for, in order; False if it is not here any more."""
+        if paged is not self.asked or paged.positions is None:
+            return False
+        # Nothing of the row has been taken: its first entry was one of these.
+        read = dict(zip(paged.positions, messages, strict=True))
+        row, self._gathered, self.asked = self._gathered, [], None
+        row[:] = [(position, read.get(position, message)) for position, message in row]
+        self.absent_bytes -= paged.octets
+        return True
 
     def ranges(self) -> list[Range]:
         """Return the positions, first and last of neighbours, ascending."""
@@ -124,7 +175,8 @@ class Returned:
         rows = [row for _, row in self._rows]
         rows.append(self._few)
         self._few, self._rows = [], []
-        self.count = self.bytes = 0
+        self._gathered, self.asked = [], None
+        self.count = self.bytes = self.absent_bytes = 0
         return _free(rows)
 
 

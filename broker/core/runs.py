@@ -6,7 +6,7 @@ No list grows beyond a chunk, so none ever stalls the loop by being resized, and
 front moves at most a chunk's worth of pointers. Of a paged chunk only the place is here, its
 messages are in the log or in a scratch file; it is loaded before any of them is taken.
 
-Called by: core.queue; amqp.channel (octets).
+Called by: core.queue.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from collections import deque
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from leveret.broker.core.message import OVERHEAD, Message
+from leveret.broker.core.message import OVERHEAD, octets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
 
 CHUNK_LENGTH = 1024
@@ -33,11 +34,6 @@ LEAST_SPILLED = 4096  # octets of a chunk that still grows: for less it is not w
 # Chunks from the front in which a loaded one is: what is before it may have been paged out into
 # pieces meanwhile, so it has to be more than FRONT times the pieces of a chunk.
 LOAD_WITHIN = 16
-
-
-def octets(messages: Iterable[Message]) -> int:
-    """Return what messages are accounted for, besides `OVERHEAD` for each: header and body."""
-    return sum([message.header_size + message.size for message in messages])
 
 
 def free(items: list[Any], step: int) -> Iterator[None]:
@@ -107,19 +103,27 @@ class Paged:
       count: How many they are.
       octets: What they are accounted for.
       slot: Where they are; None if the log knows that by their positions.
+      positions: Those of all of them; None if they are all that is not settled from base to end.
       is_asked: Whether they are being read.
     """
 
-    __slots__ = ("base", "count", "end", "is_asked", "octets", "slot")
+    __slots__ = ("base", "count", "end", "is_asked", "octets", "positions", "slot")
 
     def __init__(
-        self, base: int, end: int, count: int, octets: int, slot: Slot | None = None
+        self,
+        base: int,
+        end: int,
+        count: int,
+        octets: int,
+        slot: Slot | None = None,
+        positions: Sequence[int] | None = None,
     ) -> None:
         self.base = base
         self.end = end
         self.count = count
         self.octets = octets
         self.slot = slot
+        self.positions = positions
         self.is_asked = False
 
 

@@ -2,8 +2,8 @@
 
 Law: a queue keeps its front and its budget in memory. While the messages of all queues together
 take more than half of what the process may have, the budget is a share of a quarter of that, and
-a queue that nobody takes from keeps nothing. It looks at all queues now and then, in small steps,
-and takes a fiftieth of the time for it while it finds nothing.
+a queue that nobody takes from keeps nothing. What is delivered counts, too. It looks at all queues
+now and then, in small steps, and takes a fiftieth of the time for it while it finds nothing.
 
 Called by: persistence (starts `write` and `read`), server.turns (`look`).
 """
@@ -20,6 +20,7 @@ import trio
 
 from leveret.broker.core.runs import FRONT, Paged
 from leveret.broker.server.alarms import Resident
+from leveret.broker.server.forgetter import Forgetter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -88,6 +89,7 @@ class Spiller:
         self._limit = limit
         self._memory = memory
         self._measure = Resident() if measure is None else measure
+        self._forgetter = Forgetter(turns.broker)
         self._in_memory = 0  # octets of all queues when they were looked at last
         self._filled = 0  # queues that had any
         self._asked = trio.Event()
@@ -153,6 +155,7 @@ class Spiller:
         in_memory = filled = 0
         seconds, started = 0.0, perf_counter()
         due: list[tuple[Queue, Chunk]] = []
+        heavy: set[Queue] = set()
         for number, queue in enumerate(self._queues()):
             if number % AT_ONCE == AT_ONCE - 1:
                 seconds += perf_counter() - started
@@ -163,8 +166,12 @@ class Spiller:
             filled += memory > 0
             if memory > limit:
                 due += self._excess(queue, limit, is_short)
+                if queue.unacked_memory > limit:
+                    heavy.add(queue)
         seconds += perf_counter() - started
         self._in_memory, self._filled = in_memory, filled
+        for _ in self._forgetter.forget(heavy):
+            await trio.lowlevel.checkpoint()
         for part in _parts(due):
             await self._write(part)
         return len(due), seconds

@@ -18,14 +18,18 @@ from leveret.protocol.errors import AMQPError
 from leveret.protocol.methods import BasicPublish
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.runs import Paged
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
 
+# A position, and where its message is: offset, octets of publish method, header and body.
+Positioned = tuple[int, tuple[int, int, int, int]]
+
 MEMO_LIMIT = 4096
+GAP = 16384  # octets that are read in vain rather than messages one by one
 SIZE, FLAGS = slice(4, 12), slice(12, 14)  # of a header's payload
 
 
@@ -55,7 +59,7 @@ class Place:
         self._log = log
         self._paged = paged
         self._envelopes = envelopes
-        self._parts: list[tuple[Segment, list[tuple[int, tuple[int, int, int, int]]]]] = []
+        self._parts: list[tuple[Segment, list[Positioned]]] = []
 
     @property
     def is_wanted(self) -> bool:
@@ -80,7 +84,9 @@ class Place:
         """
         base, end = self._paged.base, self._paged.end
         self._parts = [
-            (segment, segment.living_places(base, end)) for segment in self._log.parts(base, end)
+            (segment, places)
+            for segment in self._log.parts(base, end)
+            for places in _neighbours(self._wanted(segment.living_places(base, end)))
         ]
         missing = self._paged.count - sum(len(places) for _, places in self._parts)
         if missing:
@@ -88,6 +94,12 @@ class Place:
                 f"queue {self._log.number} has lost {missing} messages of {base} to {end - 1}"
             )
         return [_ref(*part) for part in self._parts]
+
+    def _wanted(self, places: list[Positioned]) -> list[Positioned]:
+        if self._paged.positions is None:
+            return places
+        wanted = set(self._paged.positions)
+        return [place for place in places if place[0] in wanted]
 
     def load(self, octets: Sequence[bytes]) -> None:
         """Put the messages into the queue.
@@ -136,7 +148,24 @@ def message_at(
     return Message(envelope, frames, header_size, size, int.from_bytes(header[FLAGS]))
 
 
-def _ref(segment: Segment, places: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Ref:
+def _neighbours(places: list[Positioned]) -> Iterator[list[Positioned]]:
+    """Return places in groups between which there is nothing, or little, to be read in vain."""
+    if places and places[-1][0] - places[0][0] == len(places) - 1:
+        yield places  # at neighbouring positions, so they were written together
+        return
+    group: list[Positioned] = []
+    end = 0
+    for place in places:
+        if group and not 0 <= place[1][0] - end <= GAP:
+            yield group
+            group = []
+        group.append(place)
+        end = sum(place[1])
+    if group:
+        yield group
+
+
+def _ref(segment: Segment, places: Sequence[Positioned]) -> Ref:
     start = min(place[0] for _, place in places)
     end = max(sum(place) for _, place in places)
     return Ref(segment.row.seq, start, end - start)

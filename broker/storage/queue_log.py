@@ -152,11 +152,16 @@ class QueueLog:
         """Whether all of so many messages from a position on are in rows."""
         end = base + count
         while base < end:
-            segment = self.find(base)
-            if segment is None or not segment.lives_wholly(base, min(end, segment.end)):
+            until = self.kept_until(base)
+            if until == base:
                 return False
-            base = segment.end
+            base = until
         return True
+
+    def kept_until(self, position: int) -> int:
+        """Return the end of those from a position on that are in the same row, itself if none."""
+        segment = self.find(position)
+        return position if segment is None else segment.lives_until(position)
 
     def are_kept(self, rows: Iterable[LiveRow]) -> bool:
         """Whether rows are in the store for certain."""

@@ -137,11 +137,12 @@ class Segment:
         self.live -= settled
         return settled
 
-    def lives_wholly(self, first: int, end: int) -> bool:
-        """Whether all positions from one up to another, which is not meant, are not settled."""
-        if self._dead is None:
-            return self.live > 0
-        return not self._dead.count(1, first - self.base, end - self.base)
+    def lives_until(self, position: int) -> int:
+        """Return the end of the unsettled positions from one of its own on, itself if it is not."""
+        if not self.live:
+            return position
+        end = -1 if self._dead is None else self._dead.find(1, position - self.base)
+        return self.end if end < 0 else self.base + end
 
     def has(self, position: int) -> bool:
         """Whether a position of it is not settled."""

@@ -4,8 +4,7 @@ from time import process_time
 
 import pytest
 
-from leveret.broker.core.consumer import UNLIMITED, Consumer, Ring
-from leveret.broker.core.queue import DEAL_LIMIT
+from leveret.broker.core.consumer import DEAL_LIMIT, UNLIMITED, Consumer, Ring
 
 from ..support.client import finish
 from ..support.fakes import Target, messages

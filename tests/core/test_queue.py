@@ -1,13 +1,16 @@
 """Queues: order, requeue, purge, exclusive use, auto-delete, accounts."""
 
+from itertools import count
 from sys import getrefcount
 from time import process_time
 
 import pytest
 
-from leveret.broker.core.message import OVERHEAD
-from leveret.broker.core.queue import DEAL_BYTES, DEAL_LIMIT, NotLoaded
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Paged, octets
+from leveret.broker.core import queue as module
+from leveret.broker.core.consumer import DEAL_LIMIT
+from leveret.broker.core.message import OVERHEAD, absent, octets
+from leveret.broker.core.queue import DEAL_BYTES, NotLoaded
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Paged
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 
@@ -438,6 +441,9 @@ class Log:
     def is_kept(self, base, count):
         return all(position in self.kept for position in range(base, base + count))
 
+    def kept_until(self, position):
+        return next(each for each in count(position) if each not in self.kept)
+
     def fetch(self, queue, paged):
         self.asked.append((queue, paged))
 
@@ -449,7 +455,8 @@ class Log:
         asked, self.asked = self.asked, []
         for queue, paged in asked:
             if queue.waits_for(paged):
-                positions = [each for each in range(paged.base, paged.end) if each in self.kept]
+                wanted = paged.positions or range(paged.base, paged.end)
+                positions = [each for each in wanted if each in self.kept]
                 found = [self.kept[each] for each in positions]
                 has_gaps = len(positions) < paged.end - paged.base
                 queue.loaded(paged, found, positions if has_gaps else None)
@@ -494,6 +501,87 @@ def test_a_log_is_told_of_every_position(queue, log, broker):
 
     assert [("enqueued", 0, 2), ("enqueued", 2, 1), ("enqueued", 3, 1)] == log.told
     assert [0, 1, 2] == [position for _, position, *_ in target.got]
+
+
+@pytest.fixture
+def left(queue, log, monkeypatch):
+    """The queue after messages 0 to 5 came back, of which the log has all but one in memory."""
+    monkeypatch.setattr(module, "RETURNED_BYTES", 0)
+    publish(queue, *range(6))
+    taken = [queue.pop()[:2] for _ in range(6)]
+    del log.kept[3]
+    queue.requeue(taken)
+    return queue
+
+
+def test_what_comes_back_leaves_memory_where_the_log_has_it(left, log):
+    one = HEADER + 1
+
+    assert (6, 6 * one) == (left.ready_count, left.bytes)
+    assert one + 6 * OVERHEAD == left.memory
+    assert (0, 0) == (left.unacked_count, left.unacked_bytes)
+    log.kept[3] = None  # it is not asked for
+    assert [(each, b"%d" % each, True) for each in range(6)] == read_and_drain(left, log)
+    assert (0, 0) == (left.bytes, left.memory)
+
+
+def test_a_little_that_comes_back_stays_in_memory(queue, log):
+    publish(queue, *range(6))
+    queue.requeue([queue.pop()[:2] for _ in range(6)])
+
+    assert (0, b"0", True) == (queue.pop()[0], b"0", True)
+    assert [] == log.asked
+
+
+def test_consumers_get_what_came_back_once_it_is_read(left, log, broker):
+    target = Target()
+    target.consume(left, no_ack=True)
+    finish(broker)
+    assert [] == target.got
+    assert not broker.batch.touched, "it waits until it is called"
+
+    log.answer()
+    finish(broker)
+
+    assert [b"0", b"1", b"2", b"3", b"4", b"5"] == target.bodies
+
+
+def test_what_comes_back_meanwhile_goes_first(left, log, broker):
+    target = Target()
+    target.consume(left, no_ack=True)
+    finish(broker)  # the first ones are asked for
+    left.requeue([(-1, message(b"before"))])
+    finish(broker)
+    assert [b"before"] == target.bodies
+
+    log.answer()
+    finish(broker)
+    assert 7 == len(target.bodies)
+
+
+def test_what_was_purged_meanwhile_is_not_taken_in(left, log, broker):
+    with pytest.raises(NotLoaded):
+        left.pop()
+    assert 6 == left.purge()
+
+    log.answer()
+
+    assert (0, 0, 0) == (left.ready_count, left.bytes, left.memory)
+    assert left.pop() is None
+
+
+def test_absent_messages_come_back_like_others(queue, log):
+    publish(queue, 1, 2)
+    for _ in range(2):
+        queue.pop()
+    queue.absent_bytes += HEADER + 1
+    assert HEADER + 1 + 2 * OVERHEAD == queue.memory
+
+    queue.requeue([(0, absent(HEADER, 1)), (1, message(b"2"))])
+
+    assert HEADER + 1 + 2 * OVERHEAD == queue.memory
+    assert (0, 0) == (queue.unacked_bytes, queue.absent_bytes)
+    assert [(0, b"1", True), (1, b"2", True)] == read_and_drain(queue, log)
 
 
 def test_a_log_is_told_of_a_get_and_of_what_returns(queue, log):

@@ -5,25 +5,39 @@ import pytest
 from hypothesis import given
 
 from leveret.broker.core import returned as module
+from leveret.broker.core.message import absent, octets
 from leveret.broker.core.returned import FEW, STEP, Returned, merged
-from leveret.broker.core.runs import octets
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS
 
 from ..support.fakes import message
 
 ONE = message(b"x")
+AWAY = absent(ONE.header_size, ONE.size)
 
 
 def add(returned, positions):
     returned.add([(position, ONE) for position in positions], octets([ONE] * len(positions)))
 
 
+def take(returned, limit):
+    """Take some, with what has to be read for it; return the positions."""
+    found = []
+    while len(found) < limit and returned.count:
+        if not returned.is_loaded:
+            wanted = returned.gather()
+            assert returned.load(wanted, [ONE] * wanted.count)
+        positions, taken = returned.take(limit - len(found))
+        assert len(positions) == len(taken) > 0
+        assert {ONE} == set(taken)
+        found += positions
+    return found
+
+
 def drain(returned, limit):
     """Take everything; return the positions."""
     found = []
     while returned.count:
-        positions, taken = returned.take(limit)
-        assert 0 < len(positions) == len(taken) <= limit
-        found += positions
+        found += take(returned, limit)
     return found
 
 
@@ -68,21 +82,78 @@ def test_what_is_cleared_is_freed_some_at_a_time(returned):
     assert 5 == len(list(debris))
 
 
+def test_where_the_first_is_absent_it_and_those_behind_it_are_asked_for_together(returned):
+    add(returned, [4, 2])
+    returned.add([(each, AWAY) for each in (5, 1, 3)], octets([AWAY] * 3))
+    assert not returned.is_loaded
+
+    wanted = returned.gather()
+
+    assert (1, 6, [1, 3, 5], octets([AWAY] * 3)) == (
+        wanted.base,
+        wanted.end,
+        wanted.positions,
+        wanted.octets,
+    )
+    assert not returned.is_loaded
+    assert returned.load(wanted, [message(b"%d" % each) for each in (1, 3, 5)])
+    assert returned.is_loaded
+    positions, messages = returned.take(9)
+    assert [1, 2, 3, 4, 5] == positions
+    assert [b"1", b"x", b"3", b"x", b"5"] == [one.body for one in messages]
+
+
+def test_no_more_is_asked_for_than_a_chunk_in_number_and_octets(returned):
+    large = absent(14, PIECE_OCTETS // 4)
+    returned.add([(each, large) for each in range(9)], octets([large] * 9))
+    assert [0, 1, 2] == returned.gather().positions
+
+    returned.clear()
+    returned.add([(each, AWAY) for each in range(2 * CHUNK_LENGTH)], 0)
+    assert CHUNK_LENGTH == returned.gather().count
+
+
+def test_a_take_ends_before_what_is_absent(returned):
+    add(returned, [0, 2])
+    returned.add([(1, AWAY)], octets([AWAY]))
+
+    assert [0] == returned.take(9)[0]
+    assert not returned.is_loaded
+    assert (2, octets([ONE, AWAY]), octets([AWAY])) == (
+        returned.count,
+        returned.bytes,
+        returned.absent_bytes,
+    )
+
+
+def test_what_is_read_after_a_clear_is_not_taken_in(returned):
+    returned.add([(0, AWAY)], octets([AWAY]))
+    wanted = returned.gather()
+    list(returned.clear())
+
+    assert not returned.load(wanted, [ONE])
+    assert (0, 0, 0) == (returned.count, returned.bytes, returned.absent_bytes)
+
+
 @given(
     pieces=st.lists(st.sets(st.integers(0, 60), min_size=1), min_size=1),
     few=st.integers(0, 8),
     taken=st.integers(0, 5),
+    away=st.sets(st.integers(0, 60)),
+    together=st.integers(1, 9),
 )
-def test_messages_are_taken_in_order_whatever_came_when(pieces, few, taken):
+def test_messages_are_taken_in_order_whatever_came_when(pieces, few, taken, away, together):
     there = set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEW", few)
+        patch.setattr(module, "CHUNK_LENGTH", together)
         returned = Returned()
         for piece in pieces:
             new = piece - there
-            add(returned, list(new))
+            add(returned, list(new - away))
+            returned.add([(each, AWAY) for each in new & away], octets([AWAY] * len(new & away)))
             there |= new
-            gone, _ = returned.take(taken)
+            gone = take(returned, taken)
             assert sorted(there)[:taken] == gone
             there -= set(gone)
 

@@ -38,8 +38,10 @@ def broker(tmp_path: Path) -> Iterator[Durable]:
         yield made
 
 
-def fill(broker: Durable, queue: str, count: int, size: int = 1024, exchange: str = "") -> int:
-    """Publish numbered messages, every tenth of them persistent; return the most memory seen."""
+def fill(
+    broker: Durable, queue: str, count: int, size: int = 1024, exchange: str = "", every: int = 10
+) -> int:
+    """Publish numbered messages, some of them persistent; return the most memory seen."""
     publisher = Link(broker.address, confirms=True)
     sent = seen = most = 0
     while seen < count:
@@ -48,7 +50,7 @@ def fill(broker: Durable, queue: str, count: int, size: int = 1024, exchange: st
             bodies = [b"%08d" % number + bytes(size - 8) for number in numbers]
             publisher.send(
                 b"".join(
-                    published(exchange, queue, body, persistent=number % 10 == 9)
+                    published(exchange, queue, body, persistent=number % every == every - 1)
                     for number, body in zip(numbers, bodies, strict=True)
                 )
             )
@@ -68,12 +70,18 @@ def drain(broker: Durable, queue: str, count: int) -> list[int]:
     """Consume so many messages; return their numbers."""
     consumer = Link(broker.address)
     consumer.call(BasicConsume(queue, "c", no_ack=True), BasicConsumeOk)
+    numbers = received(consumer, count)
+    consumer.close()
+    return numbers
+
+
+def received(consumer: Link, count: int) -> list[int]:
+    """Return the numbers of the next so many messages."""
     numbers: list[int] = []
     while len(numbers) < count:
         for command in consumer.read():
             if isinstance(command, Contents):
                 numbers += [int(content.body[:8]) for content in command]
-    consumer.close()
     return numbers
 
 
@@ -121,6 +129,25 @@ def test_a_long_queue_of_transient_messages_takes_little_memory(broker, is_durab
     assert most < 400 * MIB, "they are 400 MiB, and 540 with what is around them"
     assert scratch(broker) > 60 * MIB
     assert list(range(count)) == drain(broker, "q", count)
+
+
+@pytest.mark.long
+def test_a_consumer_that_acknowledges_nothing_takes_little_memory(broker):
+    """Of what is delivered only position and size stay, also after it came back."""
+    count = 300_000
+    declare(broker, "q", durable=True)
+    fill(broker, "q", count, every=1)
+    before = resident(broker)
+    consumer = Link(broker.address)
+    consumer.call(BasicConsume("q", "c"), BasicConsumeOk)
+
+    assert list(range(count)) == received(consumer, count)
+    until(lambda: resident(broker) < before + 150 * MIB)  # they are 300 MiB, and 75 for the tags
+    consumer.close()
+    assert count == declare(broker, "q", durable=True)
+    assert resident(broker) < before + 150 * MIB
+    assert list(range(count)) == drain(broker, "q", count)
+    assert resident(broker) < before + 150 * MIB
 
 
 def test_after_a_kill_only_what_is_persistent_is_there_and_the_files_are_gone(broker):

@@ -27,8 +27,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from leveret.broker.core import runs
+from leveret.broker.core import queue as core_queue
+from leveret.broker.core import returned, runs
 from leveret.broker.core.exchange import route
+from leveret.broker.server.forgetter import Forgetter
 from leveret.broker.storage import compaction, recovery, row_builder
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
@@ -362,6 +364,7 @@ class Play:
     def __init__(self, world, nursery):
         self.world = world
         self.nursery = nursery
+        self.forgetter = None
 
     async def run(self, operations):
         await self.world.start(self.nursery)
@@ -674,6 +677,14 @@ class Play:
         await pass_time((0.02, 0.02, 1.1)[what % 3])
         await self.rest()
 
+    async def forget(self, client, channel, model, what):
+        """Leave to the log what is unacknowledged."""
+        broker = self.world.durable.broker
+        if self.forgetter is None or self.forgetter[0] is not broker:
+            self.forgetter = broker, Forgetter(broker)
+        for _ in self.forgetter[1].forget(set(broker.vhosts["/"].queues.values())):
+            pass
+
     async def rest(self):
         await self.world.durable.settle()
         self.world.look()
@@ -763,6 +774,7 @@ WEIGHTS = {
     "let_through": 2,
     "hold": 2,
     "crash": 2,
+    "forget": 2,
     **dict.fromkeys(("bind", "delete", "purge", "cancel", "recover", "end_tx", "stop"), 1),
     **dict.fromkeys(("close", "err", "close_connection", "lose"), 1),
 }
@@ -785,6 +797,9 @@ def run(operations, store):
     small = {
         (runs, "CHUNK_LENGTH"): 4,
         (runs, "PIECE_OCTETS"): 200,
+        (returned, "CHUNK_LENGTH"): 4,
+        (returned, "PIECE_OCTETS"): 200,
+        (core_queue, "RETURNED_BYTES"): LIMIT,
         (recovery, "CHUNK_LENGTH"): 4,
         (row_builder, "ROW_SIZE"): 400,
         (compaction, "LEAST_ROWS"): 2,

@@ -15,6 +15,7 @@ from leveret.broker.storage import row_builder as module
 from leveret.broker.storage.base import Damaged, Definition, StoreError
 from leveret.broker.storage.compaction import STEP_PIECES, Piece
 from leveret.broker.storage.journal import FEW, TOLD_COUNTS, Journal
+from leveret.broker.storage.paging import GAP
 from leveret.broker.storage.queue_log import QueueLog, ranges_of
 from leveret.broker.storage.records import seal
 from leveret.broker.storage.recovery import Recovery
@@ -146,6 +147,43 @@ def test_what_comes_back_is_the_message_as_it_was(journal: Journal, disk: Disk) 
     assert found.persistent
     assert (found.header, found.body, found.flags) == (original.header, b"hello", original.flags)
     assert found.envelope.method == original.envelope.method
+
+
+def test_a_log_has_what_is_in_rows_and_not_settled(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    log.enqueued(2, [message(b"%d" % position) for position in range(2, 8)])
+    assert 2 == log.kept_until(2), "it is in no row yet"
+    disk.commit(journal)
+    log.enqueued(8, [message(b"8"), message(b"9")])
+    disk.commit(journal)
+    log.settled([4])
+    disk.commit(journal)
+
+    assert [1, 4, 4, 4, 8, 8, 8, 10, 10, 10, 11] == [log.kept_until(each) for each in range(1, 12)]
+    assert [True, False, True, False] == [
+        log.is_kept(*each) for each in ((2, 2), (2, 3), (5, 5), (5, 6))
+    ]
+
+
+def test_of_messages_far_apart_only_they_are_read(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    bodies = [b"%d" % position + bytes(GAP // 2) for position in range(9)]
+    log.enqueued(0, [message(body) for body in bodies])
+    disk.commit(journal)
+    queue = Waiting()
+    positions = [0, 2, 6, 7]
+
+    log.fetch(queue, Paged(0, 8, 4, 4 * len(bodies[0]), positions=positions))
+    (place,) = journal.take_asked()
+    refs = place.refs()
+    place.load([disk.rows[ref.seq][1][ref.offset : ref.offset + ref.length] for ref in refs])
+
+    assert 2 == len(refs), "between the first two there is less than it takes to read one more"
+    assert sum(ref.length for ref in refs) < 6 * GAP // 2
+    assert (positions, [bodies[each] for each in positions]) == (
+        queue.positions,
+        [each.body for each in queue.messages],
+    )
 
 
 def test_what_is_settled_before_its_commit_is_never_written(journal: Journal, disk: Disk) -> None:

@@ -1,8 +1,7 @@
 """Stand-ins for what the core talks to."""
 
 from leveret.broker.core.consumer import Consumer
-from leveret.broker.core.message import Message
-from leveret.broker.core.runs import octets
+from leveret.broker.core.message import Message, octets
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import Properties, encode
