@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from leveret.broker.amqp.session import Session
 from leveret.broker.core.log import Kept
@@ -31,7 +32,7 @@ class Forgetter:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._queues: set[Queue] = set()
-        self._looked: dict[Channel, int] = {}  # up to which tag
+        self._looked: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()  # up to which tag
 
     def forget(self, queues: set[Queue]) -> Iterator[None]:
         """Let go of messages of some queues, as far as their logs have them.
@@ -42,13 +43,13 @@ class Forgetter:
         if not queues:
             return
         if not queues <= self._queues:
-            self._queues, self._looked = queues, {}
-        known, self._looked = self._looked, {}
+            self._queues = queues
+            self._looked.clear()
         for session in tuple(self._broker.sessions):
             if not isinstance(session, Session):
                 continue
             for channel in tuple(session.channels.values()):
-                looked = known.get(channel, 0)
+                looked = self._looked.get(channel, 0)
                 for tags in _steps(channel, looked):
                     looked = self._forget(channel, tags)
                     yield
