@@ -69,9 +69,10 @@ Read all of a data directory and say what is damaged: rows, messages, definition
 Exit status 0: nothing is; 1: something is."""
 
 REPAIR = """\
-Drop what is damaged, and only that, and say what is lost by it. A copy of all as it was is made
-first, beside it: leveret.db.before-repair-1. There has to be room for it, and for a second one
-if the database itself is damaged."""
+Drop what cannot be read, and only that, and say what is lost by it. Where the checksum of a body
+does not match and it is not known in which message, all of them stay, as they are. A copy of all
+as it was is made first, beside it: leveret.db.before-repair-1. There has to be room for it, and
+for a second one if the database itself is damaged."""
 
 COMPACT = """\
 Write anew what lives in rows that are mostly dead, then the whole file without gaps. There has to

@@ -150,8 +150,8 @@ class Persistence:
         return f"a queue that is gone (number {number})"
 
     def _attach(self, queue: Queue, number: int) -> None:
-        log = self._journal.log(number)
-        queue.log, log.queue = log, queue
+        kept = self._journal.log(number)
+        queue.log, kept.queue = kept, queue
 
     def _queue_created(self, vhost: VirtualHost, queue: Queue) -> None:
         if queue.durable and queue.owner is None:

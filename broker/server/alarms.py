@@ -6,7 +6,8 @@ messages are accounted for: memory that was freed is not always given back. What
 back when it ended does not count until it is used again. Between both marks nothing changes, so
 it does not flap.
 
-Called by: app (starts `watch`), server.disk (raises and ends the other alarm).
+Called by: app (starts `watch`), server.disk (raises and ends the other alarm), server.spiller
+(`Resident`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 INTERVAL = 0.25  # seconds between looks at the memory
 SHARE = 0.02  # of the time, at most, that looking may take: it adds up all queues
 MEMORY, DISK = "memory", "disk"
-LOW_ON_MEMORY = f"low on {MEMORY}"
 TRIM = 64 << 20  # octets that messages have left behind before the C library is asked for them
 _OWN = re.compile(rb"^Vm(?:RSS|Swap):\s+(\d+) kB", re.MULTILINE)
 

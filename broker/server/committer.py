@@ -6,8 +6,8 @@ delivered waits a moment for their acks. A commit is closed only when everything
 stands in its queues. Nothing is told to anybody before the store says that it is on the disk;
 when the store fails, nothing is ever told again.
 
-Called by: persistence (starts `run`), server.turns and server.poller (`look`),
-server.connection (`room`).
+Called by: persistence (starts `run`, waits at the end), server.turns and server.poller (`look`),
+server.connection and server.pager (`room`).
 """
 
 from __future__ import annotations

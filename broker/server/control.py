@@ -4,7 +4,7 @@ Law: one line of JSON is a request, and each is answered by one line, whatever i
 folder's owner can connect. Whoever asks for something long has to stay: what nobody waits for any
 more is given up. Nothing of it keeps the broker from starting or stopping.
 
-Called by: persistence (starts `run`); cli (`ask`, in another process).
+Called by: app (makes it), persistence (starts `run`); cli (`ask`, in another process).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Law: such a connection has no task. One task waits for all of them at once and c
 can be read; a call never waits. When the time of a pass is up everyone else in the event loop
 comes in between, and those not called yet are called after.
 
-Called by: server.connection (adds and removes itself), app (starts `run`).
+Called by: server.turns (makes it), server.connection (adds and removes itself), app (starts `run`).
 """
 
 from __future__ import annotations

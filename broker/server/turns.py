@@ -5,7 +5,9 @@ its time goes, then everything it caused is dealt, confirmed and written, as far
 again goes. What is left over goes on after the others had their turn, and a connection that has
 caused more than fitted is not read from until it is done.
 
-Called by: server.connection, server.timers, server.alarms, app.
+Called by: server.connection (`run`), what causes something beside it (server.timers,
+server.alarms, server.disk, server.pager, server.spiller, server.housekeeper), server.committer,
+persistence, app.
 """
 
 from __future__ import annotations

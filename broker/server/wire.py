@@ -3,7 +3,7 @@
 Law: `write_now` never waits; what the peer does not take comes back, and `write` waits until it
 takes more. Foreign errors (OSError, trio's) end here, as `WireClosed`.
 
-Called by: server.connection.
+Called by: server.listener (makes them), server.connection.
 """
 
 from __future__ import annotations

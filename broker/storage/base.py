@@ -5,7 +5,7 @@ replaces them, and keeps definitions beside them, all that is handed to one `beg
 not at all. When its `ended` is called with None, it survives the loss of power.
 
 Called by: storage.memory, storage.sqlite (they are stores), server.committer (commits),
-storage.journal (makes rows), persistence (opens).
+server.pager and server.housekeeper (read), persistence (opens); its errors: whoever meets them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Law: messages keep their positions. Old rows go in the same commit that brings the new one. What
 was settled after its octets were read is left out.
 
-Called by: storage.journal, server.housekeeper.
+Called by: storage.journal, storage.tools (plan), server.housekeeper (reads the pieces).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Law: rows that were committed at once count all or not at all. What a damaged index says may be
 wrong: it is told to people, and believed only in what makes matters no worse.
 
-Called by: storage.recovery, storage.inspection, storage.tools.
+Called by: storage.recovery, storage.row_inspection, storage.tools.
 """
 
 from __future__ import annotations

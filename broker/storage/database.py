@@ -4,7 +4,8 @@ Law: everything here runs in the thread that owns the connection. Whatever is ma
 SQLite as one text or blob, never with a call for each: each call gives the interpreter's lock
 away, and a busy loop is slow to give it back.
 
-Called by: storage.sqlite, storage.row_reader, storage.tools, storage.repair, storage.wal_check.
+Called by: storage.sqlite, storage.row_reader, storage.tools, storage.row_inspection,
+storage.repair, storage.salvage, storage.wal_check, app (the name of the file).
 """
 
 from __future__ import annotations
@@ -268,6 +269,15 @@ def check_body(connection: sqlite3.Connection, seq: int, body: bytes) -> None:
         raise StoreError(f"row {seq} is not there")
     if found != [(crc32(body),)]:
         raise Damaged(f"row {seq}: {CHANGED}")
+
+
+def piece_of(connection: sqlite3.Connection, seq: int, offset: int, length: int) -> bytes:
+    """Return some octets of the body of a row without the rest; fewer if they are not there."""
+    with connection.blobopen("batch", "body", seq, readonly=True) as blob:
+        if offset > len(blob):
+            return b""
+        blob.seek(offset)
+        return blob.read(length)
 
 
 def replace(execute: Callable[..., object], rows: Sequence[tuple[int, bytes]]) -> None:

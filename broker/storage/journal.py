@@ -183,7 +183,6 @@ class Journal:
                 emptied[piece.segment] = None
                 logs[log] = None
         for segment in emptied:
-            segment.row.live -= segment.live
             segment.give_up()
         builder.settle_moved()
         self.bury({segment.row for segment in emptied})

@@ -3,7 +3,8 @@
 Law: a log that is missing or was cut looks to SQLite like one that has been emptied. So the lock
 says how many octets of it have to be there: none once a broker has ended in order.
 
-Called by: storage.sqlite, storage.wal, storage.tools, storage.repair.
+Called by: storage.sqlite, storage.database, storage.wal, storage.wal_check, storage.tools,
+storage.repair.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Law: what is read becomes the same message again: its publish method, header and body as they came
 in. A chunk is looked up when it is read, not when it is asked for, because rows are rewritten.
 
-Called by: storage.journal (makes places), server.pager (reads them), storage.scratch.
+Called by: storage.queue_log (makes places), server.pager (reads them), storage.journal and
+storage.scratch (have a memo each).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ the payload of its publish method, the payload of its header, its body; the inde
 so that recovery reads no body.
 
 Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.damage,
-storage.repair and the inspection of rows (read them).
+storage.row_inspection, storage.repair (read them).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ up to itself and never younger ones. No body is read. If a row of the last commi
 of that commit is left out and said, as if it had not come to pass; damage anywhere else stops it,
 and so does a row of the last commit that is missing: nothing takes a row away but a later commit.
 
-Called by: persistence (at start), storage.inspection (offline).
+Called by: persistence (at start), storage.row_inspection (offline).
 """
 
 from __future__ import annotations
@@ -178,8 +178,7 @@ class Recovery:
         if count and self._is_counted:
             raise Damaged(f"{count:,} messages are of {self._name(number)}, which is not defined")
         for segment in log.segments:
-            segment.row.live -= segment.live
-            segment.live = 0
+            segment.give_up()
         del self._journal.logs[number]
 
     def _finish_last(self) -> None:

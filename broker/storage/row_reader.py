@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.database import check_body, connect, number, settle
+from leveret.broker.storage.database import check_body, connect, number, piece_of, settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,20 +108,13 @@ class RowReader:
         The first time all of it, as its checksum is that of the whole.
         """
         if len(refs) == 1 and seq in self._checked:
-            pieces = [self._piece(refs[0])]
+            pieces = [piece_of(self._connection, *refs[0])]
         else:
             body = self._body(seq)
             pieces = [body[offset : offset + length] for _, offset, length in refs]
         if any(len(piece) != ref.length for piece, ref in zip(pieces, refs, strict=True)):
             raise StoreError(f"{self.file}: row {seq} is shorter than it should be")
         return pieces
-
-    def _piece(self, ref: Ref) -> bytes:
-        with self._connection.blobopen("batch", "body", ref.seq, readonly=True) as blob:
-            if ref.offset > len(blob):
-                return b""
-            blob.seek(ref.offset)
-            return blob.read(ref.length)
 
     def _body(self, seq: int) -> bytes:
         query = "SELECT body FROM batch WHERE seq = ?"

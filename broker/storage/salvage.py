@@ -2,7 +2,7 @@
 
 Law: what cannot be read is stepped over, and said; nothing is changed.
 
-Called by: storage.inspection, storage.tools.
+Called by: storage.inspection, storage.row_inspection, storage.tools, storage.repair.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from leveret.broker.storage.database import piece_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,10 +114,6 @@ class Octets:
         if self.whole is not None:
             return self.whole[offset : offset + length]
         try:
-            with self._connection.blobopen("batch", "body", self._seq, readonly=True) as blob:
-                if offset > len(blob):
-                    return b""
-                blob.seek(offset)
-                return blob.read(length)
+            return piece_of(self._connection, self._seq, offset, length)
         except (sqlite3.Error, ValueError):
             return b""

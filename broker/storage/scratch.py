@@ -5,8 +5,8 @@ and at the end. Files only grow; one goes when nobody refers to what is in it an
 slots tell when they are dropped, by a purge or by whatever else. No file is touched in the event
 loop's thread.
 
-Called by: persistence (opens it), server.spiller (writes and reads), core.queue (asks, through
-`Slot.fetch`).
+Called by: app (makes it), persistence (opens it), server.spiller (writes and reads), core.queue
+(asks, through `Slot.fetch`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Law: a segment is a record of messages that were put into one queue together. It
 one of them does; a row lives as long as one of its segments does, or an older row that it says
 something about: without it, what was settled there would come back.
 
-Called by: storage.journal, storage.queue_log, storage.row_builder, storage.recovery.
+Called by: storage.journal, storage.queue_log, storage.row_builder, storage.recovery,
+storage.compaction, storage.row_inspection, storage.repair.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class Segment:
         return self.live > 0 and (self._dead is None or not self._dead[position - self.base])
 
     def give_up(self) -> None:
-        """Count nothing of it any more: all that lived is elsewhere."""
+        """Count nothing of it any more, here or in its row: what lived is elsewhere, or gone."""
+        self.row.live -= self.live
         self.live = 0
 
     def runs(self) -> Iterator[tuple[int, int]]:

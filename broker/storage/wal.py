@@ -7,7 +7,7 @@ valid by their checksums and salts, so zeros say nothing; SQLite begins at the f
 all is moved into the database, and the file keeps its length. The lock says what that is at least.
 
 Called by: storage.sqlite (in the writer's thread, after commits), storage.database and app (its
-limit).
+limit), storage.wal_check, storage.tools and storage.repair (where it is).
 """
 
 from __future__ import annotations

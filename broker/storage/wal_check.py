@@ -244,9 +244,7 @@ class _Log:
         """Return which frame ends the last commit that had come to its end; 0 if none has."""
         ends = [number for number in self._ours() if self._frames[number].pages]
         *_, before, last = [0, 0, *ends]
-        numbers = range(
-            max(before + 1, 2), last + 1
-        )  # the first one follows a head that may be new
+        numbers = range(max(before + 1, 2), last + 1)  # the first follows a head that may be new
         return last if all(self._follows(number) for number in numbers) else before
 
 

@@ -9,7 +9,7 @@ import trio.testing
 from leveret.broker.config import Config
 from leveret.broker.config import Memory as MemorySettings
 from leveret.broker.server import alarms
-from leveret.broker.server.alarms import DISK, LOW_ON_MEMORY, MEMORY, Alarms, MemoryAlarm, Resident
+from leveret.broker.server.alarms import DISK, MEMORY, Alarms, MemoryAlarm, Resident
 from leveret.protocol.methods import (
     BasicConsume,
     BasicConsumeOk,
@@ -25,7 +25,7 @@ from leveret.protocol.methods import (
 )
 from leveret.protocol.reader import Contents
 
-from ..support.edge import Peer, edge, publish
+from ..support.edge import LOW_ON_MEMORY, Peer, edge, publish
 
 MIB = 1 << 20
 

@@ -19,7 +19,6 @@ from leveret.broker.amqp.session import Session
 from leveret.broker.config import Config, OutboxMarks
 from leveret.broker.core.queue import Queue
 from leveret.broker.server import alarms
-from leveret.broker.server.alarms import LOW_ON_MEMORY
 from leveret.broker.server.connection import LARGEST_READ
 from leveret.protocol.connection import HEARTBEAT_FRAME
 from leveret.protocol.methods import (
@@ -34,7 +33,7 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Contents
 
 from ..support.client import published
-from ..support.edge import Edge, Peer, edge, publish
+from ..support.edge import LOW_ON_MEMORY, Edge, Peer, edge, publish
 
 CONFIG = replace(Config(), outbox=OutboxMarks(high=64 << 10, low=16 << 10))
 KIB = 1024

@@ -18,7 +18,6 @@ import trio.testing
 
 from leveret.broker import app
 from leveret.broker.config import Config, Limits, OutboxMarks
-from leveret.broker.server.alarms import LOW_ON_MEMORY
 from leveret.protocol.methods import (
     BasicConsume,
     BasicGet,
@@ -30,7 +29,7 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Contents
 
 from ..integration.differential.talk import PROTOCOL_HEADER, Gone, Talk
-from ..support.edge import Edge, Peer, edge, publish
+from ..support.edge import LOW_ON_MEMORY, Edge, Peer, edge, publish
 from ..support.launch import Launched, launch
 
 FORCED = ConnectionClose(

@@ -40,6 +40,7 @@ from leveret.protocol.writer import content_frames, method_frame
 ANYWHERE = Listeners(amqp=(Address("127.0.0.1", 0),))
 DURABLE = replace(Config(), listeners=ANYWHERE, disk=Disk(free=0.0))
 GUEST = plain_response(Credentials("guest", "guest"))
+LOW_ON_MEMORY = "low on memory"  # what blocked publishers are told
 PATIENCE = 20  # seconds, for anything that must come
 
 
