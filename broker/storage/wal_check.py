@@ -64,8 +64,10 @@ def look_at_log(file: Path) -> LogState:
     if size < least:
         if size:
             return LogState(f"{log} was cut: of {least:,} octets or more it has {size:,}")
-        text = "what was committed last is lost, unless another program has opened the store since"
-        return LogState(f"{log} is {absence(log)}: {text}")
+        # The database cannot tell: it may be that of a checkpoint in either case.
+        text = f"has opened the store since the broker ended, and moved all of it into {file.name}"
+        lost = "it is lost, with what was committed last, or another program (sqlite3?)"
+        return LogState(f"{log} is {absence(log)}: {lost} {text}: a repair takes what is there")
     if size <= HEAD.size:
         return LogState("")
     with closing(_Log(log)) as found:

@@ -327,13 +327,29 @@ async def test_a_log_that_is_not_there_stops_the_start(store, state):
     if state == "missing":
         store.log.file.unlink()
 
-    with pytest.raises(Damaged, match=f"{store.log.file} is {state}: what was committed last"):
+    with pytest.raises(Damaged, match=f"{store.log.file} is {state}: it is lost, with what"):
         await store.open()
 
     answer = repair.repair(store.folder)
     assert answer.lines[0].startswith(f"dropped: log: {store.log.file} is {state}")
     assert answer.is_good
     await rows(store)
+
+
+async def test_a_log_that_another_program_has_emptied_is_told_and_nothing_is_lost(store):
+    """SQLite removes the log when the last connection is closed that may write."""
+    with closing(sqlite3.connect(store.file)) as other:
+        assert [(COMMITS,)] == other.execute("SELECT count(*) FROM batch").fetchall()
+    assert not store.log.file.exists()
+    before = files(store.folder)
+
+    with pytest.raises(Damaged, match="has opened the store since the broker ended, and moved all"):
+        await store.open()
+
+    assert before == files(store.folder)
+    assert COMMITS == tools.check(store.folder).facts["rows"]
+    assert repair.repair(store.folder).is_good
+    assert list(range(1, COMMITS + 1)) == await rows(store)
 
 
 async def test_a_log_that_was_cut_stops_the_start(store):
