@@ -96,6 +96,7 @@ class Persistence:
         assert self._lease is not None
         definitions = await store.load_definitions()
         self.is_empty = not definitions
+        self._journal.tally.take_in(definitions)
         started = perf_counter()
         try:
             queues = self._catalog.restore(definitions)
@@ -139,7 +140,7 @@ class Persistence:
                 held=recovery.held(loss),
                 messages=loss.messages,
             )
-        return recovery.finish(set(queues))
+        return recovery.finish(set(queues), self._journal.tally.total)
 
     def _name(self, queues: Mapping[int, Queue], number: int) -> str:
         """Return what a queue is called for people; its definition may be gone."""

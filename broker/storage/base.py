@@ -11,10 +11,12 @@ server.pager and server.housekeeper (read), persistence (opens); its errors: who
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+
+CHANGED: Final = "the checksum of its body does not match"  # what is said of a row
 
 
 class StoreError(Exception):
@@ -148,7 +150,7 @@ class Store(Protocol):
 
         Raises:
           StoreError: They are not there.
-          Damaged: A body that was read as a whole is not what was written.
+          Damaged: The body of a row that is read for the first time is not what was written.
         """
 
     async def load_definitions(self) -> Sequence[tuple[str, bytes, bytes]]:

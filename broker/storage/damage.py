@@ -17,6 +17,7 @@ from leveret.broker.storage.records import (
     RecordError,
     Settled,
     decode,
+    defined,
     part_of,
     present,
     seal,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from leveret.broker.storage.queue_log import Range
-    from leveret.broker.storage.records import Part, Record
+    from leveret.broker.storage.records import Defined, Part, Record
 
 SHOWN: Final = 5  # queues and ranges that a line names
 
@@ -178,6 +179,21 @@ def miscounted(last: ReadRow, rows: int) -> str:
     if expected is None or expected == rows:
         return ""
     return f"there are {rows:,} rows, where row {last.seq} counts {expected:,}"
+
+
+def misdefined(last: ReadRow, found: Defined | None) -> str:
+    """Return what to say if the last row counts other definitions than there are; else nothing.
+
+    Args:
+      found: None if nobody has looked.
+    """
+    expected = defined(last.records)
+    if found is None or expected is None or expected == found:
+        return ""
+    if expected.definitions == found.definitions:
+        return f"the {found.definitions:,} definitions are others than row {last.seq} counts"
+    there = f"there are {found.definitions:,} definitions"
+    return f"{there}, where row {last.seq} counts {expected.definitions:,}"
 
 
 def contents(records: Iterable[Record], name: Callable[[int], str]) -> str:

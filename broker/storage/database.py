@@ -21,9 +21,9 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.lock import promise, sync
-from leveret.broker.storage.wal import log_limit, log_of
+from leveret.broker.storage.base import CHANGED, Damaged, StoreError
+from leveret.broker.storage.lock import can_write, promise, sync
+from leveret.broker.storage.wal import log_limit, log_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +36,6 @@ FORMAT = 1
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 
 FILE: Final = "leveret.db"
-CHANGED: Final = "the checksum of its body does not match"
 PAGE: Final = 16 << 10
 SYNCHRONOUS = "FULL"  # with NORMAL commits return before they are on the disk
 COPY_PAGES: Final = 64
@@ -159,12 +158,23 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(file: Path) -> sqlite3.Connection:
-    """Return a connection that leaves the log as it is.
+    """Return a connection that leaves everything as it is; nobody else writes meanwhile.
 
-    Who may write moves it into the database, and removes it, when the last connection is closed.
+    Who may write moves the log into the database, and removes it, when the last connection is
+    closed. Without a log nothing else is looked at, and nothing has to be made beside the database.
+    To read a log takes shared memory, which is a file: where none can be made, SQLite has to be
+    alone, and may not ask for a lock that says so, as that is for those who can write.
     """
     uri = f"{file.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, timeout=5, isolation_level=None, uri=True)
+    has_log, is_alone = size_of(log_of(file)) > 0, not can_write(file.parent)
+    if not has_log:
+        uri += "&immutable=1"
+    elif is_alone:
+        uri += "&vfs=unix-none"
+    connection = sqlite3.connect(uri, timeout=5, isolation_level=None, uri=True)
+    if has_log and is_alone:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+    return connection
 
 
 def settle(connection: sqlite3.Connection) -> None:

@@ -57,7 +57,11 @@ def _check_database(connection: sqlite3.Connection, found: Inspection) -> None:
 # Definitions
 
 
-def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> None:
+def _read_definitions(
+    connection: sqlite3.Connection, found: Inspection
+) -> dict[str, list[tuple[int, bytes, bytes]]]:
+    """Return number, key and value of those that are whole, by kind."""
+
     def missed(first: int, last: int | None, reason: str) -> None:
         found.is_torn = True
         found.problems.append(Problem("definitions", reason, numbers("id", first, last)))
@@ -72,11 +76,16 @@ def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> N
         elif kind in by_kind:
             by_kind[kind].append((number, key, value))
         else:
+            found.journal.tally.take_in([(kind, key, value)])
             found.notes.append(f"{shown(kind, key)}: this kind is not known")
+    return by_kind
+
+
+def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> None:
     broker = Broker()
     restorer = Catalog(broker, lambda _: None)
     absent: list[tuple[str, bytes, bytes]] = []  # exchanges of a type that is not there
-    for kind, rows in by_kind.items():
+    for kind, rows in _read_definitions(connection, found).items():
         for number, key, value in rows:
             one = (kind, key, value)
             before = absent if kind == BINDING else []
@@ -91,6 +100,8 @@ def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> N
                 absent.append(one)
             found.notes += restorer.notes[told:]
             _take_in_queues(broker, found, number, queues)
+            if number not in found.bad_definitions:
+                found.journal.tally.take_in([one])
         for vhost in broker.vhosts.values():  # it may have been set below what was there
             vhost.max_queues = None
 

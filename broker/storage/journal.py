@@ -17,6 +17,7 @@ from leveret.broker.storage.paging import Envelopes
 from leveret.broker.storage.queue_log import QueueLog
 from leveret.broker.storage.records import (
     encode_counted,
+    encode_defined,
     encode_delivered,
     encode_present,
     encode_settled,
@@ -24,6 +25,7 @@ from leveret.broker.storage.records import (
 )
 from leveret.broker.storage.row_builder import RowBuilder, living_octets
 from leveret.broker.storage.segment import LEAST_ROW
+from leveret.broker.storage.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +50,7 @@ class Journal:
       dirty: Logs with something to say.
       rows: The rows that are needed, by number.
       definitions: Those changed since the last commit.
+      tally: What all come to that are in the store.
       kept_seq: The number of the last row that is in the store for certain.
       count: Messages that wait for a commit.
       octets: Their headers and bodies.
@@ -63,6 +66,7 @@ class Journal:
         self.logs: dict[int, QueueLog] = {}
         self.rows: dict[int, LiveRow] = {}
         self.definitions: list[Definition] = []
+        self.tally = Tally()
         self.count = 0
         self.octets = 0
         self.cancelled = 0
@@ -233,7 +237,9 @@ class Journal:
             return []
         self._has_dead = False
         # What is doomed goes with this commit; what it makes superfluous, with the next.
-        rows = builder.rows(statements + encode_present(len(self.rows) + 1))
+        self.tally.take_in(definitions)
+        counts = encode_present(len(self.rows) + 1) + encode_defined(self.tally.total)
+        rows = builder.rows(statements + counts)
         self.keep(last)
         self.next_seq = last.seq + 1
         rows[0].definitions = definitions

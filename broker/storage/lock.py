@@ -35,15 +35,46 @@ def take_lock(folder: Path) -> int:
             sync(folder.parent)
         lock = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as problem:
-        text = f"the data directory {folder} cannot be used: {problem.strerror}"
-        raise StoreError(text) from problem
+        raise _unusable(folder, problem) from problem
+    return _locked(lock, folder, fcntl.LOCK_EX)
+
+
+def take_lock_to_look(folder: Path) -> int | None:
+    """Return a descriptor that keeps brokers out of a folder, also of one that cannot be written.
+
+    None if such a folder has no lock: it is a copy of some of a store.
+
+    Raises:
+      StoreError: A broker has it, or the folder cannot be used.
+    """
+    if can_write(folder):
+        return take_lock(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = os.open(folder / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise _unusable(folder, problem) from problem
+    return _locked(lock, folder, fcntl.LOCK_SH)
+
+
+def _locked(lock: int, folder: Path, how: int) -> int:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
     except OSError as problem:
         os.close(lock)
         text = f"the data directory {folder} is in use by another broker"
         raise StoreError(text) from problem
     return lock
+
+
+def _unusable(folder: Path, problem: OSError) -> StoreError:
+    return StoreError(f"the data directory {folder} cannot be used: {problem.strerror}")
+
+
+def can_write(folder: Path) -> bool:
+    """Return whether files can be made in a folder."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def sync(folder: Path) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 import trio
 
-from leveret.broker.storage.base import Fenced, Lease, StoreError, StoreFailed
+from leveret.broker.storage.base import CHANGED, Damaged, Fenced, Lease, StoreError, StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -37,6 +38,7 @@ class MemoryStore:
 
     Attributes:
       rows: Index and body of each row.
+      sums: The checksums of bodies when they were written.
       definitions: By kind and key, in the order they were first kept.
       commits: How many have been let through.
       notes: What was strange when it was opened: nothing.
@@ -44,6 +46,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[bytes, bytes]] = {}
+        self.sums: dict[int, int] = {}
         self.definitions: dict[tuple[str, bytes], bytes] = {}
         self.commits = 0
         self.notes: list[str] = []
@@ -152,13 +155,21 @@ class MemoryStore:
         return [len(body) for seq, (_, body) in sorted(self.rows.items()) if first <= seq <= last]
 
     async def read(self, lease: Lease, refs: Sequence[Ref]) -> list[bytes]:
-        """Return octets of bodies, in the order asked for."""
+        """Return octets of bodies, in the order asked for.
+
+        Raises:
+          StoreError: They are not there.
+          Damaged: A body is not what was written.
+        """
         await self._checkpoint()
         found = []
         for seq, offset, length in refs:
             if seq not in self.rows:
                 raise StoreError(f"row {seq} is not there")
-            octets = self.rows[seq][1][offset : offset + length]
+            body = self.rows[seq][1]
+            if crc32(body) != self.sums[seq]:
+                raise Damaged(f"row {seq}: {CHANGED}")
+            octets = body[offset : offset + length]
             if len(octets) != length:
                 raise StoreError(f"row {seq} is shorter than it should be")
             found.append(octets)
@@ -207,12 +218,13 @@ class MemoryStore:
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self.rows[row.seq] = row.index, row.body
+            self.rows[row.seq], self.sums[row.seq] = (row.index, row.body), crc32(row.body)
             for seq in row.delete:
                 self.rows.pop(seq, None)
+                self.sums.pop(seq, None)
             for seq, index in row.replace:
                 if seq in self.rows:
-                    self.rows[seq] = index, b""
+                    self.rows[seq], self.sums[seq] = (index, b""), 0
             for kind, key, value in row.definitions:
                 if value is None:
                     self.definitions.pop((kind, key), None)

@@ -28,6 +28,7 @@ SETTLED: Final = 2
 DELIVERED: Final = 3
 COUNTED: Final = 4
 PRESENT: Final = 5
+DEFINED: Final = 6
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
@@ -38,6 +39,7 @@ _enqueued = Struct("<QQQI")  # queue, first position, offset in the body, count
 _settled = Struct("<QI")  # queue, count of ranges or of positions
 _mark = Struct("<QQ")  # queue, position
 _present = Struct("<Q")  # count of rows
+_defined = Struct("<QQ")  # count of definitions, sum of their checksums
 _RECORDS: Final = _start.size + _part.size  # where they begin
 _IS_BIG = sys.byteorder == "big"
 
@@ -106,6 +108,18 @@ class Present(NamedTuple):
     rows: int
 
 
+class Defined(NamedTuple):
+    """What definitions there are in the store after this commit; in the last row of each.
+
+    Attributes:
+      definitions: How many.
+      sum: Of the CRC-32 of each: of its kind, key and value.
+    """
+
+    definitions: int
+    sum: int
+
+
 class Unknown(NamedTuple):
     """A record of a later version."""
 
@@ -113,7 +127,7 @@ class Unknown(NamedTuple):
     octets: bytes
 
 
-Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Unknown
+Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Defined | Unknown
 
 
 def seal(records: Iterable[bytes], row: int = 1, rows: int = 1) -> bytes:
@@ -183,6 +197,16 @@ def present(records: Iterable[Record]) -> int | None:
     return next((record.rows for record in records if isinstance(record, Present)), None)
 
 
+def encode_defined(total: Defined) -> bytes:
+    """Return the record of what definitions there are."""
+    return _record(DEFINED, 0, _defined.pack(*total))
+
+
+def defined(records: Iterable[Record]) -> Defined | None:
+    """Return what definitions there are, if it is said."""
+    return next((record for record in records if isinstance(record, Defined)), None)
+
+
 def _record(kind: int, flags: int, octets: bytes) -> bytes:
     return _head.pack(kind, flags, len(octets)) + octets
 
@@ -246,6 +270,8 @@ def _records(index: bytes) -> Iterator[Record]:
             yield Delivered(*_mark.unpack(octets))
         elif kind == PRESENT:
             yield Present(*_present.unpack(octets))
+        elif kind == DEFINED:
+            yield Defined(*_defined.unpack(octets))
         else:
             yield Unknown(kind, _head.pack(kind, flags, length) + octets)
 

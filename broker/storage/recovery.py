@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
 from leveret.broker.storage.base import Damaged
-from leveret.broker.storage.damage import LastCommit, contents, miscounted, octets_of, read_row
+from leveret.broker.storage.damage import (
+    LastCommit,
+    contents,
+    miscounted,
+    misdefined,
+    octets_of,
+    read_row,
+)
 from leveret.broker.storage.records import (
     Counted,
+    Defined,
     Delivered,
     Enqueued,
     Settled,
@@ -138,17 +146,18 @@ class Recovery:
     def _seen(self, queue: int, position: int) -> None:
         self._next[queue] = max(self._next.get(queue, 0), position)
 
-    def finish(self, numbers: set[int]) -> dict[int, Found]:
+    def finish(self, numbers: set[int], definitions: Defined | None = None) -> dict[int, Found]:
         """Apply what was settled, give up what is dead; return what is left, by queue.
 
         Args:
           numbers: The queues that still exist.
+          definitions: All that were found; None if nobody has looked.
 
         Raises:
-          Damaged: A row is missing, or the definition of a queue.
+          Damaged: A row is missing, or a definition.
         """
         journal = self._journal
-        self._finish_last()
+        self._finish_last(definitions)
         for log in journal.logs.values():
             log.segments.sort(key=lambda segment: segment.base)
         for row, record in self._settled:
@@ -181,14 +190,16 @@ class Recovery:
             segment.give_up()
         del self._journal.logs[number]
 
-    def _finish_last(self) -> None:
+    def _finish_last(self, definitions: Defined | None) -> None:
         last = self._last
         self._is_counted = bool(last.rows) and present(last.rows[-1].records) is not None
         if last.missing and not last.lost:
             row = last.rows[-1]
             raise Damaged(f"row {row.seq}: {last.missing}; {self.held(row)}")
-        if last.rows and not last.lost and (problem := miscounted(last.rows[-1], self._rows)):
-            raise Damaged(problem)
+        if last.rows and not last.lost:
+            row = last.rows[-1]
+            if problem := miscounted(row, self._rows) or misdefined(row, definitions):
+                raise Damaged(problem)
         for row in last.rows:  # if nothing lives in it, it goes like any other such row
             self.take_in(row.seq, () if last.lost else row.records)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from leveret.broker.core.batch import Batch
-from leveret.broker.storage.damage import LastCommit, contents, miscounted, read_row
-from leveret.broker.storage.database import CHANGED
+from leveret.broker.storage.base import CHANGED
+from leveret.broker.storage.damage import LastCommit, contents, miscounted, misdefined, read_row
 from leveret.broker.storage.findings import Problem, numbers
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import (
@@ -136,6 +136,7 @@ class RowInspection:
     def _look_at_end(self) -> None:
         """See what a start would make of the last commit, and of what a repair leaves of it."""
         found, last = self._found, self._last
+        total = found.journal.tally.total
         for row, lost in zip(last.rows, last.lost, strict=False):
             if not row.problem:
                 text = f"row {row.seq}: {lost.problem}: a start without a repair leaves it out"
@@ -149,9 +150,16 @@ class RowInspection:
             found.is_torn = True
             held = "what the others held cannot be made out"
             found.problems.append(Problem("rows", problem, held))
+        problem = misdefined(last.rows[-1], total) if last.rows and not last.lost else ""
+        if problem:
+            found.problems.append(
+                Problem("definitions", problem, "what is lost cannot be made out")
+            )
         left = self._left.rows
         dropped = sum(index is None for index in found.bad_rows.values())
-        is_miscounted = bool(left) and bool(miscounted(left[-1], found.rows - dropped))
+        is_miscounted = bool(left) and (
+            bool(miscounted(left[-1], found.rows - dropped)) or bool(misdefined(left[-1], total))
+        )
         if (self._left.missing or is_miscounted) and self._highest < HIGHEST:
             found.end = self._highest + 1
 

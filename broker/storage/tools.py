@@ -34,10 +34,10 @@ from leveret.broker.storage.database import (
 )
 from leveret.broker.storage.findings import Problem
 from leveret.broker.storage.inspection import inspect
-from leveret.broker.storage.lock import promise, take_lock
+from leveret.broker.storage.lock import promise, take_lock, take_lock_to_look
 from leveret.broker.storage.row_builder import living_octets
 from leveret.broker.storage.salvage import Octets
-from leveret.broker.storage.wal import log_of, size_of
+from leveret.broker.storage.wal import log_of
 from leveret.broker.storage.wal_check import look_at_log
 
 if TYPE_CHECKING:
@@ -76,8 +76,11 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Path]:
+def locked(folder: Path, *, is_looking: bool = False) -> Iterator[Path]:
     """Keep brokers out of a folder meanwhile, and return the database in it.
+
+    Args:
+      is_looking: Whether nothing is to be changed, and a folder will do that cannot be written.
 
     Raises:
       StoreError: There is none, or it is in use.
@@ -86,7 +89,7 @@ def locked(folder: Path) -> Iterator[Path]:
     if not file.is_file():
         raise StoreError(f"there is no store in {folder}")
     try:
-        lock = take_lock(folder)
+        lock = take_lock_to_look(folder) if is_looking else take_lock(folder)
     except StoreError as problem:
         if isinstance(problem.__cause__, BlockingIOError):
             raise InUse(f"the data directory {folder} is in use by a broker") from None
@@ -99,7 +102,8 @@ def locked(folder: Path) -> Iterator[Path]:
     except OSError as problem:
         raise StoreError(f"{problem.filename or file}: {problem.strerror}") from None
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def connected_to_write(file: Path) -> sqlite3.Connection:
@@ -125,7 +129,7 @@ def connected(file: Path, problems: list[Problem] | None = None) -> sqlite3.Conn
       problems: Gets what would keep a broker from opening it; without it, that is raised.
     """
     _check_size(file)
-    connection = connect_to_read(file) if size_of(log_of(file)) else connect(file)
+    connection = connect_to_read(file)
     try:
         try:
             _check_format(connection, file)
@@ -198,7 +202,7 @@ def _sizes(file: Path) -> dict[str, int]:
 
 def info(folder: Path) -> Answer:
     """Say what a store holds."""
-    with locked(folder) as file:
+    with locked(folder, is_looking=True) as file:
         sizes = _sizes(file)
         found = inspected(file, is_deep=False)
         with closing(connected(file, [])) as connection:
@@ -245,7 +249,7 @@ def info(folder: Path) -> Answer:
 
 def check(folder: Path) -> Answer:
     """Read all of a store, and say what is damaged."""
-    with locked(folder) as file:
+    with locked(folder, is_looking=True) as file:
         found = inspected(file)
     facts = facts_of(file, found)
     lines = [*map(str, found.problems), *[f"note: {note}" for note in found.notes]]
@@ -379,7 +383,7 @@ def _commit(connection: sqlite3.Connection, journal: Journal) -> None:
 
 def backup(folder: Path, file: Path) -> Answer:
     """Copy a store into a file."""
-    with locked(folder) as source:
+    with locked(folder, is_looking=True) as source:
         _check_size(source)
         check_log(source)  # it opens what SQLite locks: not while that has it open
         if os.path.lexists(file):

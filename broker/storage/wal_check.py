@@ -22,7 +22,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leveret.broker.storage.database import connect_to_read
-from leveret.broker.storage.lock import promised, sync
+from leveret.broker.storage.lock import can_write, promised, sync
 from leveret.broker.storage.wal import absence, log_of, size_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def look_at_log(file: Path) -> LogState:
         return LogState("")
     with closing(_Log(log)) as found:
         if found.has_head:
-            return found.state(_taken(file))
+            return found.state(_taken(file) if can_write(file.parent) else found.taken())
         # It is written first, and a store promises nothing of its log before the first commit.
         if not least and found.is_empty:
             return LogState("")
@@ -80,7 +80,7 @@ def look_at_log(file: Path) -> LogState:
 
 
 def _taken(file: Path) -> int:
-    """Return how many frames SQLite takes."""
+    """Return how many frames SQLite takes: it is faster, and leaves that in its shared memory."""
     with closing(connect_to_read(file)) as connection:
         connection.execute("PRAGMA user_version").fetchall()
     # It is not open any more: to close it here would end the locks that SQLite has on it.
@@ -164,6 +164,16 @@ class _Log:
     def is_empty(self) -> bool:
         """Whether there never was a frame."""
         return not any(os.pread(self._descriptor, FRAME.size, HEAD.size))
+
+    def taken(self) -> int:
+        """Return how many frames SQLite takes, up to the last commit before anything is wrong."""
+        taken = 0
+        for number, frame in enumerate(self._frames[1:], 1):
+            if not frame.page or frame.salts != self._salts or not self._follows(number):
+                break
+            if frame.pages:
+                taken = number
+        return taken
 
     def state(self, taken: int) -> LogState:
         """Look for commits behind the frames that SQLite takes."""

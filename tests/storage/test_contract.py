@@ -1,11 +1,22 @@
 """What every store keeps to, in memory or on a disk."""
 
 import random
+import sqlite3
+from contextlib import closing
 
 import pytest
 import trio
 
-from leveret.broker.storage.base import Definition, Fenced, Ref, Row, StoreError, StoreFailed
+from leveret.broker.storage.base import (
+    CHANGED,
+    Damaged,
+    Definition,
+    Fenced,
+    Ref,
+    Row,
+    StoreError,
+    StoreFailed,
+)
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
 
@@ -246,6 +257,44 @@ async def test_what_is_not_there_cannot_be_read(store, lease, refs):
 
     with pytest.raises(StoreError, match=r"row [12]"):
         await store.read(lease, refs)
+
+
+def spoil(store, seq, body):
+    """Change a body behind the back of a store that is closed."""
+    if isinstance(store, MemoryStore):
+        store.rows[seq] = store.rows[seq][0], body
+        return
+    with closing(sqlite3.connect(store.file)) as other:
+        other.execute("UPDATE batch SET body = ? WHERE seq = ?", (body, seq))
+        other.commit()
+
+
+@pytest.mark.parametrize("size", [1, 3000, 200_000])
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+async def test_a_body_is_what_was_written_whatever_is_read_of_it(store, lease, size, pieces):
+    body = b"x" * size + b"y"
+    await commit(store, [(lease, Row(seq, b"index", body)) for seq in (1, 2, 3)])
+    refs = [Ref(2, 0, size), Ref(2, size, 1)][:pieces] or [Ref(2, 0, size + 1)]
+    for _ in range(2):  # the second time not all of it need be read
+        found = b"".join(await store.read(lease, refs))
+        assert body[: len(found)] == found
+        assert len(found) == sum(ref.length for ref in refs)
+    await store.close()
+    spoil(store, 2, b"\0" + body[1:])
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+
+    with pytest.raises(Damaged, match=f"row 2: {CHANGED}$"):
+        await store.read(lease, refs)
+
+    assert [body] == await store.read(lease, [Ref(3, 0, size + 1)])
+
+
+async def test_a_body_that_was_given_up_is_as_it_was_written(store, lease):
+    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(2, b"last", replace=[(1, b"rest")]))])
+
+    assert [b""] == await store.read(lease, [Ref(1, 0, 0)])
 
 
 async def test_a_committed_row_is_known(store, lease):

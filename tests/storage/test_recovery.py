@@ -54,6 +54,7 @@ def message(body: bytes = b"body") -> Message:
 def rows_of(*bodies: list[bytes], settle: bool = True) -> list[Row]:
     """Return a commit for each list: messages of queue 1, and the first one before settled."""
     journal = Journal(Batch())
+    journal.tally.take_in(defined())
     log, rows, position = journal.log(1), [], 0
     for number, some in enumerate(bodies):
         log.enqueued(position, [message(body) for body in some])

@@ -23,7 +23,7 @@ from leveret.broker.storage.base import Damaged, Definition, StoreError
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, QUEUE, seal
 from leveret.broker.storage.journal import Journal
-from leveret.broker.storage.records import decode, split
+from leveret.broker.storage.records import DEFINED, decode, split
 from leveret.broker.storage.records import seal as seal_index
 from leveret.broker.storage.recovery import Recovery
 from leveret.protocol.content import make_content
@@ -561,13 +561,62 @@ def test_a_damaged_definition_goes_with_those_that_need_it(made: Made) -> None:
     assert {"mails": 6} == made.start()
 
 
+@pytest.mark.parametrize("kind", ["exchange", "binding", "vhost"])
+def test_a_definition_that_is_not_there_stops_the_start(made: Made, kind: str) -> None:
+    made.execute("DELETE FROM meta WHERE kind = 'binding'")
+    if kind != "binding":  # nothing stands on them any more
+        made.execute("DELETE FROM meta WHERE kind = 'exchange'")
+    if kind == "vhost":
+        made.catalog._vhost_changed(made.broker.add_vhost("new"))
+        made.commit()
+        made.execute("DELETE FROM meta WHERE kind = 'vhost' AND key = x'036e6577'")
+    there = made.execute("SELECT count(*) FROM meta")[0][0]
+    wanted = {"binding": 5, "exchange": 5, "vhost": 6}[kind]
+    row = made.seqs[-1]
+    told = f"there are {there} definitions, where row {row} counts {wanted}"
+
+    with pytest.raises(Damaged, match=told):
+        made.start()
+    checked = tools.check(made.folder)
+    repaired = repair.repair(made.folder)
+
+    assert checked.lines[0].startswith(f"definitions: {told}")
+    assert repaired.is_good
+    assert {"orders": 11, "mails": 6} == made.start()
+    assert tools.check(made.folder).is_good
+
+
+def test_a_definition_that_is_an_older_one_stops_the_start(made: Made) -> None:
+    (before,) = made.execute("SELECT value FROM meta WHERE kind = 'vhost'")[0]
+    made.broker.vhosts["shop"].max_queues = 7
+    made.catalog._vhost_changed(made.broker.vhosts["shop"])
+    made.commit()
+    made.execute("UPDATE meta SET value = ? WHERE kind = 'vhost'", before)
+
+    with pytest.raises(Damaged, match=r"the 5 definitions are others than row \d+ counts"):
+        made.start()
+    assert not tools.check(made.folder).is_good
+    assert repair.repair(made.folder).is_good
+    made.start()
+
+
+def test_a_store_that_does_not_count_its_definitions_is_an_older_one(made: Made) -> None:
+    records = [one for one in split(made.index(made.seqs[-1])) if one[0] != DEFINED]
+    index = seal_index(records)
+    made.execute("UPDATE batch SET idx = ? WHERE seq = ?", index, made.seqs[-1])
+    made.execute("DELETE FROM meta WHERE kind = 'binding'")
+
+    assert tools.check(made.folder).is_good
+    assert {"orders": 11, "mails": 6} == made.start()
+
+
 def test_definitions_of_absent_parts_are_no_damage_and_kept(made: Made) -> None:
     key = b"\x04shop\x01x"
     exchange = seal(EXCHANGE, key, b"\x00\x06x-late" + b"\x00\x00\x00\x00")
     to_it = b"\x04shop\x01x\x05queue\x06orders\x00" + b"\x00\x00\x00\x00"
-    with closing(database.connect(made.file)) as connection:
-        strange = [exchange, seal(BINDING, to_it, b""), Definition("stream", b"\x01s", b"?")]
-        database.define(connection.execute, strange)
+    for strange in (exchange, seal(BINDING, to_it, b""), Definition("stream", b"\x01s", b"?")):
+        made.journal.note(strange)
+    made.commit()
 
     answer = tools.check(made.folder)
 
@@ -666,6 +715,20 @@ def test_rows_that_a_damaged_page_does_not_name_any_more_are_missed(large: Made)
             assert tools.check(large.folder).is_good
             assert large.start()["orders"] == len(large.content()["orders"]) < len(before)
             large.folder.joinpath("leveret.db.before-repair-1").unlink()
+
+
+def test_definitions_that_a_damaged_page_does_not_name_any_more_are_missed(made: Made) -> None:
+    ((root,),) = made.execute("SELECT rootpage FROM sqlite_master WHERE name = 'meta'")
+    at = (root - 1) * database.PAGE
+    whole = made.file.read_bytes()
+    assert whole[at + 3 : at + 5] == (5).to_bytes(2)
+    spoil(made, root - 1, whole[at : at + 3] + (4).to_bytes(2))
+
+    with pytest.raises(Damaged, match=r"there are 4 definitions, where row \d+ counts 5"):
+        made.start()
+    assert not tools.check(made.folder).is_good
+    assert repair.repair(made.folder).is_good
+    assert {"orders": 11, "mails": 6} == made.start()
 
 
 def test_a_row_that_is_not_there_stops_the_start(made: Made) -> None:
