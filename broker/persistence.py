@@ -212,8 +212,8 @@ class Persistence:
         batch, committer = self._broker.batch, self._committer
         with trio.CancelScope() as self._flushing:
             while committer is not None and not self.failure:
-                is_done = batch.committed == batch.commit - 1 and not batch.returns
-                if is_done and not self._journal.is_dirty:
+                is_done = batch.committed == batch.commit - 1 and not self._journal.is_dirty
+                if is_done and not batch.unfinished and not batch.returns:
                     break
                 await committer.room()
 

@@ -197,7 +197,7 @@ def _settle(channel: Channel, tag: int, multiple: bool, requeue: bool) -> None:
     elif requeue:
         channel.requeue(taken)
     else:
-        channel.discard(list(taken.values()))
+        channel.discard_many(taken)
 
 
 def recover(channel: Channel, method: Recover) -> None:

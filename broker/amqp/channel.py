@@ -288,11 +288,26 @@ class Channel:
             raise PreconditionFailed(f"unknown delivery tag {unknown}") from None
         return entries
 
-    def discard(self, entries: list[Entry], *, in_pieces: bool = True) -> None:
-        """Forget settled messages and give their credit back; very many a piece at a time.
+    def discard_many(self, taken: dict[int, Entry]) -> None:
+        """Forget settled messages; very many a piece at a time, all of them in one commit."""
+        if len(taken) > PIECE:
+            self.session.broker.batch.unfinished.append(self.discard_later(taken))
+        else:
+            self.discard(list(taken.values()))
 
-        The logs are told of all of them at once: what one command settles is in one commit.
-        """
+    def discard_later(self, taken: dict[int, Entry]) -> Iterator[None]:
+        """Forget settled messages, some with each step."""
+        while taken:
+            # from the end, at which a dict becomes smaller at no cost
+            piece = [taken.popitem()[1] for _ in range(min(PIECE, len(taken)))]
+            self.discard(piece)
+            for queue in {consumer.queue for consumer in set(map(_consumer_of, piece))}:
+                if queue.log is not None:
+                    queue.log.apply()
+            yield
+
+    def discard(self, entries: list[Entry]) -> None:
+        """Forget settled messages and give their credit back."""
         if not entries:
             return
         consumers = set(map(_consumer_of, entries))
@@ -303,19 +318,6 @@ class Channel:
                     if len(consumers) == 1
                     else [entry[1] for entry in entries if entry[0].queue is queue]
                 )
-        if len(entries) > PIECE and in_pieces:
-            self.session.broker.batch.debris.append(self._let_go_later(entries))
-        else:
-            self._let_go(entries, consumers)
-
-    def _let_go_later(self, entries: list[Entry]) -> Iterator[None]:
-        while entries:
-            piece = entries[-PIECE:]
-            del entries[-PIECE:]
-            self._let_go(piece, set(map(_consumer_of, piece)))
-            yield
-
-    def _let_go(self, entries: list[Entry], consumers: set[Consumer]) -> None:
         if len(consumers) == 1:
             (consumer,) = consumers
             queue = consumer.queue
@@ -342,10 +344,10 @@ class Channel:
 
     def _await_returns(self, taken: dict[int, Entry]) -> None:
         """Have the queues count now what will come back."""
-        consumers = set(map(_consumer_of, taken.values()))
-        if len(consumers) == 1:
-            (consumer,) = consumers
-            consumer.queue.await_returns(len(taken))
+        queues = {consumer.queue for consumer in set(map(_consumer_of, taken.values()))}
+        if len(queues) == 1:
+            (queue,) = queues
+            queue.await_returns(len(taken))
         else:
             for consumer, count in Counter(map(_consumer_of, taken.values())).items():
                 consumer.queue.await_returns(count)

@@ -4,7 +4,8 @@ Law: handlers only write down here whom they touched. At the end of the slice ea
 deals once, each channel with new confirms sends them once, each peer gets one write. What does
 not fit into the time of the slice waits for the next; who fails takes nobody along. What a log
 must keep is counted in commits: what a slice wrote is in the one that is open, and whoever must
-not hear of it before waits until that one is done.
+not hear of it before waits until that one is done. What one command causes is in one commit, also
+where it takes many slices: none is closed while the batch is behind.
 
 Called by: core.queue, amqp (fill it), server.turns (empties it).
 """
@@ -66,6 +67,8 @@ class Batch:
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
       waiting: Queues that did not come to deal in theirs.
+      unfinished: Work that the open commit must have all of, in the order in which it was caused;
+        each step of it is short.
       returns: Work on what comes back to queues; each step of it is short.
       debris: Work on what is gone for everybody, such as freeing it; each step of it is short.
       is_durable: Whether anything is kept over a restart.
@@ -95,6 +98,7 @@ class Batch:
         "sealed",
         "telling",
         "touched",
+        "unfinished",
         "waiting",
         "wanted",
     )
@@ -104,6 +108,7 @@ class Batch:
         self.waiting: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
+        self.unfinished: deque[Iterator[None]] = deque()
         self.returns: deque[Iterator[None]] = deque()
         self.debris: deque[Iterator[None]] = deque()
         self.held: dict[Waiting, None] = {}
@@ -116,6 +121,11 @@ class Batch:
         self.wanted = 0
         self.is_crowded = False
         self.failed: Callable[[object, Exception], None] = _reraise
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was caused before is not where a commit would find it."""
+        return bool(self.waiting or self.unfinished)
 
     def finish(self, out_of_time: Callable[[], bool] = _never) -> bool:
         """End the slice: deal, confirm, flush.
@@ -176,10 +186,12 @@ class Batch:
                 self.failed(session, problem)
 
     def resume(self, out_of_time: Callable[[], bool] = _never) -> None:
-        """Let the queues that wait, what comes back and the debris go on, as a slice of its own."""
+        """Let the queues that wait, and the work that is left, go on, as a slice of its own."""
         self.touched, self.waiting = {**self.waiting, **self.touched}, {}
         self.finish(out_of_time)
-        if self.returns:
+        if self.unfinished:  # a commit waits for it
+            self._work_off(self.unfinished, out_of_time)
+        elif self.returns:
             self._work_off(self.returns, out_of_time)
         elif self.debris:
             self._work_off(self.debris, out_of_time)

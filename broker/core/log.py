@@ -34,8 +34,18 @@ class Log(Protocol):
     def settled(self, positions: Iterable[int]) -> None:
         """Forget messages."""
 
+    def apply(self) -> None:
+        """Do now what a commit needs of what was settled: it will be much more."""
+
     def dropped(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Forget all messages in ascending ranges: first and last position each."""
+
+    def pack(self, *, is_shared: bool) -> None:
+        """Do now what a commit needs of the messages that wait for it: it will be many more.
+
+        Args:
+          is_shared: Whether other queues get some of the same messages.
+        """
 
     def is_kept(self, base: int, count: int) -> bool:
         """Whether all of so many messages from a position on can be fetched."""

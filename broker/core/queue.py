@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
 from leveret.broker.core.log import Kept
 from leveret.broker.core.message import OVERHEAD, absent, absent_octets, octets
-from leveret.broker.core.returned import Returned, merged
+from leveret.broker.core.returned import Returned
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs
 from leveret.protocol.errors import AccessRefused
 from leveret.protocol.wire import EMPTY_TABLE
@@ -49,6 +49,7 @@ class Queue:
 
     Attributes:
       incoming: Messages published in this slice, not dealt yet.
+      coming: How many more come of a transaction that is being carried out; they count as ready.
       next_position: The position of the next message that gets one.
       unacked_count: Messages delivered and not settled.
       unacked_bytes: Their octets.
@@ -67,6 +68,7 @@ class Queue:
         "absent_bytes",
         "arguments",
         "auto_delete",
+        "coming",
         "deleted",
         "delivered_before",
         "durable",
@@ -100,6 +102,7 @@ class Queue:
         self.policy: Mapping[str, object] = EMPTY_TABLE
         self.deleted = False
         self.incoming: list[Message] = []
+        self.coming = 0
         self.log: Log | None = None
         self.delivered_before = -1
         self.next_position = 0
@@ -122,7 +125,8 @@ class Queue:
     def ready_count(self) -> int:
         """How many messages wait, after dealing what is due."""
         self.deal()
-        return self._runs.count + self._returned.count + self._awaited + len(self.incoming)
+        waiting = self._awaited + len(self.incoming) + self.coming
+        return self._runs.count + self._returned.count + waiting
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -204,8 +208,9 @@ class Queue:
         waits behind it. A get may have it: its answer waits.
         """
         if self.incoming and not self.deleted:
-            batch = self.vhost.broker.batch
-            self._sealed.append((self.next_position, batch.commit))
+            batch, sealed = self.vhost.broker.batch, self._sealed
+            if not sealed or sealed[-1][1] < batch.commit:
+                sealed.append((self.next_position, batch.commit))
             batch.sealed[self] = None
             self._store()
 
@@ -287,8 +292,8 @@ class Queue:
         It counts as unacked until `settle` or `requeue`.
 
         Raises:
-          NotLoaded: It is being read, or comes back in pieces; the same may be asked again
-            once it is here.
+          NotLoaded: It is being read, or comes in pieces; the same may be asked again once it is
+            here.
         """
         self.deal()
         if self._awaited:
@@ -304,6 +309,8 @@ class Queue:
             if not self._is_loaded():
                 raise NotLoaded
             (position,), (message,), redelivered = self._take(1, DEAL_BYTES)
+        elif self.coming:
+            raise NotLoaded
         else:
             return None
         if self.log is not None:
@@ -435,18 +442,24 @@ class Queue:
         """Drop all ready messages and return how many they were.
 
         Raises:
-          NotLoaded: Some come back in pieces; the same may be asked again once they are here.
+          NotLoaded: Some come in pieces; the same may be asked again once they are here.
         """
         count = self.ready_count
-        if self._awaited:
+        if self._awaited or self.coming:
             raise NotLoaded
         self._drop_ready()
         return count
 
     def _drop_ready(self) -> None:
-        if self.log is not None:
-            self.log.dropped(merged(self._runs.ranges() + self._returned.ranges()))
-        self.vhost.broker.batch.debris += self._runs.clear(), self._returned.clear()
+        batch, log = self.vhost.broker.batch, self.log
+        if log is not None and self.unacked_count:
+            log.dropped(self._runs.ranges())
+            batch.unfinished.append(self._returned.clear(log))
+        else:
+            if log is not None:  # all there is; acks may have left very many gaps in it
+                log.dropped([(0, self.next_position - 1)])
+            batch.debris.append(self._returned.clear())
+        batch.debris.append(self._runs.clear())
         self.incoming.clear()
 
     # Consumers
@@ -486,10 +499,10 @@ class Queue:
         for consumer in self.consumers:
             self._ring.remove(consumer)
             consumer.channel.cancelled(consumer)
-        self._drop_ready()
         if self.log is not None:
             self.log.close()
             self.log = None
+        self._drop_ready()
         self.vhost.broker.batch.touched.pop(self, None)
 
 

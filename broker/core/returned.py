@@ -14,35 +14,20 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 from leveret.broker.core.message import Absent, absent_octets, octets
-from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, UNLIMITED, Paged, free
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, UNLIMITED, Paged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
 
 Entry = tuple[int, "Message | Absent"]  # position and message
-Range = tuple[int, int]  # first and last position
 
 FEW = 1024
 STEP = 1024  # messages that are freed at a stroke
 
 _position, _message = itemgetter(0), itemgetter(1)
-
-
-def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Return ranges that do not overlap in order, neighbours as one.
-
-    >>> merged([(4, 5), (0, 1), (2, 3), (7, 7)])
-    [(0, 5), (7, 7)]
-    """
-    found: list[Range] = []
-    for first, last in sorted(ranges):
-        if found and found[-1][1] + 1 == first:
-            found[-1] = found[-1][0], last
-        else:
-            found.append((first, last))
-    return found
 
 
 class Returned:
@@ -159,27 +144,21 @@ class Returned:
         self.absent_bytes -= paged.octets
         return True
 
-    def ranges(self) -> list[Range]:
-        """Return the positions, first and last of neighbours, ascending."""
-        found: list[Range] = [(position, position) for position, _ in self._few]
-        for first, row in self._rows:
-            last = row[0][0]
-            if last - first + 1 == len(row):
-                found.append((first, last))
-            else:
-                found += [(position, position) for position, _ in reversed(row)]
-        return merged(found)
-
-    def clear(self) -> Iterator[None]:
-        """Drop everything; what is returned frees it, some at a time."""
+    def clear(self, log: Log | None = None) -> Iterator[None]:
+        """Drop everything; what is returned frees it, some at a time, and tells a log of it."""
         rows = [row for _, row in self._rows]
         rows.append(self._few)
         self._few, self._rows = [], []
         self._gathered, self.asked = [], None
         self.count = self.bytes = self.absent_bytes = 0
-        return _free(rows)
+        return _free(rows, log)
 
 
-def _free(rows: list[list[Entry]]) -> Iterator[None]:
+def _free(rows: list[list[Entry]], log: Log | None) -> Iterator[None]:
     for row in rows:
-        yield from free(row, STEP)
+        while row:
+            if log is not None:
+                log.settled([position for position, _ in row[-STEP:]])
+                log.apply()
+            del row[-STEP:]
+            yield

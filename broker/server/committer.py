@@ -119,7 +119,7 @@ class Committer:
         """Begin a commit at once, unless whoever is at work now will look again."""
         if self._is_busy or self.has_failed or self._turns.poller.is_passing:
             return
-        if self._batch.waiting:
+        if self._batch.is_behind:
             self._dirty.set()
             self._urgent.set()
         elif self._journal.waits_for_acks and self._failures < ATTEMPTS:

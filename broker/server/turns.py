@@ -130,7 +130,7 @@ class Turns:
     def _has_more(self) -> bool:
         batch = self.broker.batch
         return bool(
-            batch.waiting or batch.touched or batch.flushing or batch.returns or batch.debris
+            batch.is_behind or batch.touched or batch.flushing or batch.returns or batch.debris
         )
 
     def _look(self) -> None:
@@ -152,7 +152,7 @@ class Turns:
 
     async def caught_up(self) -> None:
         """Wait until everything that was caused before has been carried out."""
-        while self.broker.batch.waiting:
+        while self.broker.batch.is_behind:
             await self._caught_up.wait()
 
     async def go_on(self) -> None:
@@ -162,12 +162,12 @@ class Turns:
             await self._more.wait()
             self.broker.now = self._clock()
             self._start()
-            returning = len(batch.returns)
+            left = len(batch.unfinished) + len(batch.returns)
             batch.resume(self._is_over)
             self._look()
-            if len(batch.returns) < returning:
+            if len(batch.unfinished) + len(batch.returns) < left:
                 self._wake()
-            if not batch.waiting:
+            if not batch.is_behind:
                 self._caught_up.set()
                 self._caught_up = trio.Event()
                 if not self._has_more():

@@ -2,8 +2,9 @@
 
 Law: what is published and settled between two commits never reaches the disk. `close` turns all
 the rest into rows of one commit, and names the rows that are no longer needed by it; it is called
-only while no slice is at work, so whatever one command caused is in one commit. What is settled
-is said only of messages whose row stays.
+only while no slice is at work and nothing is unfinished, so whatever one command caused is in one
+commit. What would be too much at once, and nobody gets before, is put into rows of it as it comes.
+What is settled is said only of messages whose row stays.
 
 Called by: core.queue and amqp.channel (through QueueLog), server.committer (close), persistence.
 """
@@ -78,6 +79,7 @@ class Journal:
         self._doomed: list[int] = []
         self._has_dead = False  # whether any of those has messages
         self._bare: list[LiveRow] = []
+        self._builder: RowBuilder | None = None  # of what is in rows before its commit is closed
         self._written: list[QueueLog] = []  # by the last commit
         self._unmarked: dict[QueueLog, None] = {}  # what says what they delivered goes away
 
@@ -121,7 +123,7 @@ class Journal:
     @property
     def waits_for_acks(self) -> bool:
         """Whether all messages that wait have been delivered: acks may yet spare them the disk."""
-        if not self.count or self.definitions or len(self.dirty) > FEW:
+        if not self.count or self.definitions or self._builder or len(self.dirty) > FEW:
             return False
         return all(next(reversed(log.pending), -1) <= log.highest for log in self.dirty)
 
@@ -194,16 +196,24 @@ class Journal:
 
     # Commits
 
+    def pack(self, log: QueueLog, *, is_shared: bool) -> None:
+        """Put what waits in a log into rows of the next commit, the last of which stays open."""
+        if self._builder is None:
+            self._builder = RowBuilder(self)
+        self._builder.is_sharing = is_shared
+        self._builder.add(log)
+
     def close(self) -> list[Row]:
         """Return what is to be committed now, all of it at once; nothing if there is nothing."""
         dirty, self.dirty = self.dirty, {}
         hits: dict[QueueLog, dict[LiveRow, list[Range]]] = {}
         for log in dirty:
-            found = log.apply_settled()
+            found = log.take_hits()
             if found:
                 hits[log] = found
         self.bury({row for found in hits.values() for row in found})
-        builder = RowBuilder(self, is_sharing=sum(bool(log.pending) for log in dirty) > 1)
+        builder, self._builder = self._builder or RowBuilder(self), None
+        builder.is_sharing = sum(bool(log.pending) for log in dirty) > 1
         for log in dirty:
             if log.pending:
                 builder.add(log)
@@ -245,8 +255,7 @@ class Journal:
         rows[0].definitions = definitions
         rows[-1].delete = doomed
         rows[-1].replace = [(each.seq, seal([each.statements])) for each in bare]
-        if not last.live and not last.refs:
-            self._doom(last)
+        self.bury({row for row in (*builder.full, last) if not (row.live or row.refs)})
         return rows
 
     def _settled(
@@ -256,7 +265,7 @@ class Journal:
         for log, found in hits.items():
             ranges: list[Range] = []
             for row, parts in found.items():
-                if row.seq in self.rows:
+                if row.seq in self.rows or row is last:
                     ranges += parts
                     last.refer(row)
             if ranges:
@@ -286,7 +295,8 @@ class Journal:
     def bury(self, rows: set[LiveRow]) -> None:
         """Give up those rows in which nothing lives any more, or at least their bodies."""
         for row in rows:
-            if row.live or row.seq not in self.rows:
+            is_open = row.seq >= self.next_seq  # its commit is not closed: it goes with the next
+            if row.live or is_open or row.seq not in self.rows:
                 if row.live <= self._dense.get(row, row.live):
                     self._waste.add(row)
                 continue

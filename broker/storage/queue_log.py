@@ -58,6 +58,7 @@ class QueueLog:
 
     __slots__ = (
         "_dead",
+        "_hits",
         "_journal",
         "_settled",
         "_settled_ranges",
@@ -85,6 +86,7 @@ class QueueLog:
         self.is_closed = False
         self._settled: list[int] = []
         self._settled_ranges: list[Range] = []
+        self._hits: dict[LiveRow, list[Range]] = {}  # those of both that are marked already
         self._dead = 0  # segments without anything live
 
     def __repr__(self) -> str:
@@ -148,6 +150,10 @@ class QueueLog:
             self._settled_ranges += ranges
             self._journal.dirty[self] = None
 
+    def pack(self, *, is_shared: bool) -> None:
+        """Put the messages that wait for a commit into rows already."""
+        self._journal.pack(self, is_shared=is_shared)
+
     def is_kept(self, base: int, count: int) -> bool:
         """Whether all of so many messages from a position on are in rows."""
         end = base + count
@@ -179,9 +185,8 @@ class QueueLog:
 
     # What the journal asks
 
-    def apply_settled(self) -> dict[LiveRow, list[Range]]:
-        """Mark what was settled in the segments; return the ranges by row."""
-        found: dict[LiveRow, list[Range]] = {}
+    def apply(self) -> None:
+        """Mark what was settled in the segments."""
         if self._settled or self._settled_ranges:
             settled = list(ranges_of(self._settled))
             if self.counts:
@@ -189,9 +194,14 @@ class QueueLog:
             ranges = [*self._settled_ranges, *settled]
             self._settled, self._settled_ranges = [], []
             for first, last in ranges:
-                self._settle(first, last, found)
+                self._settle(first, last, self._hits)
             self._let_go_of_dead()
-        return found
+
+    def take_hits(self) -> dict[LiveRow, list[Range]]:
+        """Return the ranges that were settled since the last commit, by row, once."""
+        self.apply()
+        hits, self._hits = self._hits, {}
+        return hits
 
     def settle_older(self, ranges: Iterable[Range], seq: int) -> dict[LiveRow, list[Range]]:
         """Mark what a row has settled in rows up to itself; return the ranges by row."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from itertools import chain
 from struct import Struct, error
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from zlib import crc32
@@ -170,9 +171,7 @@ def encode_enqueued(record: Enqueued) -> bytes:
 
 def encode_settled(queue: int, ranges: Iterable[tuple[int, int]]) -> bytes:
     """Return the record of settled ranges, first and last position each."""
-    flat = array("Q")
-    for pair in ranges:
-        flat.extend(pair)
+    flat = array("Q", chain.from_iterable(ranges))
     return _record(SETTLED, 0, _settled.pack(queue, len(flat) // 2) + _little(flat))
 
 

@@ -41,11 +41,17 @@ def living_octets(row: LiveRow) -> int:
 
 
 class RowBuilder:
-    """Makes rows of pending messages."""
+    """Makes rows of pending messages.
 
-    def __init__(self, journal: Journal, *, is_sharing: bool) -> None:
+    Attributes:
+      is_sharing: Whether several queues may have the same messages.
+      full: The rows before the last one.
+    """
+
+    def __init__(self, journal: Journal, *, is_sharing: bool = False) -> None:
         self._journal = journal
-        self._is_sharing = is_sharing
+        self.is_sharing = is_sharing
+        self.full: list[LiveRow] = []
         self._seen: dict[Message, int] = {}  # where a message of several queues is in the row
         self._carried: dict[tuple[int, int], int] = {}  # the same, by where it was before
         self._source = -1  # the row that it was in
@@ -141,7 +147,7 @@ class RowBuilder:
 
     def _place(self, message: Message, payload: bytes) -> int:
         """Return where a message begins in the body of the row."""
-        if self._is_sharing:
+        if self.is_sharing:
             known = self._seen.get(message)
             if known is not None:
                 return known
@@ -170,6 +176,7 @@ class RowBuilder:
     def _next_row(self) -> None:
         row = self.finish()
         self._journal.keep(row)
+        self.full.append(row)
         self._full.append((row.seq, self.records, b"".join(self.parts)))
         self._start_row(row.seq + 1)
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from leveret.broker.amqp import channel as amqp_channel
+from leveret.broker.amqp import transaction
 from leveret.broker.server.committer import GRACE
 from leveret.broker.storage.memory import MemoryStore
+from leveret.broker.storage.queue_log import QueueLog
 from leveret.protocol.errors import InternalError
 from leveret.protocol.methods import (
     BasicAck,
@@ -13,6 +16,7 @@ from leveret.protocol.methods import (
     BasicConsumeOk,
     BasicGet,
     BasicGetEmpty,
+    BasicNack,
     BasicQos,
     BasicQosOk,
     ChannelClose,
@@ -464,6 +468,204 @@ async def test_a_queue_is_purged_and_deleted_while_a_tx_waits(kept, client):
 
     assert [QueuePurgeOk(1), QueueDeleteOk(0)] == other.take()
     assert [TxCommitOk()] == client.take()
+
+
+async def test_what_a_tx_has_published_waits_also_where_it_requeues(kept, client):
+    other = kept.connect()
+    client.publish(b"old")
+    [got] = client.send(BasicGet("q"))
+    client.send(TxSelect())
+    client.publish(b"new", **PERSISTENT)
+    client.send(BasicNack(got.tag), TxCommit())
+    await kept.settle()
+
+    assert [b"old"] == bodies(other.consume("q", "c", no_ack=True))
+    assert [b"new"] == bodies(await released_items(kept, other))
+
+
+@pytest.fixture
+def large(kept, client, monkeypatch):
+    """A client whose channel 1 has begun a transaction that is carried out two messages at a time.
+
+    It has published 0 to 4.
+    """
+    monkeypatch.setattr(transaction, "PIECE", 2)
+    client.send(TxSelect())
+    for number in range(5):
+        client.publish(b"%d" % number, **PERSISTENT)
+    return client
+
+
+def in_the_middle(kept):
+    """Carry out one piece of what is unfinished."""
+    kept.broker.batch.resume(lambda: True)
+    assert kept.broker.batch.unfinished
+
+
+async def test_a_large_tx_is_one_commit_and_in_order_with_the_next(kept, large):
+    other, begun = kept.connect(), kept.gate.begun
+    other.consume("q", "c", no_ack=True)
+    large.send(TxCommit())
+    large.publish(b"5", **PERSISTENT)
+    large.send(TxCommit())
+    in_the_middle(kept)
+    assert 6 == kept.broker.vhosts["/"].queue("q").ready_count
+
+    await kept.settle()
+    assert ([], []) == (large.take(), bodies(other.take()))
+    assert begun + 1 == kept.gate.begun
+
+    assert [b"%d" % number for number in range(6)] == bodies(await released_items(kept, other))
+    assert [TxCommitOk(), TxCommitOk()] == large.take()
+
+
+async def test_what_several_queues_get_of_a_large_tx_is_in_order_in_each(kept, client, monkeypatch):
+    monkeypatch.setattr(transaction, "PIECE", 4)
+    monkeypatch.setattr(transaction, "WIDTH", 2)
+    names = [f"q{number}" for number in range(5)]
+    kept.gate.let_through()
+    client.send(*[QueueDeclare(name, durable=True) for name in names])
+    client.send(*[QueueBind(name, "amq.fanout") for name in names], TxSelect())
+    await kept.settle()
+    client.take()
+    sent = [b"%d" % number for number in range(7)]
+    for body in sent:
+        client.publish(body, "", "amq.fanout", **PERSISTENT)
+
+    client.send(TxCommit())
+    await kept.settle()
+
+    assert [TxCommitOk()] == client.take()
+    for name in names:
+        assert sent == bodies(client.consume(name, name, no_ack=True))
+
+
+async def test_a_large_tx_is_cut_by_octets_too(kept, large, monkeypatch):
+    monkeypatch.setattr(transaction, "PIECE", 4096)
+    monkeypatch.setattr(transaction, "PIECE_OCTETS", 40)
+    queue = kept.broker.vhosts["/"].queue("q")
+    large.publish(bytes(100), **PERSISTENT)
+
+    large.send(TxCommit())
+    in_the_middle(kept)
+    assert (4, 6) == (queue.coming, queue.ready_count)
+
+    await kept.settle()
+    assert [TxCommitOk()] == await released(kept, large)
+    assert 6 == queue.ready_count
+
+
+async def test_a_get_waits_for_a_large_tx_where_there_is_nothing_else(kept, large):
+    other = kept.connect()
+    large.send(TxCommit())
+
+    other.send(BasicGet("q", no_ack=True))
+    assert other.is_waiting
+    await kept.settle()
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert [b"0"] == bodies(other.take())
+
+
+async def test_a_purge_takes_all_of_a_large_tx(kept, large):
+    other = kept.connect()
+    large.send(TxCommit())
+    in_the_middle(kept)
+    other.send(QueuePurge("q"))
+    await kept.settle()
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert [QueuePurgeOk(5)] == other.take()
+    assert [TxCommitOk()] == large.take()
+
+
+async def test_a_queue_is_deleted_in_the_middle_of_a_large_tx(kept, large):
+    other = kept.connect()
+    large.send(TxCommit())
+    in_the_middle(kept)
+    other.send(QueueDelete("q"))
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert [QueueDeleteOk(5)] == other.take()
+    assert [TxCommitOk()] == large.take()
+
+
+async def test_a_large_tx_is_carried_out_though_its_connection_is_lost(kept, large):
+    large.send(TxCommit())
+    in_the_middle(kept)
+    large.lose()
+    kept.gate.let_through()
+    await kept.settle()
+
+    assert 5 == len(bodies(kept.connect().consume("q", "c", no_ack=True)))
+
+
+async def test_a_fault_in_the_middle_of_a_large_tx_ends_its_connection(kept, large, monkeypatch):
+    def fail(log, *, is_shared):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(QueueLog, "pack", fail)
+    large.send(TxCommit())
+    await kept.settle()
+
+    assert (True, True) == (large.session.is_ended, large.wire.is_closed)
+
+
+async def test_a_stop_waits_for_a_large_tx(kept, large):
+    large.send(TxCommit())
+
+    await kept.stop()
+
+    assert kept.gate.done == kept.gate.begun > 1
+    assert [TxCommitOk()] == large.take()
+
+
+async def test_what_one_ack_settles_is_in_one_commit_however_much_it_is(kept, client, monkeypatch):
+    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    kept.gate.let_through()
+    client.send(ConfirmSelect())
+    for number in range(5):
+        client.publish(b"%d" % number, **PERSISTENT)
+    await kept.settle()
+    client.consume()
+    await kept.settle()
+    log, begun = kept.persistence._journal.logs[1], kept.gate.begun
+    assert 5 == sum(segment.live for segment in log.segments)
+
+    client.ack(0, multiple=True)
+    in_the_middle(kept)
+    assert 0 < sum(segment.live for segment in log.segments) < 5
+    kept.connect().send(QueueDeclare("other", durable=True))
+    assert begun == kept.gate.begun
+
+    await kept.settle()
+    assert begun + 1 == kept.gate.begun
+    assert not log.segments
+    assert 0 == kept.broker.vhosts["/"].queue("q").unacked_count
+
+
+async def test_very_many_acks_of_a_tx_are_in_one_commit_with_its_publishes(kept, large):
+    log = kept.persistence._journal.logs[1]
+    kept.gate.let_through()
+    large.send(TxCommit())
+    await kept.settle()
+    large.consume()
+    large.take()
+    begun = kept.gate.begun
+    assert 5 == sum(segment.live for segment in log.segments)
+
+    large.ack(0, multiple=True)
+    large.publish(b"new", **PERSISTENT)
+    kept.gate.hold()
+    large.send(TxCommit())
+    await kept.settle()
+
+    assert begun + 1 == kept.gate.begun
+    assert 1 == sum(segment.live for segment in log.segments)
+    assert [TxCommitOk(), b"new"] == shown(await released(kept, large))
 
 
 async def test_a_tx_that_touches_nothing_durable_is_over_at_once(kept, client):

@@ -450,6 +450,24 @@ def test_very_many_of_several_queues_and_consumers_come_back_to_their_own(client
         assert expected == shown(client.consume(name, name, no_ack=True))
 
 
+def test_very_many_of_several_consumers_count_at_once(client):
+    client.declare()
+    queue = client.broker.vhosts["/"].queue("q")
+    for tag in "abc":
+        client.consume("q", tag)
+    client.publish_many(numbers(*range(MANY)))
+    client.take()
+    assert MANY == queue.unacked_count
+
+    in_one_slice(client, *map(BasicCancel, "abc"), BasicRecover(True))
+    assert (MANY, 0) == (queue.ready_count, queue.unacked_count)
+    client.feed(b"")
+    client.take()
+
+    expected = [(b"%d" % number, True) for number in range(MANY)]
+    assert expected == shown(client.consume("q", "d", no_ack=True))
+
+
 def test_very_many_that_come_back_give_their_room_back(client):
     client.declare()
     client.publish_many(numbers(*range(MANY)))

@@ -126,6 +126,32 @@ def test_debris_is_worked_off_a_step_at_a_time_behind_all_else(log):
     assert not batch.debris
 
 
+def test_what_a_commit_waits_for_goes_first(log):
+    batch = Batch()
+    batch.debris.append(steps(log, "freed"))
+    batch.returns.append(steps(log, "back"))
+    batch.unfinished += (steps(log, 1, 2), steps(log, 3))
+    batch.touched[Part(log, "deal")] = None
+
+    batch.finish()
+    assert batch.is_behind
+    while batch.is_behind:
+        batch.resume(lambda: True)
+    assert ["deal", 1, 2, 3] == log
+
+
+def test_queues_that_have_not_dealt_leave_it_behind(log):
+    batch = Batch()
+    for name in range(2):
+        batch.touched[Part(log, name)] = None
+
+    batch.finish(lambda: True)
+    assert batch.is_behind
+    batch.finish(lambda: True)
+    batch.resume()
+    assert not batch.is_behind
+
+
 def test_what_comes_back_goes_before_the_debris(log):
     batch = Batch()
     batch.debris.append(steps(log, "freed"))

@@ -1,12 +1,14 @@
 """Returned messages: in order of position, however many they are and whatever came when."""
 
+from itertools import chain
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from leveret.broker.core import returned as module
 from leveret.broker.core.message import absent, octets
-from leveret.broker.core.returned import FEW, STEP, Returned, merged
+from leveret.broker.core.returned import FEW, STEP, Returned
 from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS
 
 from ..support.fakes import message
@@ -55,12 +57,12 @@ def test_a_take_has_no_more_octets_than_asked_for_unless_it_is_one(returned):
     assert (2, 2 * size) == (returned.count, returned.bytes)
 
 
-def test_very_many_neighbours_are_few_rows_and_one_range(returned):
+def test_very_many_neighbours_are_few_rows(returned):
     for first in reversed(range(0, 20 * FEW, 2 * FEW)):
         add(returned, range(first, first + 2 * FEW))
 
     assert 10 == len(returned._rows)
-    assert [(0, 20 * FEW - 1)] == returned.ranges()
+    assert list(range(20 * FEW)) == drain(returned, FEW)
 
 
 def test_very_many_that_come_one_by_one_are_few_rows(returned):
@@ -68,7 +70,7 @@ def test_very_many_that_come_one_by_one_are_few_rows(returned):
         add(returned, [position])
 
     assert 10 >= len(returned._rows)
-    assert [(0, 10 * FEW - 1)] == returned.ranges()
+    assert list(range(10 * FEW)) == drain(returned, FEW)
 
 
 def test_what_is_cleared_is_freed_some_at_a_time(returned):
@@ -77,9 +79,31 @@ def test_what_is_cleared_is_freed_some_at_a_time(returned):
 
     debris = returned.clear()
 
-    assert (0, 0, []) == (returned.count, returned.bytes, returned.ranges())
+    assert (0, 0) == (returned.count, returned.bytes)
     assert ([], []) == returned.take(1)
     assert 5 == len(list(debris))
+
+
+def test_a_log_is_told_of_all_that_is_cleared_some_at_a_time(returned):
+    told = []
+
+    class Log:
+        def settled(self, positions):
+            told.append(list(positions))
+
+        def apply(self):
+            told.append("apply")
+
+    add(returned, range(0, 4 * STEP, 2))
+    add(returned, [1])
+
+    steps = returned.clear(Log())
+    assert not told
+    next(steps)
+    assert [STEP, "apply"] == [len(told[0]), *told[1:]]
+    list(steps)
+
+    assert sorted([1, *range(0, 4 * STEP, 2)]) == sorted(chain.from_iterable(told[::2]))
 
 
 def test_where_the_first_is_absent_it_and_those_behind_it_are_asked_for_together(returned):
@@ -158,7 +182,4 @@ def test_messages_are_taken_in_order_whatever_came_when(pieces, few, taken, away
             there -= set(gone)
 
         assert (len(there), octets([ONE] * len(there))) == (returned.count, returned.bytes)
-        ranges = returned.ranges()
-        assert sorted(there) == [each for a, b in ranges for each in range(a, b + 1)]
-        assert merged(ranges) == ranges
         assert sorted(there) == drain(returned, 3)

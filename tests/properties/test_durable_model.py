@@ -27,6 +27,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from leveret.broker.amqp import channel, transaction
 from leveret.broker.core import queue as core_queue
 from leveret.broker.core import returned, runs
 from leveret.broker.core.exchange import route
@@ -370,10 +371,19 @@ class Play:
         await self.world.start(self.nursery)
         for name, who, where, what in operations:
             await getattr(self, name)(*self.pick(who, where), what)
+            self.finish()
             self.world.check()
         await self.stop(None, 0, None, 0)
         await self.drain()
         await self.world.durable.lose()
+
+    def finish(self):
+        """Have carried out what takes several slices, before anybody does anything else."""
+        batch = self.world.durable.broker.batch
+        while batch.unfinished or batch.returns:
+            batch.resume()
+        self.world.durable.turns.finish()
+        self.world.look()
 
     def pick(self, who, where):
         """Return client, channel number and model; no client if that channel is closing."""
@@ -795,6 +805,8 @@ async def play(operations, store):
 def run(operations, store):
     """Play with chunks, rows and steps so small that a few messages fill many."""
     small = {
+        (channel, "PIECE"): 2,
+        (transaction, "PIECE"): 2,
         (runs, "CHUNK_LENGTH"): 4,
         (runs, "PIECE_OCTETS"): 200,
         (returned, "CHUNK_LENGTH"): 4,

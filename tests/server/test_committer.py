@@ -557,3 +557,25 @@ async def test_the_commit_before_all_others_waits_for_queues_that_have_not_dealt
     await trio.testing.wait_all_tasks_blocked()
 
     assert ["close", "done 0"] == journal.calls
+
+
+async def test_no_commit_is_closed_in_the_middle_of_what_one_command_causes(broker, nursery):
+    turns, journal = Turns(broker, lambda: 0), Scripted()
+    committer = Committer(turns, journal, Refusing(), Lease(0, 1, float("inf")), 0)
+    turns.lookers.append(committer.look)
+    batch = broker.batch
+
+    def work():
+        for number in range(3):
+            journal.calls.append(f"step {number}")
+            batch.wanted = batch.commit
+            yield
+
+    batch.unfinished.append(work())
+    nursery.start_soon(committer.run)
+    nursery.start_soon(turns.go_on)
+    turns._slice = -1  # every slice is over at once
+    turns.finish()
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert ["step 0", "step 1", "step 2", "close"] == journal.calls[:4]

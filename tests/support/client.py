@@ -218,7 +218,7 @@ class Client:
 def finish(broker: Broker) -> None:
     """End turns until nothing is left to do."""
     batch = broker.batch
-    while batch.touched or batch.waiting or batch.confirming or batch.flushing or batch.returns:
+    while batch.touched or batch.is_behind or batch.confirming or batch.flushing or batch.returns:
         batch.resume()
 
 
