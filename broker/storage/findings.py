@@ -48,6 +48,7 @@ class Inspection:
       notes: What is strange, and no damage.
       is_torn: Whether the database itself is damaged: it has to be made anew.
       is_log_damaged: Whether SQLite does not read its log to the end.
+      taken: Frames of the log that SQLite takes; None if that is not known.
       definitions: How many there are.
       bad_definitions: Those that cannot be used, by their ids.
       rows: How many could be read.
@@ -68,6 +69,7 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
     is_torn: bool = False
     is_log_damaged: bool = False
+    taken: int | None = None
     definitions: int = 0
     bad_definitions: set[int] = field(default_factory=set)
     rows: int = 0

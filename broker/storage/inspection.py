@@ -16,15 +16,16 @@ from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, KINDS, shown
 from leveret.broker.storage.findings import Inspection, Problem, numbers
 from leveret.broker.storage.row_inspection import RowInspection
-from leveret.broker.storage.salvage import DEFINITIONS, walk
+from leveret.broker.storage.salvage import definitions
 
 if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
+    from leveret.broker.storage.leaves import Leaves
 
 _UNUSED: Final = "is never used"
 
 
-def inspect(connection: sqlite3.Connection, *, is_deep: bool) -> Inspection:
+def inspect(connection: sqlite3.Connection, leaves: Leaves, *, is_deep: bool) -> Inspection:
     """Return what is in a store.
 
     Args:
@@ -36,8 +37,8 @@ def inspect(connection: sqlite3.Connection, *, is_deep: bool) -> Inspection:
     found = Inspection()
     if is_deep:
         _check_database(connection, found)
-    _look_at_definitions(connection, found)
-    RowInspection(connection, found, is_deep=is_deep).look()
+    _look_at_definitions(connection, leaves, found)
+    RowInspection(connection, leaves, found, is_deep=is_deep).look()
     return found
 
 
@@ -58,7 +59,7 @@ def _check_database(connection: sqlite3.Connection, found: Inspection) -> None:
 
 
 def _read_definitions(
-    connection: sqlite3.Connection, found: Inspection
+    connection: sqlite3.Connection, leaves: Leaves, found: Inspection
 ) -> dict[str, list[tuple[int, bytes, bytes]]]:
     """Return number, key and value of those that are whole, by kind."""
 
@@ -67,7 +68,7 @@ def _read_definitions(
         found.problems.append(Problem("definitions", reason, numbers("id", first, last)))
 
     by_kind: dict[str, list[tuple[int, bytes, bytes]]] = {kind: [] for kind in KINDS}
-    for number, kind, key, value in walk(connection, DEFINITIONS, missed):
+    for number, kind, key, value in definitions(connection, leaves, missed):
         assert isinstance(number, int)
         found.definitions += 1
         if not (isinstance(kind, str) and isinstance(key, bytes) and isinstance(value, bytes)):
@@ -81,11 +82,11 @@ def _read_definitions(
     return by_kind
 
 
-def _look_at_definitions(connection: sqlite3.Connection, found: Inspection) -> None:
+def _look_at_definitions(connection: sqlite3.Connection, leaves: Leaves, found: Inspection) -> None:
     broker = Broker()
     restorer = Catalog(broker, lambda _: None)
     absent: list[tuple[str, bytes, bytes]] = []  # exchanges of a type that is not there
-    for kind, rows in _read_definitions(connection, found).items():
+    for kind, rows in _read_definitions(connection, leaves, found).items():
         for number, key, value in rows:
             one = (kind, key, value)
             before = absent if kind == BINDING else []

@@ -20,9 +20,10 @@ from zlib import crc32
 
 from leveret.broker.storage.base import Row, StoreError
 from leveret.broker.storage.database import add, finish_repair, open_database, repaired
+from leveret.broker.storage.leaves import Leaves
 from leveret.broker.storage.lock import promise, sync
 from leveret.broker.storage.records import Enqueued, decode, seal
-from leveret.broker.storage.salvage import DEFINITIONS, ROWS, Octets, walk
+from leveret.broker.storage.salvage import Octets, definitions, rows
 from leveret.broker.storage.segment import LiveRow, Segment
 from leveret.broker.storage.tools import (
     STEP_OCTETS,
@@ -128,10 +129,14 @@ def _make_anew(file: Path, found: Inspection) -> None:
     new = file.with_name(f"{file.name}.new")
     _remove(new)
     try:
-        with closing(connected(file, [])) as source, closing(open_database(new)) as target:
+        with (
+            closing(open_database(new)) as target,
+            closing(connected(file, [])) as source,
+            closing(Leaves(source, file, found.taken)) as leaves,
+        ):
             target.execute("PRAGMA synchronous = OFF")  # it counts only when it is complete
-            _copy_rows(source, target, found)
-            _copy_definitions(source, target, found)
+            _copy_rows(source, leaves, target, found)
+            _copy_definitions(source, leaves, target, found)
             with suppress(sqlite3.DatabaseError):
                 for shard in source.execute("SELECT id, owner, epoch FROM shard"):
                     target.execute("INSERT INTO shard VALUES(?, ?, ?)", shard)
@@ -153,14 +158,16 @@ def _unsaid(*_: object) -> None:
     """Say nothing: it has been said."""
 
 
-def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, found: Inspection) -> None:
+def _copy_rows(
+    source: sqlite3.Connection, leaves: Leaves, target: sqlite3.Connection, found: Inspection
+) -> None:
     step = 0
     target.execute("BEGIN IMMEDIATE")
-    for seq, index, size, _ in walk(source, ROWS, _unsaid):
+    for seq, index, size, _ in rows(source, leaves, _unsaid):
         left = found.bad_rows.get(seq, index) if isinstance(seq, int) else None
         if not isinstance(seq, int) or not isinstance(left, bytes) or not isinstance(size, int):
             continue
-        body = _body(source, seq, left) if size else b""
+        body = _body(Octets(source, seq, leaves), left) if size else b""
         row = seq, left, crc32(body), body
         target.execute("INSERT OR IGNORE INTO batch VALUES(?, ?, ?, ?)", row)
         step += len(left) + len(body)
@@ -172,9 +179,8 @@ def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, found: In
     target.execute("COMMIT")
 
 
-def _body(source: sqlite3.Connection, seq: int, index: bytes) -> bytes:
+def _body(octets: Octets, index: bytes) -> bytes:
     """Return the body of a row, as far as its messages need it if it cannot be read as a whole."""
-    octets = Octets(source, seq)
     if octets.whole is not None:
         return octets.whole
     body = bytearray()
@@ -193,10 +199,10 @@ def _places(record: Enqueued) -> Iterator[tuple[int, int]]:
 
 
 def _copy_definitions(
-    source: sqlite3.Connection, target: sqlite3.Connection, found: Inspection
+    source: sqlite3.Connection, leaves: Leaves, target: sqlite3.Connection, found: Inspection
 ) -> None:
     target.execute("BEGIN IMMEDIATE")
-    for row in walk(source, DEFINITIONS, _unsaid):
+    for row in definitions(source, leaves, _unsaid):
         if row[0] not in found.bad_definitions:
             target.execute("INSERT OR IGNORE INTO meta VALUES(?, ?, ?, ?)", row)
     target.execute("COMMIT")

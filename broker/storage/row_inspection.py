@@ -28,7 +28,7 @@ from leveret.broker.storage.records import (
     split,
 )
 from leveret.broker.storage.recovery import Recovery
-from leveret.broker.storage.salvage import HIGHEST, LOWEST, ROWS, Octets, walk
+from leveret.broker.storage.salvage import HIGHEST, LOWEST, Octets, rows
 from leveret.broker.storage.segment import LiveRow, Segment
 from leveret.protocol.codec import decode_method
 from leveret.protocol.errors import AMQPError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.storage.damage import ReadRow
     from leveret.broker.storage.findings import Inspection
+    from leveret.broker.storage.leaves import Leaves
     from leveret.broker.storage.queue_log import Range
     from leveret.broker.storage.records import Record
 
@@ -51,8 +52,16 @@ MEMO_LIMIT: Final = 4096
 class RowInspection:
     """One walk over all rows."""
 
-    def __init__(self, connection: sqlite3.Connection, found: Inspection, *, is_deep: bool) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        leaves: Leaves,
+        found: Inspection,
+        *,
+        is_deep: bool,
+    ) -> None:
         self._connection = connection
+        self._leaves = leaves
         self._found = found
         self._is_deep = is_deep
         self._recovery = Recovery(found.journal)
@@ -67,7 +76,7 @@ class RowInspection:
     def look(self) -> None:
         """Read everything, and put together what it comes to."""
         found, last = self._found, LOWEST - 1
-        for seq, index, size, checksum in walk(self._connection, ROWS, self._missed):
+        for seq, index, size, checksum in rows(self._connection, self._leaves, self._missed):
             assert isinstance(seq, int)
             self._highest = max(self._highest, seq)
             if not isinstance(index, bytes) or not isinstance(size, int):
@@ -98,7 +107,7 @@ class RowInspection:
 
     def _missed(self, first: int, last: int | None, reason: str) -> None:
         self._found.is_torn = True
-        held = "what they held cannot be made out"
+        held = "what is missing of them cannot be made out"
         self._found.problems.append(Problem(numbers("rows", first, last), reason, held))
 
     def _look_at(self, row: ReadRow, index: bytes, size: int, checksum: object) -> None:
@@ -111,7 +120,7 @@ class RowInspection:
                 if isinstance(each, Settled):
                     self._back.setdefault(each.queue, []).extend(each.ranges)
         else:
-            octets = Octets(self._connection, seq) if size and self._is_deep else None
+            octets = Octets(self._connection, seq, self._leaves) if size and self._is_deep else None
             bad = self._bad_messages(seq, records, size, octets)
             if bad:
                 problem = f"{sum(len(where) for _, where in bad)} of its messages cannot be read"

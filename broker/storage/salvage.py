@@ -1,6 +1,7 @@
-"""Salvage: what SQLite can still read of a damaged database.
+"""Salvage: what can still be read of a damaged database.
 
-Law: what cannot be read is stepped over, and said; nothing is changed.
+Law: what SQLite cannot read is looked for on its pages, or else stepped over, and said; nothing is
+changed.
 
 Called by: storage.inspection, storage.row_inspection, storage.tools, storage.repair.
 """
@@ -9,12 +10,18 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.database import piece_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from leveret.broker.storage.leaves import Leaves
+
+    Missed = Callable[[int, int | None, str], None]
+    Found = Callable[[int, int], Iterator[tuple[object, ...]]]
 
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
@@ -23,14 +30,38 @@ ROWS: Final = "SELECT seq, idx, length(body), sum FROM batch WHERE seq >= ? ORDE
 DEFINITIONS: Final = "SELECT id, kind, key, value FROM meta WHERE id >= ? ORDER BY id"
 
 
+def rows(
+    connection: sqlite3.Connection, leaves: Leaves, missed: Missed
+) -> Iterator[tuple[object, ...]]:
+    """Return what `ROWS` has, ascending, and what is only on pages that SQLite does not find."""
+
+    def found(first: int, last: int) -> Iterator[tuple[object, ...]]:
+        for seq, index, checksum, body in leaves.between("batch", first, last):
+            yield seq, index, len(body) if isinstance(body, bytes) else None, checksum
+
+    return walk(connection, ROWS, missed, found)
+
+
+def definitions(
+    connection: sqlite3.Connection, leaves: Leaves, missed: Missed
+) -> Iterator[tuple[object, ...]]:
+    """Return what `DEFINITIONS` has, and what is only on pages that SQLite does not find."""
+    return walk(connection, DEFINITIONS, missed, partial(leaves.between, "meta"))
+
+
+def _nothing(*_: int) -> Iterator[tuple[object, ...]]:
+    return iter(())
+
+
 def walk(
-    connection: sqlite3.Connection, query: str, missed: Callable[[int, int | None, str], None]
+    connection: sqlite3.Connection, query: str, missed: Missed, found: Found = _nothing
 ) -> Iterator[tuple[object, ...]]:
     """Return what a query has, in the order of the number that is first, and step over damage.
 
     Args:
       query: It takes the lowest number.
       missed: Called for what cannot be read: from where, up to where (None: the end), and why.
+      found: Returns what is known of that from elsewhere.
     """
     start = LOWEST
     strange: set[int] = set()  # out of order, said once
@@ -57,6 +88,12 @@ def walk(
             yield row
             continue
         following = _readable_after(connection, query, start)
+        others = 0
+        for row in found(start, HIGHEST if following is None else following - 1):
+            others += 1
+            yield row
+        if others:
+            text = f"{text} ({others:,} were found on their pages)"
         missed(start, None if following is None else following - 1, text)
         if following is None:
             return
@@ -99,7 +136,9 @@ class Octets:
       whole: All of it; None if it cannot be read as a whole.
     """
 
-    def __init__(self, connection: sqlite3.Connection, seq: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, seq: int, leaves: Leaves | None = None
+    ) -> None:
         self._connection = connection
         self._seq = seq
         self.whole: bytes | None = None
@@ -108,6 +147,10 @@ class Octets:
             row = connection.execute(query, (seq,)).fetchone()
             if row is not None and isinstance(row[0], bytes):
                 self.whole = row[0]
+            return
+        for *_, body in leaves.between("batch", seq, seq) if leaves else ():
+            if isinstance(body, bytes):
+                self.whole = body
 
     def piece(self, offset: int, length: int) -> bytes:
         """Return some octets; fewer, or none, if they are not there or cannot be read."""

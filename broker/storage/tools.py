@@ -34,6 +34,7 @@ from leveret.broker.storage.database import (
 )
 from leveret.broker.storage.findings import Problem
 from leveret.broker.storage.inspection import inspect
+from leveret.broker.storage.leaves import Leaves
 from leveret.broker.storage.lock import promise, take_lock, take_lock_to_look
 from leveret.broker.storage.row_builder import living_octets
 from leveret.broker.storage.salvage import Octets
@@ -175,13 +176,18 @@ def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
     """Return what is in a store, which is not open any more."""
     _check_size(file)
     problems: list[Problem] = []
-    log = ""
+    log, taken = "", None
     with suppress(sqlite3.Error):  # it will be said why it cannot be opened
         log, _, taken = look_at_log(file)
         if not taken and (problem := shortage(file)):
             problems.append(Problem("database", problem))
-    with closing(connected(file, problems)) as connection:
-        found = inspect(connection, is_deep=is_deep)
+    taken = None if log else taken
+    with (
+        closing(connected(file, problems)) as connection,
+        closing(Leaves(connection, file, taken)) as leaves,
+    ):
+        found = inspect(connection, leaves, is_deep=is_deep)
+    found.taken = taken
     if problems:
         found.is_torn = True
         found.problems = problems + found.problems
