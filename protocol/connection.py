@@ -83,6 +83,30 @@ class Connection:
       is_reading: False while the owner does not read: silence is not held against the peer.
     """
 
+    __slots__ = (
+        "_check_at",
+        "_early",
+        "_is_deaf",
+        "_passing",
+        "_rest",
+        "_send_at",
+        "_silent_checks",
+        "_small",
+        "channel_max",
+        "frame_max",
+        "has_received",
+        "has_sent",
+        "heartbeat",
+        "hint",
+        "is_greeted",
+        "is_reading",
+        "offer",
+        "reader",
+        "reply",
+        "role",
+        "state",
+    )
+
     def __init__(
         self,
         role: Role,

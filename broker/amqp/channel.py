@@ -63,6 +63,28 @@ class Channel:
       reply_tag: The tag of that consumer.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_lowest",
+        "confirmed_seqno",
+        "consumers",
+        "is_confirming",
+        "last_queue",
+        "next_tag",
+        "number",
+        "outbox",
+        "parked",
+        "prefetch_count",
+        "publish_seqno",
+        "reply_key",
+        "reply_tag",
+        "session",
+        "transaction",
+        "unacked",
+        "window",
+        "window_used",
+    )
+
     def __init__(self, session: Session, number: int) -> None:
         self.session = session
         self.number = number
@@ -136,8 +158,12 @@ class Channel:
 
     def send_confirms(self) -> None:
         """Confirm everything published so far, after the confirms that wait for a commit."""
-        if self.is_confirming:
-            self.then(Confirm(self))
+        if not self.is_confirming:
+            return
+        if self.number in self.session.held:
+            self.session.held.follow(self.number, Confirm(self))
+        else:
+            self.confirm(self.publish_seqno)
 
     def hold_confirms(self, commit: int) -> None:
         """Confirm everything published so far when a commit is done."""
@@ -311,21 +337,19 @@ class Channel:
         if not entries:
             return
         consumers = set(map(_consumer_of, entries))
-        for queue in {consumer.queue for consumer in consumers}:
-            if queue.log is not None:
-                queue.log.settled(
-                    map(_position_of, entries)
-                    if len(consumers) == 1
-                    else [entry[1] for entry in entries if entry[0].queue is queue]
-                )
         if len(consumers) == 1:
             (consumer,) = consumers
             queue = consumer.queue
+            if queue.log is not None:
+                queue.log.settled(map(_position_of, entries))
             queue.settle(len(entries), octets(map(_message_of, entries)))
             if queue.absent_bytes:
                 queue.absent_bytes -= absent_octets(map(_message_of, entries))
             self._give_back(consumer, len(entries))
         else:
+            for queue in {consumer.queue for consumer in consumers}:
+                if queue.log is not None:
+                    queue.log.settled([entry[1] for entry in entries if entry[0].queue is queue])
             for consumer, _, message in entries:
                 consumer.queue.settle(1, octets((message,)))
                 if consumer.queue.absent_bytes:

@@ -135,7 +135,7 @@ def understood(client_properties: Mapping[str, object]) -> frozenset[str]:
     """Return the names of what a client says it understands, as far as we know them."""
     capabilities = client_properties.get("capabilities")
     if not isinstance(capabilities, Mapping):
-        return frozenset()
+        return _names(())
     return _names(tuple(name for name in CAPABILITIES if capabilities.get(name) is True))
 
 

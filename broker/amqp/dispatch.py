@@ -74,7 +74,7 @@ def handle_rare(session: Session, number: int, command: Command) -> None:
 def _handle_closing(session: Session, number: int, command: Command) -> None:
     """Drop what comes on a channel we closed, until the client confirms."""
     if isinstance(command, ChannelCloseOk):
-        session.closing_channels.discard(number)
+        del session.closing_channels[number]
     elif isinstance(command, ChannelClose):
         session.send(number, ChannelCloseOk())
     elif isinstance(command, ChannelOpen):

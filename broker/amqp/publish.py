@@ -59,9 +59,18 @@ def publish(
             message: Message = contents[index]  # type: ignore[assignment]
             found = routes.get(message.envelope)
             flags = message.flags & LOOK_AT
+            frames = message.frames
             if (
                 is_plain
-                and (not flags or (flags == HAS_HEADERS and not _may_have_copies(message)))
+                and (
+                    not flags
+                    # as `_may_have_copies` says, without the price of a call
+                    or (
+                        flags == HAS_HEADERS
+                        and frames.__class__ is bytes
+                        and frames.find(b"CC", 7, 7 + message.header_size) < 0
+                    )
+                )
                 and (found is not None or message.envelope in by_headers)
             ):
                 if found is None:

@@ -82,6 +82,43 @@ class Session:
       closing_since: When the connection began to close, in `broker.now`; None before.
     """
 
+    # there are more names than a dict of attributes can share with those of other sessions
+    __slots__ = (
+        "_commands",
+        "_index",
+        "_is_greeted",
+        "_is_leaving",
+        "_is_left",
+        "_routes",
+        "_start",
+        "broker",
+        "capabilities",
+        "channels",
+        "client_properties",
+        "closing_channels",
+        "closing_since",
+        "connection",
+        "has_published",
+        "held",
+        "is_blocked",
+        "is_ended",
+        "is_hung_up",
+        "is_loopback",
+        "is_running",
+        "is_waiting",
+        "is_writing",
+        "octets_in",
+        "octets_out",
+        "opened_at",
+        "outbox",
+        "outbox_high",
+        "peer",
+        "reason",
+        "user",
+        "vhost",
+        "writer",
+    )
+
     def __init__(
         self, broker: Broker, writer: Writer, *, peer: str = "", is_loopback: bool = True
     ) -> None:
@@ -102,7 +139,7 @@ class Session:
         self.user: User | None = None
         self.vhost: VirtualHost = None  # type: ignore[assignment]
         self.channels: dict[int, Channel] = {}
-        self.closing_channels: set[int] = set()
+        self.closing_channels: dict[int, None] = {}
         self.client_properties: Mapping[str, object] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.opened_at = broker.now
@@ -211,7 +248,7 @@ class Session:
             if not done:
                 return False
             self._index += 1
-            if out_of_time() and self._index < len(commands):
+            if self._index < len(commands) and out_of_time():
                 return False
         self._commands = []
         self._index = 0
@@ -392,7 +429,7 @@ class Session:
             channel = self.channels.get(number)
             if channel is not None:
                 channel.close()
-            self.closing_channels.add(number)
+            self.closing_channels[number] = None
             self.send(number, ChannelClose(*close))
             return
         self.reason = problem.reply_text

@@ -204,7 +204,7 @@ class Batch:
                 queue.deal()
             except Exception as problem:
                 self.failed(queue, problem)
-            if out_of_time():
+            if len(touched) > 1 and out_of_time():
                 break
         left = dict.fromkeys(rest)
         self.waiting.update(left)

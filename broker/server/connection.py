@@ -99,10 +99,12 @@ class ClientConnection:
             self._has_work
             or session.is_ended
             or session.is_hung_up
-            or self._must_wait_for_commit()
-            or self._is_owed_much()
+            or (turns.committer is not None and self._waits_for_commit())
             or (session.is_writing and session.outbox.replies > session.outbox_high)
         )
+
+    def _waits_for_commit(self) -> bool:
+        return self._must_wait_for_commit() or self._is_owed_much()
 
     def _must_wait_for_commit(self) -> bool:
         """Whether this peer publishes faster than the store takes it."""

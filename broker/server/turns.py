@@ -124,7 +124,8 @@ class Turns:
         is_done = batch.finish(self._is_over)
         if self._has_more():
             self._more.set()
-        self._look()
+        for look in self.lookers:
+            look()
         return is_done
 
     def _has_more(self) -> bool:
@@ -132,10 +133,6 @@ class Turns:
         return bool(
             batch.is_behind or batch.touched or batch.flushing or batch.returns or batch.debris
         )
-
-    def _look(self) -> None:
-        for look in self.lookers:
-            look()
 
     def loaded(self) -> None:
         """Go on with what waited for messages that have been read."""
@@ -164,7 +161,8 @@ class Turns:
             self._start()
             left = len(batch.unfinished) + len(batch.returns)
             batch.resume(self._is_over)
-            self._look()
+            for look in self.lookers:
+                look()
             if len(batch.unfinished) + len(batch.returns) < left:
                 self._wake()
             if not batch.is_behind:

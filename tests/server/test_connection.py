@@ -275,6 +275,15 @@ class Broken:
         raise WireClosed("broken pipe")
 
 
+def test_no_part_of_an_idle_connection_has_a_dict_of_attributes(client):
+    """Thousands are idle; that of a session, with its many names, took more than all the rest."""
+    session = client.session
+    channel = session.channels[1]
+    wire = session.connection
+    parts = (session, channel, session.outbox, session.held, wire, wire.reader)
+    assert [] == [part for part in parts if hasattr(part, "__dict__")]
+
+
 def test_nothing_is_dealt_to_a_peer_whose_socket_is_broken(broker, client):
     """Without acknowledgements what is written to nobody is lost: it must not be the queue."""
     turns = Turns(broker, lambda: 0)

@@ -11,6 +11,7 @@ from leveret.broker.server import timers
 from leveret.broker.server.connection import HANG_UP_DELAY, StreamConnection
 from leveret.broker.server.turns import Turns
 from leveret.broker.server.wire import StreamWire
+from leveret.protocol.connection import Connection
 from leveret.protocol.methods import ConnectionClose, ConnectionStartOk, QueueDeclare
 
 from ..support.edge import Peer, publish
@@ -194,10 +195,14 @@ async def test_fault_while_looking_at_one_session_ends_that_one_only(
         other = await opened(connect, 0)
         first = next(iter(broker.sessions))
 
-        def fail() -> float:
-            raise RuntimeError("a fault of the test's own")
+        next_deadline = Connection.next_deadline
 
-        monkeypatch.setattr(first.connection, "next_deadline", fail)
+        def fail(connection: Connection) -> float | None:
+            if connection is first.connection:
+                raise RuntimeError("a fault of the test's own")
+            return next_deadline(connection)
+
+        monkeypatch.setattr(Connection, "next_deadline", fail)
 
         assert await end_of(victim.stream) <= 2 * timers.TICK
         assert (await other.call(QueueDeclare("q"))).queue == "q"
