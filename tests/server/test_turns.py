@@ -62,7 +62,7 @@ def hold(client: Client, count: int) -> None:
     client.take()
 
 
-async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nursery):
+async def test_a_get_goes_on_when_very_many_messages_are_back(broker, client, nursery, counter):
     turns = Turns(broker, lambda: 0)
     hold(client, 3 * PIECE)
     nack, get = BasicNack(0, True, True), BasicGet("q")
