@@ -10,6 +10,7 @@ Called by: storage.journal, storage.tools.
 from __future__ import annotations
 
 from array import array
+from operator import ne
 from typing import TYPE_CHECKING
 
 from leveret.broker.storage.base import Row
@@ -100,7 +101,7 @@ class RowBuilder:
                     self._next_row()
                 columns, base = _Columns(), position
             payload, header, size = message.envelope.payload, message.header_size, message.size
-            columns.add(self._place(message, payload), len(payload), header, size)
+            columns.places.append((self._place(message, payload), len(payload), header, size))
             expected = position + 1
         self._add_segment(log, base, columns)
 
@@ -127,7 +128,7 @@ class RowBuilder:
                     self._next_row()
                 columns, base = _Columns(), position
             offset = places[position - segment.base][0] if places else position
-            columns.add(self._carry((seq, offset), message), *sizes)
+            columns.places.append((self._carry((seq, offset), message), *sizes))
             expected = position + 1
         self._add_segment(log, base, columns, self._moved)
 
@@ -164,7 +165,7 @@ class RowBuilder:
         columns: _Columns,
         moved: list[tuple[QueueLog, Segment]] | None = None,
     ) -> None:
-        if columns.offsets:
+        if columns.places:
             segment = Segment(self._row, columns.record(log.number, base))
             self._row.add(segment)
             if moved is None:
@@ -182,43 +183,33 @@ class RowBuilder:
 
 
 class _Columns:
-    """The columns of one record, as they grow."""
+    """The columns of one record, as they grow.
 
-    __slots__ = ("_end", "bodies", "headers", "is_scattered", "offsets", "publishes")
+    Attributes:
+      places: Where each message begins; octets of its publish method, header and body.
+    """
+
+    __slots__ = ("places",)
 
     def __init__(self) -> None:
-        self._end = -1
-        self.is_scattered = False
-        self.offsets: list[int] = []
-        self.publishes: list[int] = []
-        self.headers: list[int] = []
-        self.bodies: list[int] = []
+        self.places: list[tuple[int, int, int, int]] = []
 
     def reach(self, gap: int, offset: int) -> bool:
         """Add holes up to a position; return False if it is not near enough."""
-        if not self.offsets or gap > GAP:
+        if not self.places or gap > GAP:
             return False
-        for _ in range(gap):
-            self.add(offset, 0, 0, 0)
+        self.places += [(offset, 0, 0, 0)] * gap
         return True
-
-    def add(self, offset: int, publish: int, header: int, body: int) -> None:
-        """Add the sizes of a message that begins at an offset."""
-        if offset != self._end and self.offsets:
-            self.is_scattered = True
-        self._end = offset + publish + header + body
-        self.offsets.append(offset)
-        self.publishes.append(publish)
-        self.headers.append(header)
-        self.bodies.append(body)
 
     def record(self, queue: int, base: int) -> Enqueued:
         """Return the record of all that was added."""
+        offsets, publishes, headers, bodies = zip(*self.places, strict=True)
+        is_scattered = any(map(ne, map(sum, self.places), offsets[1:]))
         return Enqueued(
             queue,
             base,
-            array("Q", self.offsets if self.is_scattered else self.offsets[:1]),
-            array("H", self.publishes),
-            array("I", self.headers),
-            array("I", self.bodies),
+            array("Q", offsets if is_scattered else offsets[:1]),
+            array("H", publishes),
+            array("I", headers),
+            array("I", bodies),
         )

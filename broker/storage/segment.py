@@ -91,7 +91,6 @@ class LiveRow:
         self.segments.append(segment)
         self.count += segment.live
         self.live += segment.live
-        self.octets += segment.size
 
 
 class Segment:

@@ -270,9 +270,10 @@ def test_peers_that_neither_read_nor_answer_delay_the_end_by_five_seconds(tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
 def test_second_signal_ends_the_process_at_once(tmp_path, number):
     with running(tmp_path) as (launched, address):
-        mute = Talk("mute", address).connect()
+        mute = Talk("mute", address).connect()  # waited for: it never answers
+        told = Talk("told", address).connect()
         launched.process.terminate()
-        assert FORCED == mute.receive().method
+        assert FORCED == told.receive().method
         start = monotonic()
         launched.process.send_signal(number)
         status, _, _ = launched.end()
@@ -280,3 +281,4 @@ def test_second_signal_ends_the_process_at_once(tmp_path, number):
     assert -number == status
     assert monotonic() - start < app.STOP_TIMEOUT
     mute.hang_up()
+    told.hang_up()
