@@ -358,13 +358,17 @@ class Channel:
         if self.parked:
             self.unpark()
 
-    def requeue(self, taken: dict[int, Entry], *, in_pieces: bool = True) -> None:
+    def requeue(self, taken: dict[int, Entry]) -> None:
         """Put unsettled messages back where they were; very many a piece at a time."""
-        if len(taken) > PIECE and in_pieces:
-            self._await_returns(taken)
-            self.session.broker.batch.returns.append(self._return_later(taken))
+        if len(taken) > PIECE:
+            self.session.broker.batch.returns.append(self.requeue_later(taken))
         else:
             self._return(list(taken.values()))
+
+    def requeue_later(self, taken: dict[int, Entry]) -> Iterator[None]:
+        """Count unsettled messages as ready; put them back where they were, some with each step."""
+        self._await_returns(taken)
+        return self._return_later(taken)
 
     def _await_returns(self, taken: dict[int, Entry]) -> None:
         """Have the queues count now what will come back."""

@@ -95,7 +95,7 @@ class Transaction:
             _publish(queue, messages, is_kept=is_kept)
         for tags, requeue in settlements:
             if requeue:
-                channel.requeue(tags, in_pieces=False)
+                channel.requeue(tags)
             else:
                 channel.discard_many(tags)
         return is_kept
@@ -111,7 +111,7 @@ class Transaction:
             yield from _publish_later(publishes)
             for tags, requeue in settlements:
                 if requeue:
-                    channel.requeue(tags, in_pieces=False)
+                    yield from channel.requeue_later(tags)
                 else:
                     yield from channel.discard_later(tags)
         except Exception:

@@ -180,10 +180,10 @@ class RowInspection:
         for record in records:
             if not isinstance(record, Enqueued):
                 continue
-            places = Segment(LiveRow(seq), record).places(record.base, len(record.body_sizes))
+            segment = Segment(LiveRow(seq), record)
             where = {
                 position
-                for position, place in enumerate(places, record.base)
+                for position, place in segment.living_places(segment.base, segment.end)
                 if sum(place) > size or (octets is not None and not self._is_good(octets, *place))
             }
             if where:

@@ -877,3 +877,29 @@ async def test_without_a_store_nothing_is_held(connect):
     assert [DECLARED, ConfirmSelectOk()] == client.send(DECLARE, ConfirmSelect())
     assert [BasicAck(1)] == client.publish(b"m", **PERSISTENT)
     assert [TxSelectOk()] == connect().send(TxSelect())
+
+
+async def test_very_many_that_a_tx_requeues_come_back_in_pieces_and_in_its_commit(
+    kept, large, monkeypatch
+):
+    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    queue = kept.broker.vhosts["/"].queue("q")
+    kept.gate.let_through()
+    large.send(TxCommit())
+    await kept.settle()
+    large.consume()
+    large.take()
+    other, begun = kept.connect(), kept.gate.begun
+    large.send(BasicCancel("c"), BasicNack(0, True, True))
+    large.take()
+    kept.gate.hold()
+
+    large.send(TxCommit())
+    in_the_middle(kept)
+    assert (5, 0) == (queue.ready_count, queue.unacked_count)
+    assert [] == bodies(other.consume("q", "other"))
+    await kept.settle()
+
+    assert begun + 1 == kept.gate.begun
+    assert [b"%d" % number for number in range(5)] == bodies(other.take())
+    assert [TxCommitOk()] == await released(kept, large)

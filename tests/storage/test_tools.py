@@ -356,6 +356,26 @@ def test_of_a_row_that_is_understood_only_the_damaged_message_is_dropped(
     assert tools.check(made.folder).is_good
 
 
+def test_where_there_is_no_message_none_is_damaged(made: Made) -> None:
+    """Neighbours in a row may have been settled, or never kept, before it was made."""
+    made.orders.enqueued(14, [message(b"%d" % each) for each in range(14, 19)])
+    made.orders.settled([15])
+    made.commit()
+    orders = ORDERS | {n: b"%d" % n for n in (14, 16, 17, 18)}
+    assert orders == made.content()["orders"]
+    assert tools.check(made.folder).is_good
+    assert tools.compact(made.folder).is_good
+    assert orders == made.content()["orders"]
+
+    made.flip(made.seqs[-1], PUBLISH + HEADER + 2, "body")  # class of 16, which comes behind 14
+    repaired = repair.repair(made.folder)
+
+    assert {"orders": [(16, 16)]} == lost(repaired)
+    del orders[16]
+    assert {"orders": orders, "mails": MAILS} == made.content()
+    assert tools.check(made.folder).is_good
+
+
 def test_of_a_body_that_is_cut_short_what_is_there_is_kept(made: Made) -> None:
     seq = made.seqs[0]
     size = PUBLISH + HEADER + 1
