@@ -140,7 +140,9 @@ class Persistence:
                 held=recovery.held(loss),
                 messages=loss.messages,
             )
-        return recovery.finish(set(queues), self._journal.tally.total)
+        found = recovery.finish(set(queues), self._journal.tally.total)
+        self._catalog.spare(recovery.highest)
+        return found
 
     def _name(self, queues: Mapping[int, Queue], number: int) -> str:
         """Return what a queue is called for people; its definition may be gone."""

@@ -92,6 +92,10 @@ class Catalog:
         """Return the number of a durable queue."""
         return self._numbers[queue]
 
+    def spare(self, number: int) -> None:
+        """Give no queue a number up to one: rows name it, though its definition may be lost."""
+        self._highest = max(self._highest, number)
+
     def restore(self, rows: Iterable[tuple[str, bytes, bytes]]) -> dict[int, Queue]:
         """Define in an empty broker what was kept; return the durable queues by number.
 

@@ -143,6 +143,11 @@ class Recovery:
         row.octets = octets_of(records)  # what several queues share is there once
         row.is_bare = not row.segments
 
+    @property
+    def highest(self) -> int:
+        """The highest number of a queue that a row names, defined or not; 0 if none does."""
+        return max(self._next, default=0)
+
     def _seen(self, queue: int, position: int) -> None:
         self._next[queue] = max(self._next.get(queue, 0), position)
 
@@ -181,13 +186,13 @@ class Recovery:
     def _drop(self, number: int, log: QueueLog) -> None:
         """Drop the messages of a queue that is not defined any more: a repair leaves such.
 
-        Otherwise a definition goes in the same commit as the messages.
+        Otherwise a definition goes in the same commit as the messages. Rows that others share stay,
+        so the next commit has to say it.
         """
         count = sum(segment.live for segment in log.segments)
         if count and self._is_counted:
             raise Damaged(f"{count:,} messages are of {self._name(number)}, which is not defined")
-        for segment in log.segments:
-            segment.give_up()
+        log.close()
         del self._journal.logs[number]
 
     def _finish_last(self, definitions: Defined | None) -> None:

@@ -843,3 +843,12 @@ CatalogMachine.TestCase.settings = settings(
     max_examples=50, stateful_step_count=30, deadline=None, database=None
 )
 TestCatalog = CatalogMachine.TestCase
+
+
+def test_a_number_that_rows_name_still_is_not_given_anew(kept):
+    kept.catalog.spare(7)
+    queue = kept.vhost.declare_queue("q", durable=True)
+
+    assert 8 == kept.catalog.queue_number(queue)
+    kept.catalog.spare(3)
+    assert 9 == kept.catalog.queue_number(kept.vhost.declare_queue("r", durable=True))

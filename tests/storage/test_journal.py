@@ -346,6 +346,21 @@ def test_messages_of_a_queue_without_a_definition_are_damage(journal: Journal, d
         disk.recover({2})
 
 
+def test_what_a_repair_leaves_of_a_queue_that_is_gone_is_settled_where_others_share_a_row(
+    journal: Journal, disk: Disk
+) -> None:
+    journal.log(1).enqueued(0, [message()] * 3)
+    journal.log(2).enqueued(0, [message(b"kept")])
+    disk.commit(journal)
+    disk.rows[journal.next_seq] = seal([]), b""  # as a repair leaves it
+
+    recovered, _ = disk.recover({2})
+    assert 1 not in recovered.logs
+    disk.commit(recovered)  # from now on rows are counted, and nothing may be without a queue
+
+    assert {2: {0: b"kept"}} == disk.recover({2})[1]
+
+
 def test_what_a_repair_leaves_of_a_queue_that_is_gone_does_not_come_back(
     journal: Journal, disk: Disk
 ) -> None:
