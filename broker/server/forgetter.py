@@ -27,9 +27,14 @@ STEP = 1024  # delivery tags looked at before others get their turn
 
 
 class Forgetter:
-    """Goes through what is unacknowledged."""
+    """Goes through what is unacknowledged.
+
+    Attributes:
+      count: Messages that were let go, ever.
+    """
 
     def __init__(self, broker: Broker) -> None:
+        self.count = 0
         self._broker = broker
         self._queues: set[Queue] = set()
         self._looked: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()  # up to which tag
@@ -76,6 +81,7 @@ class Forgetter:
                 stand_in = absent(message.header_size, message.size)
                 unacked[tag] = (consumer, position, stand_in)
                 queue.absent_bytes += stand_in.header_size + stand_in.size
+                self.count += 1
             elif message.persistent:
                 return tag - 1
         return tags[-1]

@@ -142,7 +142,7 @@ class Spiller:
         """Look at all queues once.
 
         Returns:
-          How many chunks were written; the seconds that looking took.
+          How many chunks were written and messages forgotten; the seconds that looking took.
 
         Raises:
           OSError: A file cannot be written.
@@ -170,11 +170,14 @@ class Spiller:
                     heavy.add(queue)
         seconds += perf_counter() - started
         self._in_memory, self._filled = in_memory, filled
+        forgotten, started = self._forgetter.count, perf_counter()
         for _ in self._forgetter.forget(heavy):
+            seconds += perf_counter() - started
             await trio.lowlevel.checkpoint()
+            started = perf_counter()
         for part in _parts(due):
             await self._write(part)
-        return len(due), seconds
+        return len(due) + self._forgetter.count - forgotten, seconds
 
     def _excess(self, queue: Queue, limit: int, is_short: bool) -> Iterator[tuple[Queue, Chunk]]:
         """Leave to the log what it has; return what else should leave memory."""

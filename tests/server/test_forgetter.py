@@ -4,7 +4,9 @@ import pytest
 
 from leveret.broker.core import queue as queue_module
 from leveret.broker.server import forgetter as forgetter_module
+from leveret.broker.server import spiller as spiller_module
 from leveret.broker.server.forgetter import Forgetter
+from leveret.broker.server.spiller import Spiller
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.methods import (
     BasicConsume,
@@ -87,6 +89,7 @@ async def test_of_what_is_delivered_only_the_sizes_stay(kept, client, queue, for
     forget(forgetter, queue)
 
     assert (size, size, 0) == (queue.bytes, queue.absent_bytes, queue.unacked_memory)
+    assert COUNT == forgetter.count
     client.ack(COUNT, multiple=True)
     assert (0, 0, 0, 0) == (queue.bytes, queue.memory, queue.absent_bytes, queue.unacked_count)
 
@@ -177,6 +180,24 @@ async def test_each_delivery_is_looked_at_once(kept, client, queue, forgetter):
     await kept.persistence.flush()
     assert 1 == forget(forgetter, queue)
     assert queue.bytes == queue.absent_bytes
+
+
+async def test_a_spiller_has_it_forget_and_counts_that_as_found(kept, client, queue, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(spiller_module, "perf_counter", lambda: now[0])
+    await delivered(kept, client)
+    step = Forgetter._forget
+
+    def slow(forgetter, channel, tags):
+        now[0] += 1
+        return step(forgetter, channel, tags)
+
+    monkeypatch.setattr(Forgetter, "_forget", slow)
+    spiller = Spiller(kept.turns, None, limit=1, memory=1 << 30, measure=lambda: 0)
+
+    assert (COUNT, -(-COUNT // 3)) == await spiller.spill()
+    assert 0 == queue.unacked_memory
+    assert (0, 0) == await spiller.spill()
 
 
 async def test_few_among_many_tags_are_found(kept, client, queue, forgetter):
