@@ -8,7 +8,7 @@ Called by: server.spiller.
 
 from __future__ import annotations
 
-from itertools import takewhile
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -89,11 +89,10 @@ class Forgetter:
 
 def _steps(channel: Channel, looked: int) -> Iterator[Sequence[int]]:
     """Return the tags after one, some at a time."""
-    unacked = channel.unacked
-    last = channel.next_tag - 1
-    if last - looked <= 2 * len(unacked):
-        tags: Sequence[int] = range(looked + 1, last + 1)
-    else:  # fewer than there are numbers
-        tags = list(takewhile(looked.__lt__, reversed(unacked)))[::-1]
-    for start in range(0, len(tags), STEP):
-        yield tags[start : start + STEP]
+    unacked, start = channel.unacked, 0
+    tags: Sequence[int] = range(looked + 1, channel.next_tag)
+    if len(tags) > 2 * len(unacked):  # most of them are settled
+        tags = list(unacked)
+        start = bisect_right(tags, looked)
+    for at in range(start, len(tags), STEP):
+        yield tags[at : at + STEP]
