@@ -47,6 +47,8 @@ class Envelope:
 class Content:
     """A message: envelope, header, body.
 
+    The reader sets the attributes without `__init__`, which therefore does nothing else.
+
     Attributes:
       envelope: The method in front.
       frames: Header frame and body frame in one piece as received (no body frame if it is

@@ -23,6 +23,7 @@ from leveret.protocol.constants import (
     NO_ROUTE,
     TEN_YEARS_MS,
 )
+from leveret.protocol.content import FRAME_HEAD
 from leveret.protocol.errors import AccessRefused, CommandInvalid, PreconditionFailed, Unsupported
 from leveret.protocol.methods import BasicPublish
 
@@ -68,7 +69,7 @@ def publish(
                     or (
                         flags == HAS_HEADERS
                         and frames.__class__ is bytes
-                        and frames.find(b"CC", 7, 7 + message.header_size) < 0
+                        and frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) < 0
                     )
                 )
                 and (found is not None or message.envelope in by_headers)
@@ -101,7 +102,7 @@ def _may_have_copies(message: Content) -> bool:
     frames = message.frames
     if isinstance(frames, tuple):
         return b"CC" in frames[0]
-    return frames.find(b"CC", 7, 7 + message.header_size) >= 0
+    return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
 
 
 def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...]:
