@@ -71,7 +71,7 @@ class Row:
     Attributes:
       seq: Its number: grows by each row, never reused.
       index: What the body holds, in records, checksummed by whoever made it.
-      body: The octets of messages, for `Ref`; the store keeps a checksum of them.
+      pieces: Of the octets of messages.
       delete: Rows that nobody needs any more.
       replace: Rows of which only a new index is still needed; their bodies become empty.
       definitions: Changed in the same transaction, in order.
@@ -79,10 +79,15 @@ class Row:
 
     seq: int
     index: bytes
-    body: bytes = b""
+    pieces: Sequence[bytes | memoryview] = ()
     delete: Sequence[int] = ()
     replace: Sequence[tuple[int, bytes]] = ()
     definitions: Sequence[Definition] = field(default=())
+
+    @property
+    def body(self) -> bytes:
+        """The octets of messages, for `Ref`, put together now; the store keeps their checksum."""
+        return b"".join(self.pieces)
 
 
 class Ref(NamedTuple):

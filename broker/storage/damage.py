@@ -18,6 +18,7 @@ from leveret.broker.storage.records import (
     Settled,
     decode,
     defined,
+    long,
     part_of,
     present,
     seal,
@@ -100,8 +101,11 @@ def salvage(index: bytes) -> list[Record]:
     return found
 
 
-def octets_of(records: Iterable[Record]) -> int:
+def octets_of(records: Sequence[Record]) -> int:
     """Return how long the body of a row has to be."""
+    part = long(records)
+    if part is not None:
+        return part.octets
     return max([_end(each) for each in records if isinstance(each, Enqueued)], default=0)
 
 

@@ -264,7 +264,8 @@ def shortage(file: Path) -> str:
 def add(execute: Callable[..., object], row: Row) -> None:
     """Add a row, and delete those that it makes superfluous."""
     delete = f"[{','.join(map(str, row.delete))}]" if row.delete else None
-    execute(ADD, (row.seq, row.index, crc32(row.body), row.body, delete))
+    body = row.body
+    execute(ADD, (row.seq, row.index, crc32(body), body, delete))
 
 
 def check_body(connection: sqlite3.Connection, seq: int, body: bytes) -> None:

@@ -105,9 +105,10 @@ class Inspection:
     def live_octets(self) -> int:
         """About how many of them still count."""
         return sum(
-            self.bodies.get(row.seq, 0) * row.live // row.count
+            self.bodies.get(seq, 0) * row.live // row.count
             for row in self.journal.rows.values()
             if row.count
+            for seq in row.numbers
         )
 
     @property

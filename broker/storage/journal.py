@@ -50,6 +50,7 @@ class Journal:
     Attributes:
       dirty: Logs with something to say.
       rows: The rows that are needed, by number.
+      continued: How many more there are in which the messages of those go on.
       definitions: Those changed since the last commit.
       tally: What all come to that are in the store.
       kept_seq: The number of the last row that is in the store for certain.
@@ -66,6 +67,7 @@ class Journal:
         self.dirty: dict[QueueLog, None] = {}
         self.logs: dict[int, QueueLog] = {}
         self.rows: dict[int, LiveRow] = {}
+        self.continued = 0
         self.definitions: list[Definition] = []
         self.tally = Tally()
         self.count = 0
@@ -248,7 +250,8 @@ class Journal:
         self._has_dead = False
         # What is doomed goes with this commit; what it makes superfluous, with the next.
         self.tally.take_in(definitions)
-        counts = encode_present(len(self.rows) + 1) + encode_defined(self.tally.total)
+        present = len(self.rows) + self.continued + 1
+        counts = encode_present(present) + encode_defined(self.tally.total)
         rows = builder.rows(statements + counts)
         self.keep(last)
         self.next_seq = last.seq + 1
@@ -288,6 +291,7 @@ class Journal:
     def keep(self, row: LiveRow) -> None:
         """Take in a row that will be in the store."""
         self.rows[row.seq] = row
+        self.continued += len(row.more)
         self._waste.add(row)
 
     # What is no longer needed
@@ -312,7 +316,8 @@ class Journal:
         doomed = [row]
         while doomed:
             row = doomed.pop()
-            self._doomed.append(row.seq)
+            self._doomed += row.numbers
+            self.continued -= len(row.more)
             self._has_dead |= row.octets > 0 and not row.is_bare
             self.rows.pop(row.seq, None)
             row.is_bare = True

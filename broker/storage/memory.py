@@ -218,7 +218,8 @@ class MemoryStore:
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self.rows[row.seq], self.sums[row.seq] = (row.index, row.body), crc32(row.body)
+            body = row.body
+            self.rows[row.seq], self.sums[row.seq] = (row.index, body), crc32(body)
             for seq in row.delete:
                 self.rows.pop(seq, None)
                 self.sums.pop(seq, None)

@@ -9,10 +9,11 @@ storage.scratch (have a memo each).
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.message import Message
-from leveret.broker.storage.base import Ref, StoreError
+from leveret.broker.storage.base import StoreError
 from leveret.protocol.codec import decode_method
 from leveret.protocol.content import Envelope
 from leveret.protocol.errors import AMQPError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.runs import Paged
+    from leveret.broker.storage.base import Ref
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
 
@@ -53,7 +55,7 @@ class Envelopes:
 class Place:
     """A chunk of a queue that is to be read."""
 
-    __slots__ = ("_envelopes", "_log", "_paged", "_parts", "_queue")
+    __slots__ = ("_counts", "_envelopes", "_log", "_paged", "_parts", "_queue")
 
     def __init__(self, queue: Queue, log: QueueLog, paged: Paged, envelopes: Envelopes) -> None:
         self._queue = queue
@@ -61,6 +63,7 @@ class Place:
         self._paged = paged
         self._envelopes = envelopes
         self._parts: list[tuple[Segment, list[Positioned]]] = []
+        self._counts: list[int] = []  # of the pieces of which each is read
 
     @property
     def is_wanted(self) -> bool:
@@ -94,7 +97,9 @@ class Place:
             raise StoreError(
                 f"queue {self._log.number} has lost {missing} messages of {base} to {end - 1}"
             )
-        return [_ref(*part) for part in self._parts]
+        refs = [_refs(*part) for part in self._parts]
+        self._counts = [len(each) for each in refs]
+        return [*chain.from_iterable(refs)]
 
     def _wanted(self, places: list[Positioned]) -> list[Positioned]:
         if self._paged.positions is None:
@@ -110,13 +115,16 @@ class Place:
         """
         positions: list[int] = []
         messages: list[Message] = []
-        for (segment, places), body in zip(self._parts, octets, strict=True):
+        read = iter(octets)
+        for (segment, places), count in zip(self._parts, self._counts, strict=True):
+            body, *more = islice(read, count)  # if there is more, it is of one message
             start = min(place[0] for _, place in places)
             for position, (offset, publish, header, size) in places:
                 positions.append(position)
                 sizes = publish, header, size
                 try:
-                    messages.append(message_at(body, offset - start, sizes, self._envelopes))
+                    message = message_at(body, offset - start, sizes, self._envelopes, more)
+                    messages.append(message)
                 except StoreError as problem:
                     where = f"row {segment.row.seq}: position {position}"
                     hint = "; leveret store repair drops it"
@@ -128,9 +136,16 @@ class Place:
 
 
 def message_at(
-    octets: bytes, at: int, sizes: tuple[int, int, int], envelopes: Envelopes
+    octets: bytes,
+    at: int,
+    sizes: tuple[int, int, int],
+    envelopes: Envelopes,
+    more: Sequence[bytes] = (),
 ) -> Message:
     """Return the message that begins at an offset, from the sizes of its parts.
+
+    Args:
+      more: How its body goes on.
 
     Raises:
       StoreError: It is none.
@@ -145,7 +160,7 @@ def message_at(
     at += header_size
     if not isinstance(envelope.method, BasicPublish) or int.from_bytes(header[SIZE]) != size:
         raise StoreError("is damaged")
-    frames = (header, octets[at : at + size]) if size else (header,)
+    frames = (header, octets[at : at + size], *more) if size else (header,)
     return Message(envelope, frames, header_size, size, int.from_bytes(header[FLAGS]))
 
 
@@ -166,7 +181,7 @@ def _neighbours(places: list[Positioned]) -> Iterator[list[Positioned]]:
         yield group
 
 
-def _ref(segment: Segment, places: Sequence[Positioned]) -> Ref:
+def _refs(segment: Segment, places: Sequence[Positioned]) -> Sequence[Ref]:
     start = min(place[0] for _, place in places)
     end = max(sum(place) for _, place in places)
-    return Ref(segment.row.seq, start, end - start)
+    return segment.row.locate(start, end)

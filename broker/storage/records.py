@@ -4,7 +4,8 @@ Law: an index is a checksum (CRC-32 of all that follows), a format number, which
 many of its commit, and records, each with its kind and length, so that a kind that is not known is
 skipped and kept. Numbers are little-endian. The octets of a message are in the body of the row:
 the payload of its publish method, the payload of its header, its body; the index has their sizes,
-so that recovery reads no body.
+so that recovery reads no body. What is longer than a row goes on in the rows after it, all of
+which say so.
 
 Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.damage,
 storage.row_inspection, storage.repair (read them).
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FORMAT: Final = 1
 
@@ -30,6 +31,7 @@ DELIVERED: Final = 3
 COUNTED: Final = 4
 PRESENT: Final = 5
 DEFINED: Final = 6
+LONG: Final = 7
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
@@ -41,6 +43,7 @@ _settled = Struct("<QI")  # queue, count of ranges or of positions
 _mark = Struct("<QQ")  # queue, position
 _present = Struct("<Q")  # count of rows
 _defined = Struct("<QQ")  # count of definitions, sum of their checksums
+_long = Struct("<QQ")  # the row where a message begins, octets in this one
 _RECORDS: Final = _start.size + _part.size  # where they begin
 _IS_BIG = sys.byteorder == "big"
 
@@ -121,6 +124,18 @@ class Defined(NamedTuple):
     sum: int
 
 
+class Long(NamedTuple):
+    """The row is one of several neighbours whose bodies, put together, are one message.
+
+    Attributes:
+      first: The first of them, which has its record; the others have nothing else.
+      octets: Of this row's body.
+    """
+
+    first: int
+    octets: int
+
+
 class Unknown(NamedTuple):
     """A record of a later version."""
 
@@ -128,7 +143,14 @@ class Unknown(NamedTuple):
     octets: bytes
 
 
-Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Defined | Unknown
+Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Defined | Long | Unknown
+
+_FIXED: Final[Mapping[int, tuple[Struct, Callable[..., Record]]]] = {
+    DELIVERED: (_mark, Delivered),
+    PRESENT: (_present, Present),
+    DEFINED: (_defined, Defined),
+    LONG: (_long, Long),
+}
 
 
 def seal(records: Iterable[bytes], row: int = 1, rows: int = 1) -> bytes:
@@ -206,6 +228,16 @@ def defined(records: Iterable[Record]) -> Defined | None:
     return next((record for record in records if isinstance(record, Defined)), None)
 
 
+def encode_long(first: int, octets: int) -> bytes:
+    """Return the record of a part of a message that has several rows."""
+    return _record(LONG, 0, _long.pack(first, octets))
+
+
+def long(records: Iterable[Record]) -> Long | None:
+    """Return which part of a message a row is; None if it is a row by itself."""
+    return next((record for record in records if isinstance(record, Long)), None)
+
+
 def _record(kind: int, flags: int, octets: bytes) -> bytes:
     return _head.pack(kind, flags, len(octets)) + octets
 
@@ -265,12 +297,9 @@ def _records(index: bytes) -> Iterator[Record]:
             yield Settled(queue, list(zip(flat[::2], flat[1::2], strict=True)))
         elif kind == COUNTED:
             yield _decode_counted(octets)
-        elif kind == DELIVERED:
-            yield Delivered(*_mark.unpack(octets))
-        elif kind == PRESENT:
-            yield Present(*_present.unpack(octets))
-        elif kind == DEFINED:
-            yield Defined(*_defined.unpack(octets))
+        elif kind in _FIXED:
+            layout, make = _FIXED[kind]
+            yield make(*layout.unpack(octets))
         else:
             yield Unknown(kind, _head.pack(kind, flags, length) + octets)
 

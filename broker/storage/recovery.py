@@ -30,6 +30,7 @@ from leveret.broker.storage.records import (
     Settled,
     encode_counted,
     encode_settled,
+    long,
     present,
 )
 from leveret.broker.storage.segment import LiveRow, Segment
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from leveret.broker.storage.damage import ReadRow
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.queue_log import QueueLog
-    from leveret.broker.storage.records import Record
+    from leveret.broker.storage.records import Long, Record
 
 
 class Found(NamedTuple):
@@ -121,8 +122,11 @@ class Recovery:
     def take_in(self, seq: int, records: Sequence[Record]) -> None:
         """Take in the records of a row."""
         journal = self._journal
-        row = journal.rows[seq] = LiveRow(seq)
         journal.next_seq, journal.kept_seq = seq + 1, seq
+        part = long(records)
+        if part is not None and self._goes_on(seq, part):
+            return
+        row = journal.rows[seq] = LiveRow(seq)
         for record in records:
             if isinstance(record, Enqueued):
                 segment = Segment(row, record)
@@ -142,6 +146,16 @@ class Recovery:
                     row.marks.append(log)
         row.octets = octets_of(records)  # what several queues share is there once
         row.is_bare = not row.segments
+
+    def _goes_on(self, seq: int, part: Long) -> bool:
+        """Take in a row where a message goes on; return False if it does not, or is not there."""
+        row = self._journal.rows.get(part.first)
+        if row is None or not row.segments or seq != row.numbers.stop:
+            return False
+        row.more.append(row.octets)
+        row.octets += part.octets
+        self._journal.continued += 1
+        return True
 
     @property
     def highest(self) -> int:

@@ -1,8 +1,8 @@
 """Row builder: messages become rows.
 
-Law: a row is closed when its body is large enough. All rows of a builder are of one commit, and
-each says which of them it is. A message that several queues share is written once a row, also
-when it is moved.
+Law: a row is closed when its body is large enough, and a message that is larger has rows of its
+own. All rows of a builder are of one commit, and each says which of them it is. A message that
+several queues share is written once a row, also when it is moved.
 
 Called by: storage.journal, storage.tools.
 """
@@ -10,14 +10,17 @@ Called by: storage.journal, storage.tools.
 from __future__ import annotations
 
 from array import array
+from itertools import accumulate
 from operator import ne
 from typing import TYPE_CHECKING
 
 from leveret.broker.storage.base import Row
-from leveret.broker.storage.records import Enqueued, encode_enqueued, seal
+from leveret.broker.storage.records import Enqueued, encode_enqueued, encode_long, seal
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from leveret.broker.core.message import Message
     from leveret.broker.storage.compaction import Piece
     from leveret.broker.storage.journal import Journal
@@ -56,7 +59,9 @@ class RowBuilder:
         self._seen: dict[Message, int] = {}  # where a message of several queues is in the row
         self._carried: dict[tuple[int, int], int] = {}  # the same, by where it was before
         self._source = -1  # the row that it was in
-        self._full: list[tuple[int, list[bytes], bytes]] = []  # number, records, body
+        self._long: dict[Message, tuple[LiveRow, list[bytes]]] = {}  # with rows of their own
+        # Number, records and body of each row.
+        self._full: list[tuple[int, list[bytes], Sequence[bytes | memoryview]]] = []
         self._moved: list[tuple[QueueLog, Segment]] = []
         self._start_row(journal.next_seq)
 
@@ -81,26 +86,32 @@ class RowBuilder:
     def rows(self, statements: bytes) -> list[Row]:
         """Return all rows; the last one says something about messages of older rows, too."""
         records = [*self.records, statements]
-        rows = [*self._full, (self._row.seq, records, b"".join(self.parts))]
+        rows = [*self._full, (self._row.seq, records, self.parts)]
         return [
-            Row(seq, seal(records, number, len(rows)), body)
-            for number, (seq, records, body) in enumerate(rows, 1)
+            Row(seq, seal(records, number, len(rows)), pieces)
+            for number, (seq, records, pieces) in enumerate(rows, 1)
         ]
 
     def add(self, log: QueueLog) -> None:
         """Take in all that is pending in a log."""
         pending, log.pending = log.pending, {}
-        columns = _Columns()
+        columns, most = _Columns(), ROW_SIZE
         base = expected = -1
         for position, message in pending.items():
-            if self._size >= ROW_SIZE or (
+            size = message.size
+            if size > most:
+                self._add_segment(log, base, columns)
+                self._add_long(log, position, message)
+                columns, expected = _Columns(), -1
+                continue
+            if self._size >= most or (
                 position != expected and not columns.reach(position - expected, self._size)
             ):
                 self._add_segment(log, base, columns)
-                if self._size >= ROW_SIZE:
+                if self._size >= most:
                     self._next_row()
                 columns, base = _Columns(), position
-            payload, header, size = message.envelope.payload, message.header_size, message.size
+            payload, header = message.envelope.payload, message.header_size
             columns.places.append((self._place(message, payload), len(payload), header, size))
             expected = position + 1
         self._add_segment(log, base, columns)
@@ -176,10 +187,59 @@ class RowBuilder:
 
     def _next_row(self) -> None:
         row = self.finish()
+        self._full.append((row.seq, self.records, self.parts))
+        self._close_row(row)
+
+    def _close_row(self, row: LiveRow) -> None:
         self._journal.keep(row)
         self.full.append(row)
-        self._full.append((row.seq, self.records, b"".join(self.parts)))
-        self._start_row(row.seq + 1)
+        self._start_row(row.numbers.stop)
+
+    def _add_long(self, log: QueueLog, position: int, message: Message) -> None:
+        """Take in a message with rows of its own, which several queues may share."""
+        if message not in self._long:
+            self._long[message] = self._start_long(message)
+        row, records = self._long[message]
+        columns = _Columns()
+        publish = len(message.envelope.payload)
+        columns.places.append((0, publish, message.header_size, message.size))
+        segment = Segment(row, columns.record(log.number, position))
+        row.add(segment)
+        log.add(segment)
+        records.append(encode_enqueued(segment.record))
+
+    def _start_long(self, message: Message) -> tuple[LiveRow, list[bytes]]:
+        """Make the rows of a long message; return the first one and its records."""
+        if self.records:
+            self._next_row()
+        row = self._row
+        bodies = list(cut((message.envelope.payload, *message.pieces), ROW_SIZE))
+        sizes = [sum(map(len, pieces)) for pieces in bodies]
+        *row.more, row.octets = accumulate(sizes)
+        records = [[encode_long(row.seq, size)] for size in sizes]
+        self._full += zip(row.numbers, records, bodies, strict=True)
+        self._close_row(row)
+        return row, records[0]
+
+
+def cut(pieces: Iterable[bytes], size: int) -> Iterator[list[bytes | memoryview]]:
+    """Return octets in lists that have so many together, only the last one fewer; no copies.
+
+    >>> [[*map(bytes, each)] for each in cut([b"abc", b"defghi"], 4)]
+    [[b'abc', b'd'], [b'efgh'], [b'i']]
+    """
+    row: list[bytes | memoryview] = []
+    room = size
+    for piece in pieces:
+        at = 0
+        while len(piece) - at > room:
+            row.append(memoryview(piece)[at : at + room])
+            yield row
+            at += room
+            row, room = [], size
+        row.append(memoryview(piece)[at:] if at else piece)
+        room -= len(piece) - at
+    yield row
 
 
 class _Columns:

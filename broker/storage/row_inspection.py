@@ -15,20 +15,29 @@ from zlib import crc32
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.storage.base import CHANGED
-from leveret.broker.storage.damage import LastCommit, contents, miscounted, misdefined, read_row
+from leveret.broker.storage.damage import (
+    LastCommit,
+    ReadRow,
+    contents,
+    miscounted,
+    misdefined,
+    read_row,
+)
 from leveret.broker.storage.findings import Problem, numbers
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import (
     Enqueued,
+    Long,
     Settled,
     decode,
     encode_enqueued,
+    long,
     present,
     seal,
     split,
 )
 from leveret.broker.storage.recovery import Recovery
-from leveret.broker.storage.salvage import HIGHEST, LOWEST, Octets, rows
+from leveret.broker.storage.salvage import HIGHEST, LOWEST, Octets, reach, rows
 from leveret.broker.storage.segment import LiveRow, Segment
 from leveret.protocol.codec import decode_method
 from leveret.protocol.errors import AMQPError
@@ -38,7 +47,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
 
-    from leveret.broker.storage.damage import ReadRow
     from leveret.broker.storage.findings import Inspection
     from leveret.broker.storage.leaves import Leaves
     from leveret.broker.storage.queue_log import Range
@@ -72,6 +80,7 @@ class RowInspection:
         self._left = LastCommit()  # of those rows that a repair would leave
         self._highest = LOWEST
         self._payloads: set[bytes] = set()  # of publish methods that are good
+        self._long = ReadRow(-1, "", [], None, is_sealed=False)  # the last whose message goes on
 
     def look(self) -> None:
         """Read everything, and put together what it comes to."""
@@ -119,20 +128,18 @@ class RowInspection:
             for each in gone:
                 if isinstance(each, Settled):
                     self._back.setdefault(each.queue, []).extend(each.ranges)
-        else:
-            octets = Octets(self._connection, seq, self._leaves) if size and self._is_deep else None
-            bad = self._bad_messages(seq, records, size, octets)
-            if bad:
-                problem = f"{sum(len(where) for _, where in bad)} of its messages cannot be read"
-                gone = [part for record, where in bad for part in _parts(record, where)]
-                left = seal(_without(index, bad), *row.part or ())
-                found.bad_rows[seq], records = left, decode(left)
-            if octets is not None and octets.whole is not None and crc32(octets.whole) != checksum:
-                found.changed.add(seq)
+        elif self._is_left_over(row):
+            found.bad_rows[seq], problem = None, ""  # it was said of the row where it begins
+        elif bad := self._look_into(row, size, checksum):
+            problem = f"{sum(len(where) for _, where in bad)} of its messages cannot be read"
+            gone = [part for record, where in bad for part in _parts(record, where)]
+            left = seal(_without(index, bad), *row.part or ())
+            found.bad_rows[seq], records = left, decode(left)
         if problem:
             found.problems.append(Problem(f"row {seq}", problem, contents(gone, found.name)))
         if seq in found.changed:
-            kept = [each for each in records if isinstance(each, Enqueued)]
+            owner = records if long(records) is None else self._long.records
+            kept = [each for each in owner if isinstance(each, Enqueued)]
             held = contents(kept, found.name) if kept else "no message is left in it"
             found.problems.append(Problem(f"row {seq}", CHANGED, held, is_kept=True))
         if row.is_sealed:
@@ -172,26 +179,52 @@ class RowInspection:
         if (self._left.missing or is_miscounted) and self._highest < HIGHEST:
             found.end = self._highest + 1
 
-    def _bad_messages(
-        self, seq: int, records: Iterable[Record], size: int, octets: Octets | None
+    def _is_left_over(self, row: ReadRow) -> bool:
+        """Whether a message goes on in a row that is not there, or cannot be read as a whole."""
+        part = long(row.records)
+        return part is not None and part.first not in (row.seq, self._long.seq)
+
+    def _look_into(
+        self, row: ReadRow, size: int, checksum: object
     ) -> list[tuple[Enqueued, set[int]]]:
-        """Return records with the positions in them that are damaged."""
+        """Look at the body of a row; return records with the positions in them that are damaged."""
+        seq, octets = row.seq, None
+        if size and self._is_deep:
+            octets = Octets(self._connection, seq, self._leaves)
+            if octets.whole is not None and crc32(octets.whole) != checksum:
+                self._found.changed.add(seq)
+        bad = self._bad_messages(row, size, octets)
+        part = long(row.records)
+        if part is not None and part.first == seq:
+            self._long = row._replace(seq=-1) if bad else row
+        return bad
+
+    def _bad_messages(
+        self, row: ReadRow, size: int, octets: Octets | None
+    ) -> list[tuple[Enqueued, set[int]]]:
         bad: list[tuple[Enqueued, set[int]]] = []
-        for record in records:
+        end = size
+        if long(row.records) is not None:
+            end = reach(self._connection, self._leaves, row.seq, size, is_deep=self._is_deep)
+        for record in row.records:
             if not isinstance(record, Enqueued):
                 continue
-            segment = Segment(LiveRow(seq), record)
+            segment = Segment(LiveRow(row.seq), record)
             where = {
                 position
                 for position, place in segment.living_places(segment.base, segment.end)
-                if sum(place) > size or (octets is not None and not self._is_good(octets, *place))
+                if sum(place) > end
+                or (octets is not None and not self._is_good(octets, size, *place))
             }
             if where:
                 bad.append((record, where))
         return bad
 
-    def _is_good(self, octets: Octets, offset: int, publish: int, header: int, size: int) -> bool:
-        length = publish + header + size
+    def _is_good(
+        self, octets: Octets, end: int, offset: int, publish: int, header: int, size: int
+    ) -> bool:
+        """Whether a message is one, as far as it is in a row with so many octets."""
+        length = min(publish + header + size, end - offset)
         message = octets.piece(offset, length)
         if len(message) != length or header < HEADER:
             return False
@@ -301,6 +334,8 @@ def _without(index: bytes, bad: list[tuple[Enqueued, set[int]]]) -> Iterator[byt
     gone = {(record.queue, record.base): where for record, where in bad}
     for octets in split(index):
         (record,) = decode(seal([octets]))
+        if isinstance(record, Long):
+            continue  # the row had but this message
         where = isinstance(record, Enqueued) and gone.get((record.queue, record.base))
         if not isinstance(record, Enqueued) or not where:
             yield octets

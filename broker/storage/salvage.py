@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.database import piece_of
+from leveret.broker.storage.records import RecordError, decode, long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,3 +161,43 @@ class Octets:
             return piece_of(self._connection, self._seq, offset, length)
         except (sqlite3.Error, ValueError):
             return b""
+
+
+def reach(
+    connection: sqlite3.Connection, leaves: Leaves, seq: int, size: int, *, is_deep: bool
+) -> int:
+    """Return how many octets there are, one after the other, of a message that has several rows.
+
+    Args:
+      seq: The first of the rows.
+      size: Octets of its body.
+      is_deep: Whether the bodies have to be readable.
+    """
+    for following in range(seq + 1, HIGHEST):
+        found = _row(connection, leaves, following)
+        if found is None:
+            break
+        index, length = found
+        try:
+            part = long(decode(index))
+        except RecordError:
+            break
+        if part != (seq, length):
+            break
+        if is_deep and Octets(connection, following, leaves).whole is None:
+            break
+        size += length
+    return size
+
+
+def _row(connection: sqlite3.Connection, leaves: Leaves, seq: int) -> tuple[bytes, int] | None:
+    """Return index of a row, and octets of its body; None if it cannot be read, or is no row."""
+    with suppress(sqlite3.DatabaseError):
+        query = "SELECT idx, length(body) FROM batch WHERE seq = ?"
+        for index, length in connection.execute(query, (seq,)):
+            if isinstance(index, bytes) and isinstance(length, int):
+                return index, length
+    for _, index, _, body in leaves.between("batch", seq, seq):
+        if isinstance(index, bytes) and isinstance(body, bytes):
+            return index, len(body)
+    return None

@@ -10,8 +10,10 @@ storage.compaction, storage.row_inspection, storage.repair.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
+
+from leveret.broker.storage.base import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +32,9 @@ class LiveRow:
       seq: Its number in the store.
       count: How many messages it was made with.
       live: How many of them are not settled.
-      octets: Of the body, as long as the store has one.
+      octets: Of the body, as long as the store has one; of all bodies if there are more.
+      more: Where the bodies of the rows after it go on with its message, which has these rows, and
+        no other, to itself.
       segments: What it says was enqueued, as far as it lives.
       statements: Its records about messages of older rows, encoded.
       refs: Those older rows, as long as they are needed.
@@ -46,6 +50,7 @@ class LiveRow:
         "is_moving",
         "live",
         "marks",
+        "more",
         "octets",
         "referrers",
         "refs",
@@ -59,6 +64,7 @@ class LiveRow:
         self.count = 0
         self.live = 0
         self.octets = 0
+        self.more: list[int] = []
         self.segments: list[Segment] = []
         self.statements = b""
         self.refs: set[LiveRow] = set()
@@ -71,14 +77,30 @@ class LiveRow:
         return f"<Row {self.seq}: {self.live} of {self.count}>"
 
     @property
+    def numbers(self) -> range:
+        """Its number, and those of the rows where its message goes on."""
+        return range(self.seq, self.seq + 1 + len(self.more))
+
+    def locate(self, start: int, end: int) -> list[Ref]:
+        """Return where the octets from one up to another are."""
+        if not self.more:
+            return [Ref(self.seq, start, end - start)]
+        bounds = pairwise((0, *self.more, self.octets))
+        return [
+            Ref(seq, max(start - first, 0), min(end, last) - max(start, first))
+            for seq, (first, last) in zip(self.numbers, bounds, strict=True)
+            if start < last and first < end
+        ]
+
+    @property
     def live_octets(self) -> int:
         """About how many octets of its body still count."""
         return self.octets * self.live // self.count if self.count else 0
 
     @property
     def is_wasteful(self) -> bool:
-        """Whether half of what it takes is for nothing."""
-        return 2 * self.live_octets <= max(self.octets, LEAST_ROW)
+        """Whether half of what it takes is for nothing; of one message that is never so."""
+        return not self.more and 2 * self.live_octets <= max(self.octets, LEAST_ROW)
 
     def refer(self, row: LiveRow) -> None:
         """Stay as long as another row, about which this one says something."""

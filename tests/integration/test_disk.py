@@ -286,12 +286,12 @@ async def test_file_is_made_smaller_on_a_full_disk_if_the_log_has_room_at_its_fr
     store = sqlite.SQLiteStore(small / "data")
     await store.open()
     lease = await store.acquire(0, "hare", 10)
-    await commit(store, [(lease, Row(seq, b"", bytes(50_000))) for seq in range(150)])
+    await commit(store, [(lease, Row(seq, b"", [bytes(50_000)])) for seq in range(150)])
     with closing(sqlite3.connect(store.file)) as reader:
         reader.execute("PRAGMA wal_checkpoint").fetchall()
         reader.execute("BEGIN")  # the log is not begun anew meanwhile
         reader.execute("SELECT * FROM batch LIMIT 1").fetchall()
-        await commit(store, [(lease, Row(150, b"", b"the last", delete=range(150)))])
+        await commit(store, [(lease, Row(150, b"", [b"the last"], delete=range(150)))])
     used = len(store.log.file.read_bytes().rstrip(b"\0"))
     os.truncate(store.log.file, used + PAGE)  # nearly at its end
     fill(small / "others")

@@ -166,6 +166,19 @@ def test_after_a_kill_only_what_is_persistent_is_there_and_the_files_are_gone(br
     assert list(range(9, 40_000, 10)) == numbers[:4000]
 
 
+def test_messages_larger_than_the_budget_and_than_a_row_come_back_in_order(broker):
+    declare(broker, "q", durable=True)
+    fill(broker, "q", 12, size=8 * MIB, every=2)
+    assert list(range(12)) == drain(broker, "q", 12)
+    fill(broker, "q", 12, size=8 * MIB, every=2)
+
+    broker.kill()
+    broker.start()
+
+    assert 6 == declare(broker, "q", durable=True)
+    assert list(range(1, 12, 2)) == drain(broker, "q", 6)
+
+
 def test_a_purge_gives_the_files_back(broker):
     declare(broker, "q")
     fill(broker, "q", 40_000)

@@ -506,7 +506,7 @@ class Play:
         queues = [world.queues[name] for name in names if name in world.queues]
         for number in islice(world.numbers, size):
             copy = Copy(number, mode != 0)
-            body = b"%d." % number + bytes(number * 37 % 150)
+            body = b"%d." % number + bytes(number * 37 % 150 if number % 8 else 1000)
             world.sizes[number] = len(body) + HEADER
             properties = Properties(delivery_mode=2 if copy.persistent else 1)
             method = BasicPublish(exchange, key, mandatory)

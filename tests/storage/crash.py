@@ -36,7 +36,7 @@ def commits(seed):
         for _ in range(dice.choice([1, 1, 1, 2, 4])):
             seq += dice.choice([1, 1, 7])
             row = Row(seq, dice.randbytes(dice.choice([9, 400, 9_000])))
-            row.body = dice.randbytes(dice.choice(SIZES))
+            row.pieces = [dice.randbytes(dice.choice(SIZES))]
             if len(live) > 20 or dice.random() < 0.5:
                 row.delete = dice.sample(live, len(live) // 3)
                 live = [one for one in live if one not in row.delete]

@@ -55,7 +55,7 @@ async def test_a_new_store_is_empty(store, lease):
 
 async def test_rows_come_back_in_order_of_their_numbers(store, lease):
     for seq in (3, 20, 100):
-        await commit(store, [(lease, Row(seq, b"index %d" % seq, b"body"))])
+        await commit(store, [(lease, Row(seq, b"index %d" % seq, [b"body"]))])
 
     assert [(3, b"index 3"), (20, b"index 20"), (100, b"index 100")] == await indexes(store, lease)
     lease = await restarted(store)
@@ -84,7 +84,7 @@ async def started(commit, row, task_status):
 
 
 async def test_several_rows_are_one_commit(store, lease):
-    await commit(store, [(lease, Row(1, b"a", b"one")), (lease, Row(2, b"b", b"two"))])
+    await commit(store, [(lease, Row(1, b"a", [b"one"])), (lease, Row(2, b"b", [b"two"]))])
 
     assert [(1, b"a"), (2, b"b")] == await indexes(store, lease)
     assert [b"two", b"one"] == await store.read(lease, [Ref(2, 0, 3), Ref(1, 0, 3)])
@@ -97,7 +97,7 @@ async def test_a_commit_of_nothing_changes_nothing(store, lease):
 
 
 async def test_a_row_that_cannot_be_added_takes_all_others_with_it(store, lease):
-    await commit(store, [(lease, Row(0, b"first")), (lease, Row(1, b"old", b"old body"))])
+    await commit(store, [(lease, Row(0, b"first")), (lease, Row(1, b"old", [b"old body"]))])
 
     with pytest.raises(StoreFailed):
         await commit(
@@ -130,7 +130,7 @@ async def test_after_a_failure_nothing_is_committed_until_the_store_is_opened_ag
 
 async def test_a_row_deletes_others_in_its_commit(store, lease):
     for seq in range(1, 6):
-        await commit(store, [(lease, Row(seq, b"", b"body"))])
+        await commit(store, [(lease, Row(seq, b"", [b"body"]))])
 
     await commit(store, [(lease, Row(6, b"", delete=[1, 3, 4, 1000]))])
 
@@ -147,7 +147,7 @@ async def test_a_row_may_be_deleted_by_another_of_the_same_commit(store, lease):
 
 async def test_replaced_rows_keep_their_place_and_lose_their_bodies(store, lease):
     for seq in range(1, 5):
-        await commit(store, [(lease, Row(seq, b"whole", b"body"))])
+        await commit(store, [(lease, Row(seq, b"whole", [b"body"]))])
 
     await commit(store, [(lease, Row(5, b"last", replace=[(2, b"rest"), (4, b""), (99, b"none")]))])
 
@@ -223,7 +223,7 @@ async def test_definitions_follow_a_plain_model(store, lease):
 
 async def test_bodies_are_read_in_pieces_and_in_any_order(store, lease):
     bodies = {seq: random.Random(seq).randbytes(100_000) for seq in (1, 2)}
-    await commit(store, [(lease, Row(seq, b"", body)) for seq, body in bodies.items()])
+    await commit(store, [(lease, Row(seq, b"", [body])) for seq, body in bodies.items()])
     refs = [
         Ref(2, 99_990, 10),
         Ref(1, 50_000, 30_000),
@@ -253,7 +253,7 @@ async def test_bodies_are_read_in_pieces_and_in_any_order(store, lease):
     ids=str,
 )
 async def test_what_is_not_there_cannot_be_read(store, lease, refs):
-    await commit(store, [(lease, Row(1, b"", b"body"))])
+    await commit(store, [(lease, Row(1, b"", [b"body"]))])
 
     with pytest.raises(StoreError, match=r"row [12]"):
         await store.read(lease, refs)
@@ -273,7 +273,7 @@ def spoil(store, seq, body):
 @pytest.mark.parametrize("pieces", [0, 1, 2])
 async def test_a_body_is_what_was_written_whatever_is_read_of_it(store, lease, size, pieces):
     body = b"x" * size + b"y"
-    await commit(store, [(lease, Row(seq, b"index", body)) for seq in (1, 2, 3)])
+    await commit(store, [(lease, Row(seq, b"index", [body])) for seq in (1, 2, 3)])
     refs = [Ref(2, 0, size), Ref(2, size, 1)][:pieces] or [Ref(2, 0, size + 1)]
     for _ in range(2):  # the second time not all of it need be read
         found = b"".join(await store.read(lease, refs))
@@ -291,7 +291,7 @@ async def test_a_body_is_what_was_written_whatever_is_read_of_it(store, lease, s
 
 
 async def test_a_body_that_was_given_up_is_as_it_was_written(store, lease):
-    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(1, b"index", [b"body"]))])
     await commit(store, [(lease, Row(2, b"last", replace=[(1, b"rest")]))])
 
     assert [b""] == await store.read(lease, [Ref(1, 0, 0)])
@@ -392,7 +392,7 @@ async def test_a_closed_store_says_so(store, lease):
 
 
 async def test_many_rows_come_back_some_at_a_time(store, lease):
-    rows = [Row(seq, b"%07d" % seq * 100, b"") for seq in range(4_000)]
+    rows = [Row(seq, b"%07d" % seq * 100, [b""]) for seq in range(4_000)]
     await commit(store, [(lease, row) for row in rows])
 
     steps = [step async for step in store.recover(lease)]
@@ -415,8 +415,8 @@ async def test_rows_that_come_while_others_are_read_back_do_no_harm(store, lease
 
 
 async def test_maintenance_ends_and_leaves_everything_in_place(store, lease):
-    await commit(store, [(lease, Row(seq, b"i", bytes(50_000))) for seq in range(100)])
-    await commit(store, [(lease, Row(100, b"i", b"kept", delete=range(99)))])
+    await commit(store, [(lease, Row(seq, b"i", [bytes(50_000)])) for seq in range(100)])
+    await commit(store, [(lease, Row(100, b"i", [b"kept"], delete=range(99)))])
 
     while await store.maintain(0.01):
         pass

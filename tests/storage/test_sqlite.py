@@ -173,7 +173,7 @@ async def test_an_empty_file_becomes_a_store(tmp_path):
 
 @pytest.mark.parametrize("missing", [1, 100, database.PAGE, 900_000])
 async def test_a_truncated_file_is_refused(store, lease, missing):
-    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(10)])
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(10)])
     await store.close()
     size = store.file.stat().st_size
     os.truncate(store.file, size - missing)
@@ -187,7 +187,7 @@ async def test_a_truncated_file_is_refused(store, lease, missing):
 async def test_a_file_that_gets_its_end_from_the_log_is_no_shorter_than_it_should_be(
     store, lease, tmp_path
 ):
-    await commit(store, [(lease, Row(1, b"", bytes(1_000_000)))])
+    await commit(store, [(lease, Row(1, b"", [bytes(1_000_000)]))])
     await store._writer.run(lambda: database.number(store._connection, "PRAGMA wal_checkpoint"))
     killed = sqlite.SQLiteStore(shutil.copytree(store.folder, tmp_path / "killed"))
     os.truncate(killed.file, 500_000)  # it was not synchronised, and so the log is still there
@@ -219,7 +219,7 @@ async def test_the_settings_are_those_that_the_promises_need(store):
 
 
 async def test_a_row_that_has_lost_its_body_has_that_checksum(store, lease):
-    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(1, b"index", [b"body"]))])
     await commit(store, [(lease, Row(2, b"last", replace=[(1, b"rest")]))])
 
     with closing(sqlite3.connect(store.file)) as other:
@@ -250,7 +250,7 @@ async def test_a_newer_format_is_refused(store):
 async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
     store, lease, monkeypatch
 ):
-    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(1, b"index", [b"body"]))])
     await store.close()
     monkeypatch.setattr(database, "FORMAT", 3)
     steps = {
@@ -315,16 +315,16 @@ async def test_a_format_that_nobody_knows_is_refused(store):
 
 
 async def test_a_common_commit_is_one_call(statements, store, lease):
-    await commit(store, [(lease, Row(1, b"", b"body"))])
+    await commit(store, [(lease, Row(1, b"", [b"body"]))])
     del statements[:]
 
-    await commit(store, [(lease, Row(2, b"index", b"body", delete=[1, *range(100, 5000)]))])
+    await commit(store, [(lease, Row(2, b"index", [b"body"], delete=[1, *range(100, 5000)]))])
 
     assert [database.ADD] == [statement for _, statement in statements]
 
 
 async def test_the_number_of_calls_does_not_grow_with_what_is_in_a_commit(statements, store, lease):
-    await commit(store, [(lease, Row(seq, b"", b"body")) for seq in range(500)])
+    await commit(store, [(lease, Row(seq, b"", [b"body"])) for seq in range(500)])
     await commit(store, [(lease, Row(500, b"", definitions=many(Definition, 500)))])
     del statements[:]
 
@@ -355,7 +355,7 @@ async def test_rows_are_replaced_without_looking_at_all_of_them(store):
 
 async def test_nothing_is_called_in_the_thread_of_the_event_loop(statements, tmp_path):
     store, lease = await opened(tmp_path)
-    await commit(store, [(lease, Row(1, b"", b"body", definitions=many(Definition, 1)))])
+    await commit(store, [(lease, Row(1, b"", [b"body"], definitions=many(Definition, 1)))])
     await store.read(lease, [Ref(1, 0, 4)])
     await store.committed(lease, 1)
     await indexes(store, lease)
@@ -418,7 +418,7 @@ async def test_a_damaged_page_is_named_by_its_row(store, lease):
 
 async def test_free_pages_are_reused(store, lease):
     for seq in range(50):
-        await commit(store, [(lease, Row(seq, b"", bytes(100_000), delete=[seq - 1]))])
+        await commit(store, [(lease, Row(seq, b"", [bytes(100_000)], delete=[seq - 1]))])
 
     await store.close()
     assert store.file.stat().st_size < 1_000_000
@@ -426,8 +426,8 @@ async def test_free_pages_are_reused(store, lease):
 
 async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypatch):
     monkeypatch.setattr(sqlite, "KEPT_PAGES", 10)
-    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(100)])
-    await commit(store, [(lease, Row(100, b"", b"the last", delete=range(100)))])
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(100)])
+    await commit(store, [(lease, Row(100, b"", [b"the last"], delete=range(100)))])
     await store._writer.run(lambda: database.number(store._connection, "PRAGMA wal_checkpoint"))
     assert store.file.stat().st_size > 10_000_000
 
@@ -441,7 +441,7 @@ async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypat
 
 
 async def test_some_free_pages_are_kept_for_what_comes(store, lease):
-    await commit(store, [(lease, Row(1, b"", bytes(1_000_000)))])
+    await commit(store, [(lease, Row(1, b"", [bytes(1_000_000)]))])
     await commit(store, [(lease, Row(2, b"", delete=[1]))])
 
     assert not await store.maintain(10)
@@ -455,7 +455,7 @@ async def test_some_free_pages_are_kept_for_what_comes(store, lease):
 async def test_a_backup_has_everything_and_commits_go_on_meanwhile(
     store, lease, tmp_path, monkeypatch
 ):
-    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(1, 101)])
     monkeypatch.setattr(database, "COPY_PAGES", 1)
     finished, are_done = [], threading.Event()
 
@@ -486,7 +486,7 @@ async def test_a_backup_that_cannot_be_made_leaves_nothing_and_does_no_harm(stor
 
 
 async def test_a_store_is_closed_after_its_backup_is_made(store, lease, tmp_path):
-    await commit(store, [(lease, Row(seq, b"", bytes(100_000))) for seq in range(1, 101)])
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(1, 101)])
 
     async with trio.open_nursery() as tasks:
         tasks.start_soon(store.backup, tmp_path / "copy.db")

@@ -473,7 +473,7 @@ def test_rows_that_lost_their_bodies_are_good(made: Made) -> None:
 def three(made: Made, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of three rows of the last commit, with a message of a queue each."""
     monkeypatch.setattr(row_builder, "ROW_SIZE", 1000)
-    made.orders.enqueued(14, [message(bytes(2000)) for _ in range(3)])
+    made.orders.enqueued(14, [message(bytes(1000)) for _ in range(3)])
     made.commit()
     seqs = [seq for (seq,) in made.execute("SELECT seq FROM batch ORDER BY seq")][-3:]
     if (last := made.execute("SELECT body FROM batch WHERE seq = ?", seqs[-1])[0][0]) == b"":

@@ -97,7 +97,7 @@ def test_on_a_small_file_system_it_takes_a_small_part(tmp_path, monkeypatch, siz
 async def test_what_is_behind_the_last_commit_is_not_taken_for_one(store, tmp_path):
     lease = await store.acquire(0, "node", float("inf"))
     for seq in range(1, 4):
-        await commit(store, [(lease, Row(seq, b"index", b"body %d" % seq))])
+        await commit(store, [(lease, Row(seq, b"index", [b"body %d" % seq]))])
     await store._writer.run(lambda: None)
     used = len(store.log.file.read_bytes().rstrip(b"\0"))
     assert store.log.size - used > LEAST // 2
@@ -115,12 +115,12 @@ async def test_what_is_behind_the_last_commit_is_not_taken_for_one(store, tmp_pa
 
 async def test_it_keeps_its_length_while_nothing_happens(store):
     lease = await store.acquire(0, "node", float("inf"))
-    await commit(store, [(lease, Row(1, b"index", b"body"))])
+    await commit(store, [(lease, Row(1, b"index", [b"body"]))])
     await store._writer.run(lambda: None)
     size = store.log.size
     while await store.maintain(0):
         await trio.lowlevel.checkpoint()
 
-    await commit(store, [(lease, Row(2, b"index", b"body"))])
+    await commit(store, [(lease, Row(2, b"index", [b"body"]))])
 
     assert size == store.log.size > 0

@@ -33,7 +33,7 @@ def killed(tmp_path_factory):
         await store.open()
         lease = await store.acquire(0, "hare", 10)
         for seq in range(1, COMMITS + 1):
-            await commit(store, [(lease, Row(seq, seal([]), b"%d" % seq * 20_000))])
+            await commit(store, [(lease, Row(seq, seal([]), [b"%d" % seq * 20_000]))])
         await store._writer.run(lambda: None)  # the log has grown
         shutil.copytree(store.folder, folder / "killed")
         await store.close()
@@ -185,7 +185,7 @@ async def test_a_head_of_a_frame_that_is_half_an_old_one_is_no_later_commit(stor
     await store.open()
     lease = await store.acquire(0, "hare", 10)
     used = len(frames(store))
-    await commit(store, [(lease, Row(99, seal([]), bytes(1_100_000)))])
+    await commit(store, [(lease, Row(99, seal([]), [bytes(1_100_000)]))])
     killed = SQLiteStore(shutil.copytree(store.folder, store.folder.parent / "torn"))
     await store.close()
     split = [n for n in range(used, len(frames(killed)) - 1) if (HEAD + n * FRAME) % 512 == 504]
