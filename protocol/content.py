@@ -7,10 +7,14 @@ Called by: reader (makes them), the broker's messages and the client's deliverie
 """
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from leveret.protocol.methods import BasicPublish, Method
 from leveret.protocol.properties import Properties, decode, decode_headers
 from leveret.protocol.wire import Value
+
+# Octets on their way out: whole, or a view of a body that does not fit one frame.
+Part: TypeAlias = bytes | memoryview
 
 CLASS_TICKET = 6  # octets before the exchange in the payload of basic.publish
 FRAME_HEAD = 7  # type, channel, size

@@ -11,7 +11,7 @@ from struct import Struct
 
 from leveret.protocol.codec import encode_method
 from leveret.protocol.constants import FRAME_BODY, FRAME_HEADER, FRAME_METHOD
-from leveret.protocol.content import Content
+from leveret.protocol.content import Content, Part
 from leveret.protocol.methods import Method
 from leveret.protocol.wire import encode_shortstr
 
@@ -29,28 +29,30 @@ def method_frame(channel: int, method: Method) -> bytes:
 
 def content_frames(
     channel: int, frame_max: int, header: bytes, chunks: Iterable[bytes]
-) -> list[bytes]:
+) -> list[Part]:
     """Return header and body frames as a list of octets to send in order.
 
     Args:
       channel: The channel's number.
       frame_max: The largest frame in octets, 0 for no limit.
       header: The payload of the header frame.
-      chunks: The body in pieces; pieces that fit one frame are handed on uncut.
+      chunks: The body in pieces; pieces that fit one frame are handed on as they are, of others
+        views.
     """
-    parts = [_head(FRAME_HEADER, channel, len(header)), header, _END]
+    parts: list[Part] = [_head(FRAME_HEADER, channel, len(header)), header, _END]
     largest = frame_max - 8 if frame_max else 0xFFFFFFFF
     for chunk in chunks:
         if len(chunk) <= largest:
             parts += (_head(FRAME_BODY, channel, len(chunk)), chunk, _END)
         else:
+            view = memoryview(chunk)
             for start in range(0, len(chunk), largest):
-                piece = chunk[start : start + largest]
+                piece = view[start : start + largest]
                 parts += (_head(FRAME_BODY, channel, len(piece)), piece, _END)
     return parts
 
 
-def framed(content: Content, channel: int, frame_max: int) -> list[bytes]:
+def framed(content: Content, channel: int, frame_max: int) -> list[Part]:
     """Return header and body frames of a content for another channel or frame limit.
 
     What came in one piece goes out as it is if channel and limit allow.

@@ -8,6 +8,13 @@ reading its deliveries has not.
 Called by: amqp.session, amqp.channel; core.batch (through the session's flush).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leveret.protocol.content import Part
+
 
 class Outbox:
     """Octets in order.
@@ -21,26 +28,26 @@ class Outbox:
     __slots__ = ("_replies_taken", "parts", "replies", "size")
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts: list[Part] = []
         self.size = 0
         self.replies = 0
         self._replies_taken = 0
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Part) -> None:
         """Add octets at the end."""
         self.parts.append(data)
         size = len(data)
         self.size += size
         self.replies += size
 
-    def take(self) -> list[bytes]:
+    def take(self) -> list[Part]:
         """Remove and return everything."""
         parts, self.parts = self.parts, []
         self.size = 0
         self._replies_taken, self.replies = self.replies, 0
         return parts
 
-    def put_back(self, parts: list[bytes]) -> None:
+    def put_back(self, parts: list[Part]) -> None:
         """Put what the peer did not take in front again."""
         self.parts[:0] = parts
         self.size += sum(map(len, parts))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
     from leveret.broker.core.vhost import VirtualHost
+    from leveret.protocol.content import Part
 
 QUEUES_AT_A_STROKE = 500  # exclusive ones deleted before others get their turn
 
@@ -49,7 +50,7 @@ QUEUES_AT_A_STROKE = 500  # exclusive ones deleted before others get their turn
 class Writer(Protocol):
     """What a session asks of its socket."""
 
-    def write_now(self, parts: list[bytes]) -> list[bytes]:
+    def write_now(self, parts: list[Part]) -> list[Part]:
         """Send what the peer takes without waiting; return the rest."""
 
     def start_writing(self) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from leveret.protocol.content import Part
+
 # What the kernel takes in one sendmsg (IOV_MAX on Linux).
 MAX_BUFFERS = 1024
 # Bodies from here on are handed to the kernel as they are; smaller ones are cheaper to join.
@@ -29,10 +31,10 @@ class WireClosed(Exception):
 class Wire(Protocol):
     """What a connection needs to write."""
 
-    def write_now(self, parts: list[bytes]) -> list[bytes]:
+    def write_now(self, parts: list[Part]) -> list[Part]:
         """Send what the peer takes without waiting; return the rest."""
 
-    async def write(self, parts: list[bytes]) -> list[bytes]:
+    async def write(self, parts: list[Part]) -> list[Part]:
         """Wait until the peer takes some; return the rest."""
 
 
@@ -67,7 +69,7 @@ class SocketWire:
         except OSError as problem:
             raise WireClosed(str(problem)) from None
 
-    def write_now(self, parts: list[bytes]) -> list[bytes]:
+    def write_now(self, parts: list[Part]) -> list[Part]:
         """Send what the peer takes without waiting; return the rest.
 
         Raises:
@@ -95,7 +97,7 @@ class SocketWire:
         except (OSError, ValueError) as problem:
             raise WireClosed(str(problem)) from None
 
-    async def write(self, parts: list[bytes]) -> list[bytes]:
+    async def write(self, parts: list[Part]) -> list[Part]:
         """Wait until the peer takes some; return the rest."""
         try:
             await trio.lowlevel.wait_writable(self._socket)
@@ -125,11 +127,11 @@ class StreamWire:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             raise WireClosed(str(problem)) from None
 
-    def write_now(self, parts: list[bytes]) -> list[bytes]:
+    def write_now(self, parts: list[Part]) -> list[Part]:
         """Return everything: a stream may always have to wait."""
         return parts
 
-    async def write(self, parts: list[bytes]) -> list[bytes]:
+    async def write(self, parts: list[Part]) -> list[Part]:
         """Send everything."""
         try:
             await self._stream.send_all(b"".join(parts))
@@ -142,7 +144,7 @@ class StreamWire:
         await trio.aclose_forcefully(self._stream)
 
 
-def _after(parts: Sequence[bytes], sent: int) -> list[bytes]:
+def _after(parts: Sequence[Part], sent: int) -> list[Part]:
     """Return what is left of the parts after so many octets."""
     for index, part in enumerate(parts):
         if sent < len(part):

@@ -49,6 +49,12 @@ def test_a_body_that_fits_is_handed_on_uncopied():
     assert any(part is payload for part in content_frames(1, 131072, HEADER, [payload]))
 
 
+def test_of_a_body_that_does_not_fit_the_frames_have_views():
+    whole = b"0123456789"
+    bodies = content_frames(1, 12, HEADER, [whole])[4::3]
+    assert [True] * 3 == [view.obj is whole for view in bodies]
+
+
 def test_a_content_for_its_own_channel_goes_out_as_it_came():
     made = content(message(b"0123456789"))
 
