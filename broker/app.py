@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from leveret.broker import __version__, logs
+from leveret.broker.amqp.ending import fail
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
 from leveret.broker.server import alarms, disk, listener, timers
@@ -296,7 +297,7 @@ async def _say_goodbye(broker: Broker, turns: Turns, reason: AMQPError) -> None:
     broker.events.subscribe("connection.closed", closed)
     for count, session in enumerate(tuple(sessions)):
         if session.closing_since is None and not session.is_ended:
-            session.fail(0, reason)
+            fail(session, 0, reason)
         elif session.held and reason is FAILED:
             session.give_up()
         session.unblock()

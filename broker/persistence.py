@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from leveret.broker.core.paging import restore
 from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.server.committer import Committer
 from leveret.broker.server.housekeeper import Housekeeper
@@ -109,7 +110,7 @@ class Persistence:
             self._attach(queue, number)
             if number in found:
                 queue.delivered_before = found[number].delivered
-                queue.restore(found[number].next_position, found[number].runs)
+                restore(queue, found[number].next_position, found[number].runs)
         ready = sum(each.count for one in found.values() for each in one.runs)
         milliseconds = round((perf_counter() - started) * 1000)
         log.info("store.opened", queues=len(queues), messages=ready, milliseconds=milliseconds)

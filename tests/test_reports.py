@@ -4,6 +4,7 @@ import pytest
 import structlog
 
 from leveret.broker import reports
+from leveret.broker.amqp.ending import fail
 from leveret.broker.amqp.session import Session
 from leveret.broker.core.broker import Broker
 from leveret.protocol.errors import NotFound
@@ -31,7 +32,7 @@ def lines_of_a_connection(level: str) -> list[tuple[str, str]]:
     with structlog.testing.capture_logs() as logs:
         broker.events.emit("connection.opened", session=session)
         session.open_channel(1)
-        session.fail(1, NotFound("no queue 'q' in vhost '/'"))
+        fail(session, 1, NotFound("no queue 'q' in vhost '/'"))
         session.forget()
 
     return [(line["log_level"], line["event"]) for line in logs]

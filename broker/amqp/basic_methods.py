@@ -20,7 +20,7 @@ from leveret.broker.core.arguments import (
     check_consumer_arguments,
     ineffective,
 )
-from leveret.broker.core.checks import check_exclusive
+from leveret.broker.core.checks import check_consumer, check_exclusive
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import octets
 from leveret.protocol.errors import NotAllowed, Unsupported
@@ -81,7 +81,7 @@ def consume(channel: Channel, method: BasicConsume) -> None:
     subject = channel.session.vhost.described("queue", queue.name)
     check_consumer_arguments(method.arguments, subject)
     check_exclusive(queue, channel.session)
-    queue.check_consumer(method.exclusive)
+    check_consumer(queue, method.exclusive)
     queue.vhost.warn_of(queue, ineffective(method.arguments, CONSUMER_ARGUMENTS))
     priority = method.arguments.get("x-priority", 0)
     consumer = Consumer(

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.broker import __version__
+from leveret.broker.amqp.ending import give_back
 from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.constants import VERSION
 from leveret.protocol.errors import (
@@ -183,7 +184,7 @@ def connection_close(session: Session, method: ConnectionClose) -> None:
       NotLoaded: These are very many; the close is to be tried again.
     """
     session.reason = method.reply_text or "closed by the client"
-    if not session.give_back():
+    if not give_back(session):
         raise NotLoaded
     session.closing_since = session.broker.now
     session.reply(ConnectionCloseOk())

@@ -18,18 +18,17 @@ from leveret.broker.amqp import (
     exchange_methods,
     queue_methods,
 )
+from leveret.broker.amqp.ending import method_of
 from leveret.protocol.errors import AMQPError, ChannelNotOpen, CommandInvalid, PreconditionFailed
 from leveret.protocol.handshake import State
 from leveret.protocol.methods import (
-    BasicAck,
     ChannelClose,
     ChannelCloseOk,
     ChannelOpen,
     ConnectionClose,
     ConnectionCloseOk,
-    Method,
 )
-from leveret.protocol.reader import Command, Contents, Oversized
+from leveret.protocol.reader import Command, Oversized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,14 +89,3 @@ def _handle_connection(session: Session, command: Command) -> None:
     if not session.is_running and session.vhost is not None and connection.state is State.RUNNING:
         session.is_running = True
         session.broker.events.emit("connection.opened", session=session)
-
-
-def method_of(command: Command) -> Method:
-    """Return the method that a command is or starts with."""
-    if isinstance(command, Method):
-        return command
-    if isinstance(command, Contents):
-        return command[0].envelope.method
-    if isinstance(command, Oversized):
-        return command.method
-    return BasicAck(0)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from leveret.broker.amqp import basic_methods, connection_methods
 from leveret.broker.amqp.channel import Channel
-from leveret.broker.amqp.dispatch import HANDLERS, handle_rare, method_of
+from leveret.broker.amqp.dispatch import HANDLERS, handle_rare
+from leveret.broker.amqp.ending import fail, give_back
 from leveret.broker.amqp.held import Held
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.publish import publish
 from leveret.broker.core.message import Message
 from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.connection import Connection
-from leveret.protocol.errors import AccessRefused, AMQPError, ChannelException, InternalError
-from leveret.protocol.handshake import Role, State
+from leveret.protocol.errors import AccessRefused, AMQPError, InternalError
+from leveret.protocol.handshake import Role
 from leveret.protocol.methods import (
-    ChannelClose,
     ConnectionBlocked,
     ConnectionClose,
     ConnectionCloseOk,
@@ -35,16 +35,13 @@ from leveret.protocol.methods import (
 from leveret.protocol.reader import Acks, Command, Contents, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from leveret.broker.core.broker import Broker
-    from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.content import Part
-
-QUEUES_AT_A_STROKE = 500  # exclusive ones deleted before others get their turn
 
 
 class Writer(Protocol):
@@ -78,6 +75,7 @@ class Session:
       is_hung_up: Whether it is to be closed without a word, after a pause that slows guessing.
       is_blocked: Whether its publishes wait for an alarm to end.
       is_waiting: Whether a command waits for messages that are being read, or what comes back.
+      is_leaving: Whether its exclusive queues are so many that they are deleted some at a time.
       has_published: Whether it has ever published.
       is_writing: Whether a writer empties the outbox because the peer is slow.
       closing_since: When the connection began to close, in `broker.now`; None before.
@@ -88,7 +86,6 @@ class Session:
         "_commands",
         "_index",
         "_is_greeted",
-        "_is_leaving",
         "_is_left",
         "_routes",
         "_start",
@@ -104,6 +101,7 @@ class Session:
         "is_blocked",
         "is_ended",
         "is_hung_up",
+        "is_leaving",
         "is_loopback",
         "is_running",
         "is_waiting",
@@ -151,7 +149,7 @@ class Session:
         self.is_blocked = False
         self.is_writing = False
         self.is_waiting = False
-        self._is_leaving = False  # its exclusive queues are being deleted
+        self.is_leaving = False
         self.has_published = False
         self.octets_in = 0
         self.octets_out = 0
@@ -218,7 +216,7 @@ class Session:
             self.outbox.append(connection.reply)
             self.reason = connection.hint or "wrong protocol header"
             self.broker.events.emit("handshake.failed", session=self, reason=self.reason)
-            self._end()
+            self.end()
         elif connection.is_greeted:
             self._is_greeted = True
             connection_methods.start(self)
@@ -241,11 +239,13 @@ class Session:
                 self.is_waiting = True
             except AMQPError as problem:
                 done = True
-                self.fail(number, problem, command)
+                self._start = 0
+                fail(self, number, problem, command)
             except Exception as problem:  # a fault of ours must not end the process
                 done = True
+                self._start = 0
                 self.broker.events.emit("session.crashed", session=self, error=problem)
-                self.fail(0, InternalError(""), command)
+                fail(self, 0, InternalError(""), command)
             if not done:
                 return False
             self._index += 1
@@ -323,7 +323,7 @@ class Session:
             return  # what comes next is close-ok, which ends it as well
         self.outbox.append(self.connection.send(0, method))
         if isinstance(method, ConnectionCloseOk):
-            self._end()
+            self.end()
         self.touch()
 
     def send(self, number: int, method: Method) -> None:
@@ -400,53 +400,12 @@ class Session:
                 f"in vhost '{vhost.name}' refused for user '{user.name}'"
             )
 
-    # The end: `fail` answers a mistake with a close, which the client confirms; `close` ends once
-    # what was written is sent; `abort` and `hang_up` say nothing, at once and after a pause. All
-    # lead to `forget`, when the socket is closed. `give_back` lets go of what the client
-    # held.
-
-    def fail(self, number: int, problem: AMQPError, command: Command | None = None) -> None:
-        """End a channel or the connection because of an error."""
-        if not problem.blames_method:
-            problem.class_id = problem.method_id = 0
-        elif not problem.class_id and command is not None and not isinstance(command, AMQPError):
-            method = method_of(command)
-            problem.class_id, problem.method_id = method.class_id, method.method_id
-        is_soft = isinstance(problem, ChannelException) and number != 0
-        self.broker.events.emit(
-            "channel.failed" if is_soft else "connection.failed",
-            session=self,
-            channel=number,
-            error=problem,
-        )
-        is_leaving = self.connection.state is State.LEAVING
-        if self.closing_since is not None or self.is_ended or is_leaving:
-            if not self.held or self.is_ended:
-                self._end()
-            return  # else its close, or close-ok, is still to come
-        close = (problem.code, problem.reply_text, problem.class_id, problem.method_id)
-        self._start = 0
-        if is_soft:
-            channel = self.channels.get(number)
-            if channel is not None:
-                channel.close()
-            self.closing_channels[number] = None
-            self.send(number, ChannelClose(*close))
-            return
-        self.reason = problem.reply_text
-        self.give_back()
-        self.closing_since = self.broker.now
-        if self.connection.state is State.PRE_INIT:
-            self._end()
-            return
-        if isinstance(problem, InternalError):  # a commit may never come now
-            self.held.clear()
-        self.reply(ConnectionClose(*close))
+    # The end; how one comes to it is in `ending`
 
     def give_up(self) -> None:
         """End without what waits for a commit: there are none any more."""
         self.held.clear()
-        self._end()
+        self.end()
 
     def hang_up(self, reason: str) -> None:
         """Close the socket without a word, after a pause."""
@@ -454,28 +413,10 @@ class Session:
         self.is_hung_up = True
         self.closing_since = self.broker.now
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Have the socket closed once the outbox is empty."""
         self.is_ended = True
         self.touch()
-
-    def give_back(self) -> bool:
-        """Let go of all the client holds: channels, consumers, exclusive queues.
-
-        Returns:
-          False if these are so many that they go some at a time; none is for others meanwhile.
-        """
-        self.is_running = False  # first: what its consumers were dealt now would be lost
-        for channel in tuple(self.channels.values()):
-            channel.close()
-        queues = () if self.vhost is None else self.vhost.owned_by(self)
-        if len(queues) > QUEUES_AT_A_STROKE or self._is_leaving:
-            if not self._is_leaving:
-                self._is_leaving = True
-                self.broker.batch.returns.append(_delete_later(queues))
-            return not queues
-        for queue in queues:
-            queue.vhost.delete_queue(queue)
-        return True
 
     def lose(self) -> None:
         """Deal nothing more: the socket is broken. What the peer said before may still be read."""
@@ -485,8 +426,8 @@ class Session:
         """End the session; what was written before is still sent."""
         if reason:
             self.reason = reason
-        self.give_back()
-        self._end()
+        give_back(self)
+        self.end()
 
     def abort(self, reason: str) -> None:
         """Close the socket without a word."""
@@ -502,10 +443,3 @@ class Session:
         self.broker.batch.flushing.pop(self, None)
         self.broker.batch.held.pop(self, None)
         self.unblock()
-
-
-def _delete_later(queues: Sequence[Queue]) -> Iterator[None]:
-    for start in range(0, len(queues), QUEUES_AT_A_STROKE):
-        for queue in queues[start : start + QUEUES_AT_A_STROKE]:
-            queue.vhost.delete_queue(queue)
-        yield

@@ -4,8 +4,8 @@ Law: a check changes nothing: it raises RabbitMQ's error, word for word, or retu
 compare and validate x-arguments are in `arguments`; which come in which order, as a client sees
 the first that fails, is up to the handlers.
 
-Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (check_exclusive),
-core.vhost; definitions and topology (RESERVED).
+Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (consume, get), core.vhost;
+definitions and topology (RESERVED).
 """
 
 from __future__ import annotations
@@ -69,6 +69,15 @@ def check_exclusive(queue: Queue, session: object) -> None:
     """Raise `ResourceLocked` if the queue belongs to another session."""
     if queue.owner is not None and queue.owner is not session:
         raise locked(queue)
+
+
+def check_consumer(queue: Queue, exclusive: bool) -> None:
+    """Raise `AccessRefused` if one more consumer would break an exclusive use."""
+    count = queue.consumer_count
+    is_shared = count > 0 or queue.arguments.get("x-single-active-consumer") is True
+    is_taken = count == 1 and queue.consumers[0].exclusive  # it is alone
+    if (exclusive and is_shared) or is_taken:
+        raise AccessRefused(f"queue '{queue.name}' in vhost '{queue.vhost.name}' in exclusive use")
 
 
 def locked(queue: Queue) -> ResourceLocked:

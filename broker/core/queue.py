@@ -16,28 +16,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
-from leveret.broker.core.log import Kept
-from leveret.broker.core.message import OVERHEAD, absent, absent_octets, octets
+from leveret.broker.core.message import OVERHEAD, absent_octets, octets
+from leveret.broker.core.paging import are_returned_loaded, is_loaded, shortened
 from leveret.broker.core.returned import Returned
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED, Runs
-from leveret.protocol.errors import AccessRefused
+from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry
-    from leveret.broker.core.runs import Chunk, Paged
+    from leveret.broker.core.runs import Paged
     from leveret.broker.core.vhost import VirtualHost
 
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
 # connection may have unsent.
 DEAL_BYTES = 1 << 20
-# Octets of returned messages that stay in memory, although the log has them.
-RETURNED_BYTES = 1 << 20
 
 
 class NotLoaded(Exception):
@@ -50,6 +47,8 @@ class Queue:
     Attributes:
       incoming: Messages published in this slice, not dealt yet.
       coming: How many more come of a transaction that is being carried out; they count as ready.
+      runs: Ready messages, in order of position, without those that came back.
+      returned: Those that came back.
       next_position: The position of the next message that gets one.
       unacked_count: Messages delivered and not settled.
       unacked_bytes: Their octets.
@@ -61,9 +60,7 @@ class Queue:
 
     __slots__ = (
         "_awaited",
-        "_returned",
         "_ring",
-        "_runs",
         "_sealed",
         "absent_bytes",
         "arguments",
@@ -78,6 +75,8 @@ class Queue:
         "next_position",
         "owner",
         "policy",
+        "returned",
+        "runs",
         "unacked_bytes",
         "unacked_count",
         "vhost",
@@ -109,8 +108,8 @@ class Queue:
         self.unacked_count = 0
         self.unacked_bytes = 0
         self.absent_bytes = 0
-        self._runs = Runs()
-        self._returned = Returned()
+        self.runs = Runs()
+        self.returned = Returned()
         self._awaited = 0  # messages that come back in pieces; they count as ready
         self._ring = Ring()
         # from which position on consumers get nothing before which commit is done, ascending
@@ -126,7 +125,7 @@ class Queue:
         """How many messages wait, after dealing what is due."""
         self.deal()
         waiting = self._awaited + len(self.incoming) + self.coming
-        return self._runs.count + self._returned.count + waiting
+        return self.runs.count + self.returned.count + waiting
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -141,20 +140,25 @@ class Queue:
     @property
     def bytes(self) -> int:
         """Octets of header and body of its messages, ready and unacked."""
-        return self._runs.bytes + self._returned.bytes + self.unacked_bytes
+        return self.runs.bytes + self.returned.bytes + self.unacked_bytes
 
     @property
     def memory(self) -> int:
         """Octets its messages are accounted for, as far as they are in memory."""
-        returned = self._returned
+        returned = self.returned
         count = returned.count + self._awaited + self.unacked_count
         octets_here = returned.bytes - returned.absent_bytes + self.unacked_memory
-        return self._runs.memory + octets_here + count * OVERHEAD
+        return self.runs.memory + octets_here + count * OVERHEAD
 
     @property
     def unacked_memory(self) -> int:
         """Octets of its unacknowledged messages that are in memory."""
         return self.unacked_bytes - self.absent_bytes
+
+    @property
+    def has_takers(self) -> bool:
+        """Whether a consumer has room."""
+        return self._ring.front() is not None
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -171,12 +175,12 @@ class Queue:
         end = self._unseal() if self._sealed else UNLIMITED
         level = self._ring.front()
         while level is not None and limit > 0:
-            if self._returned.count:
-                if not self._are_returned_loaded():
+            if self.returned.count:
+                if not are_returned_loaded(self):
                     break
                 limit -= self._deal_returned(level, limit)
-            elif self._runs.count:
-                if self._runs.first >= end or not self._is_loaded():
+            elif self.runs.count:
+                if self.runs.first >= end or not is_loaded(self):
                     break
                 limit -= self._deal_runs(level, limit, end)
             elif incoming:
@@ -197,9 +201,9 @@ class Queue:
 
     def _is_ready(self, end: int) -> bool:
         """Whether the first message may be dealt; have it read if it is not here."""
-        if self._returned.count:
-            return self._are_returned_loaded()
-        return self._runs.count > 0 and self._runs.first < end and self._is_loaded()
+        if self.returned.count:
+            return are_returned_loaded(self)
+        return self.runs.count > 0 and self.runs.first < end and is_loaded(self)
 
     def seal(self) -> None:
         """Deal nothing that was published in this slice before the open commit is done.
@@ -236,25 +240,25 @@ class Queue:
         messages = self.incoming
         if self.log is not None:
             self.log.enqueued(self.next_position, messages)
-        self._runs.append(self.next_position, messages)
+        self.runs.append(self.next_position, messages)
         self.next_position += len(messages)
         messages.clear()
 
     def _deal_returned(self, level: OrderedDict[Consumer, None], limit: int) -> int:
-        consumers, share, cost = self._ring.next(level, limit, self._returned.count)
+        consumers, share, cost = self._ring.next(level, limit, self.returned.count)
         if consumers:
             wanted = min(len(consumers) * share, CHUNK_LENGTH)
-            positions, messages = self._returned.take(wanted, DEAL_BYTES)
+            positions, messages = self.returned.take(wanted, DEAL_BYTES)
             self._ring.distribute(level, consumers, positions, messages, redelivered=True)
             cost += len(messages)
         return cost
 
     def _deal_runs(self, level: OrderedDict[Consumer, None], limit: int, end: int) -> int:
-        consumers, share, cost = self._ring.next(level, limit, self._runs.count)
+        consumers, share, cost = self._ring.next(level, limit, self.runs.count)
         if consumers:
             wanted = min(len(consumers) * share, DEAL_LIMIT)
             if end != UNLIMITED:
-                wanted = min(wanted, self._runs.until(end - 1))
+                wanted = min(wanted, self.runs.until(end - 1))
             positions, messages, redelivered = self._take(wanted, DEAL_BYTES)
             self._ring.distribute(level, consumers, positions, messages, redelivered)
             cost += len(messages)
@@ -262,7 +266,7 @@ class Queue:
 
     def _take(self, limit: int, size: int) -> tuple[Sequence[int], list[Message], bool]:
         """Take messages from the front that were all, or none of them, delivered before."""
-        runs = self._runs
+        runs = self.runs
         if runs.first > self.delivered_before:
             return (*runs.take(limit, size), False)
         return (*runs.take(min(limit, runs.until(self.delivered_before)), size), True)
@@ -300,13 +304,13 @@ class Queue:
             raise NotLoaded
         if self.incoming:
             self._store()
-        if self._returned.count:
-            if not self._are_returned_loaded():
+        if self.returned.count:
+            if not are_returned_loaded(self):
                 raise NotLoaded
-            (position,), (message,) = self._returned.take(1)
+            (position,), (message,) = self.returned.take(1)
             redelivered = True
-        elif self._runs.count:
-            if not self._is_loaded():
+        elif self.runs.count:
+            if not is_loaded(self):
                 raise NotLoaded
             (position,), (message,), redelivered = self._take(1, DEAL_BYTES)
         elif self.coming:
@@ -319,82 +323,18 @@ class Queue:
         self.unacked_bytes += octets((message,))
         return position, message, redelivered
 
-    # What is not in memory
-
-    def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
-        """Take over what a log has, after a restart.
-
-        Args:
-          next_position: The position that the next message gets.
-          runs: The messages, ascending.
-        """
-        self.next_position = next_position
-        for paged in runs:
-            self._runs.append_paged(paged)
-
-    def page_out(self, limit: int, front: int = FRONT) -> None:
-        """Leave messages to the log alone, except so many octets and the first few chunks."""
-        runs = self._runs
-        if self.log is not None and runs.memory > limit:
-            runs.page_out(limit, self.log.is_kept, front)
-
-    @property
-    def has_takers(self) -> bool:
-        """Whether a consumer has room."""
-        return self._ring.front() is not None
-
-    def to_spill(self, limit: int, front: int = FRONT) -> list[Chunk]:
-        """Return what should leave memory, and the log does not have, the last first.
-
-        Args:
-          limit: Octets that may stay.
-          front: Chunks that stay in any case.
-        """
-        runs = self._runs
-        if runs.memory <= limit:
-            return []
-        log = self.log
-        return [
-            chunk
-            for chunk in runs.spillable(limit, front)
-            if log is None or not all(message.persistent for message in chunk.messages)
-        ]
-
-    def spilled(self, chunk: Chunk, paged: Paged) -> None:
-        """Let go of messages that have been written elsewhere, unless they have changed since."""
-        self._runs.spilled(chunk, paged)
+    # What was not in memory
 
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""
-        return not self.deleted and (paged is self._returned.asked or self._runs.has(paged))
+        return not self.deleted and (paged is self.returned.asked or self.runs.has(paged))
 
     def loaded(
         self, paged: Paged, messages: list[Message], positions: list[int] | None = None
     ) -> None:
         """Take in messages that were asked for, and their positions if there are gaps."""
-        if self._returned.load(paged, messages) or self._runs.load(paged, messages, positions):
+        if self.returned.load(paged, messages) or self.runs.load(paged, messages, positions):
             self.touch()
-
-    def _is_loaded(self) -> bool:
-        """Whether the first message is in memory; have it, and those after it, read if not."""
-        runs = self._runs
-        if not runs.paged_count:
-            return True
-        for paged in runs.wanted(FRONT):
-            source = paged.slot or self.log
-            if source is not None:  # it is None only while the queue is being deleted
-                paged.is_asked = True
-                source.fetch(self, paged)
-        return not runs.is_front_paged
-
-    def _are_returned_loaded(self) -> bool:
-        """Whether the first of what came back is in memory; have it read if not."""
-        returned = self._returned
-        if returned.is_loaded:
-            return True
-        if returned.asked is None and self.log is not None:
-            self.log.fetch(self, returned.gather())
-        return False
 
     # Settling
 
@@ -419,7 +359,7 @@ class Queue:
           are_awaited: Whether `await_returns` has counted them.
         """
         messages = [message for _, message in entries]
-        size, returned = octets(messages), self._returned
+        size, returned = octets(messages), self.returned
         if are_awaited:
             self._awaited -= len(entries)
             self.unacked_bytes -= size
@@ -431,8 +371,7 @@ class Queue:
             return
         if self.log is not None:
             self.log.returned([position for position, _ in entries])
-            if returned.bytes - returned.absent_bytes + size > RETURNED_BYTES:
-                entries = _left_to(self.log, entries)
+            entries = shortened(self, entries, size)
         if self.incoming:
             self._store()
         returned.add(entries, size)
@@ -453,26 +392,16 @@ class Queue:
     def _drop_ready(self) -> None:
         batch, log = self.vhost.broker.batch, self.log
         if log is not None and self.unacked_count:
-            log.dropped(self._runs.ranges())
-            batch.unfinished.append(self._returned.clear(log))
+            log.dropped(self.runs.ranges())
+            batch.unfinished.append(self.returned.clear(log))
         else:
             if log is not None:  # all there is; acks may have left very many gaps in it
                 log.dropped([(0, self.next_position - 1)])
-            batch.debris.append(self._returned.clear())
-        batch.debris.append(self._runs.clear())
+            batch.debris.append(self.returned.clear())
+        batch.debris.append(self.runs.clear())
         self.incoming.clear()
 
     # Consumers
-
-    def check_consumer(self, exclusive: bool) -> None:
-        """Raise `AccessRefused` if one more consumer would break an exclusive use."""
-        consumers = self._ring.consumers
-        is_shared = consumers or self.arguments.get("x-single-active-consumer") is True
-        is_taken = len(consumers) == 1 and next(iter(consumers)).exclusive  # it is alone
-        if (exclusive and is_shared) or is_taken:
-            raise AccessRefused(
-                f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
-            )
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Let a consumer take part from the end of this slice on."""
@@ -504,12 +433,3 @@ class Queue:
             self.log = None
         self._drop_ready()
         self.vhost.broker.batch.touched.pop(self, None)
-
-
-def _left_to(log: Log, entries: Sequence[Entry]) -> list[Entry]:
-    """Return entries without the messages that the log has."""
-    kept = Kept(log)
-    return [
-        (position, absent(message.header_size, message.size) if position in kept else message)
-        for position, message in entries
-    ]

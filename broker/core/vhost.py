@@ -4,7 +4,7 @@ Law: the topology changes here and nowhere else; each change bumps `epoch` (what
 of routes is void) and is told as an event. Names are trusted here: who takes them from a client
 calls what is in `checks` first, in RabbitMQ's order.
 
-Called by: amqp.exchange_methods, amqp.queue_methods, amqp.session (exclusive queues), core.queue
+Called by: amqp.exchange_methods, amqp.queue_methods, amqp.ending (exclusive queues), core.queue
 (auto-delete), definitions.
 """
 

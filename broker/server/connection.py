@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from leveret.broker.amqp.ending import fail
 from leveret.broker.amqp.session import Session
 from leveret.broker.server.wire import SocketWire, StreamWire, Wire, WireClosed
 from leveret.protocol.errors import InternalError
@@ -248,7 +249,7 @@ class ClientConnection:
         """Report a fault of ours and end the connection."""
         session = self.session
         session.broker.events.emit("session.crashed", session=session, error=problem)
-        session.fail(0, InternalError(""))
+        fail(session, 0, InternalError(""))
         session.is_ended = True
         self._has_work = False
         self._turns.finish()

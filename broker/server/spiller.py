@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 import trio
 
+from leveret.broker.core import paging
 from leveret.broker.core.runs import FRONT, Paged
 from leveret.broker.server.alarms import Resident
 from leveret.broker.server.forgetter import Forgetter
@@ -182,8 +183,8 @@ class Spiller:
     def _excess(self, queue: Queue, limit: int, is_short: bool) -> Iterator[tuple[Queue, Chunk]]:
         """Leave to the log what it has; return what else should leave memory."""
         front = FRONT if not is_short else int(queue.has_takers)
-        queue.page_out(limit, front)
-        for chunk in queue.to_spill(limit, front):
+        paging.page_out(queue, limit, front)
+        for chunk in paging.to_spill(queue, limit, front):
             if is_short or getrefcount(chunk.messages[0]) <= ALONE:
                 yield queue, chunk
 
@@ -197,7 +198,7 @@ class Spiller:
         slots = await self._scratch.write([messages for _, messages, _ in copies])
         for (queue, chunk), (base, messages, octets), slot in zip(due, copies, slots, strict=True):
             count = len(messages)
-            queue.spilled(chunk, Paged(base, base + count, count, octets, slot))
+            paging.spilled(queue, chunk, Paged(base, base + count, count, octets, slot))
 
 
 def _parts(due: list[tuple[Queue, Chunk]]) -> Iterator[list[tuple[Queue, Chunk]]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.paging import page_out
 from leveret.broker.storage.compaction import Piece, Waste, pieces
 from leveret.broker.storage.paging import Envelopes
 from leveret.broker.storage.queue_log import QueueLog
@@ -138,7 +139,7 @@ class Journal:
         self.kept_seq = self.next_seq - 1
         for log in self._written:
             if log.queue is not None and not log.is_closed:
-                log.queue.page_out(limit)
+                page_out(log.queue, limit)
         self._written.clear()
 
     # What is to be read

@@ -6,7 +6,7 @@ import pytest
 
 from leveret.broker.amqp import publish
 from leveret.broker.amqp.dispatch import HANDLERS
-from leveret.broker.amqp.session import QUEUES_AT_A_STROKE
+from leveret.broker.amqp.ending import QUEUES_AT_A_STROKE
 from leveret.broker.core.exchange import route
 from leveret.protocol.codec import encode_method
 from leveret.protocol.methods import (

@@ -51,6 +51,7 @@ class FakeSession:
         self.reply = self.replies.append
         self.ended = self.reason = ""
         self.closing_since = None
+        self.is_leaving = False
 
     def open_channel(self, number):
         self.channels[number] = FakeChannel(self, number)
@@ -60,10 +61,6 @@ class FakeSession:
         self.ended = reason
 
     close = hang_up
-
-    def give_back(self):
-        self.ended = self.reason
-        return True
 
 
 @pytest.fixture
@@ -219,11 +216,13 @@ def test_a_new_secret_is_accepted(session):
 
 
 def test_everything_of_a_client_ends_before_its_close_is_confirmed(session):
-    session.reply = lambda method: session.replies.append((session.ended, method))
+    handlers.channel_open(session, 7)
+    session.reply = lambda method: session.replies.append(({**session.channels}, method))
 
     handlers.connection_close(session, m.ConnectionClose(200, "bye"))
 
-    assert session.replies == [("bye", m.ConnectionCloseOk())]
+    assert session.replies == [({}, m.ConnectionCloseOk())]
+    assert session.reason == "bye"
 
 
 def test_a_channel_is_opened_and_closed(session):

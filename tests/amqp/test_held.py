@@ -4,6 +4,7 @@ import pytest
 
 from leveret.broker.amqp import channel as amqp_channel
 from leveret.broker.amqp import transaction
+from leveret.broker.amqp.ending import fail
 from leveret.broker.server.committer import GRACE
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.queue_log import QueueLog
@@ -788,7 +789,7 @@ async def test_a_fault_of_the_broker_closes_at_once_and_confirms_nothing_after_i
     client.send(ConfirmSelect())
     client.publish(b"a", **PERSISTENT)
     await kept.settle()
-    client.session.fail(0, InternalError(""))
+    fail(client.session, 0, InternalError(""))
     kept.turns.finish()
 
     (close,) = client.take(0)

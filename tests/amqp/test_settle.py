@@ -387,7 +387,7 @@ def test_nothing_is_dealt_before_the_last_of_very_many_is_back(loaded, connect):
     other.declare("other")
     in_one_slice(loaded, BasicNack(0, True, True))
     queue = loaded.broker.vhosts["/"].queue("q")
-    queue.incoming.append(queue._runs._chunks[0].messages[0])
+    queue.incoming.append(queue.runs._chunks[0].messages[0])
 
     in_one_slice(other, BasicConsume("q", "late", no_ack=True))
     for _ in range(MANY // PIECE):

@@ -6,9 +6,11 @@ from time import process_time
 
 import pytest
 
-from leveret.broker.core import queue as module
+from leveret.broker.core import paging
+from leveret.broker.core.checks import check_consumer
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.message import OVERHEAD, absent, octets
+from leveret.broker.core.paging import page_out, restore
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Paged
 from leveret.protocol.errors import AccessRefused, NotFound
@@ -310,15 +312,15 @@ def test_an_exclusive_consumer_is_alone(queue):
 
     for exclusive in (False, True):
         with pytest.raises(AccessRefused, match="queue 'q' in vhost '/' in exclusive use"):
-            queue.check_consumer(exclusive)
+            check_consumer(queue, exclusive)
 
 
 def test_an_exclusive_consumer_does_not_join(queue):
     Target().consume(queue)
 
-    queue.check_consumer(False)
+    check_consumer(queue, False)
     with pytest.raises(AccessRefused):
-        queue.check_consumer(True)
+        check_consumer(queue, True)
 
 
 def test_an_auto_delete_queue_goes_with_its_last_consumer(vhost):
@@ -476,7 +478,7 @@ def log(queue):
 def restored(queue, log):
     """The queue after a restart: positions 2 to 4, and 8 and 9; the next is 12."""
     log.kept.update((position, message(b"%d" % position)) for position in (2, 3, 4, 8, 9))
-    queue.restore(12, [Paged(2, 5, 3, 3 * (HEADER + 1)), Paged(8, 10, 2, 2 * (HEADER + 1))])
+    restore(queue, 12, [Paged(2, 5, 3, 3 * (HEADER + 1)), Paged(8, 10, 2, 2 * (HEADER + 1))])
     return queue
 
 
@@ -509,7 +511,7 @@ def test_a_log_is_told_of_every_position(queue, log, broker):
 @pytest.fixture
 def left(queue, log, monkeypatch):
     """The queue after messages 0 to 5 came back, of which the log has all but one in memory."""
-    monkeypatch.setattr(module, "RETURNED_BYTES", 0)
+    monkeypatch.setattr(paging, "RETURNED_BYTES", 0)
     publish(queue, *range(6))
     taken = [queue.pop()[:2] for _ in range(6)]
     del log.kept[3]
@@ -662,7 +664,7 @@ def test_after_a_restart_positions_go_on(restored, log):
 
 def test_what_has_gaps_is_read_as_one_and_flagged_by_its_positions(queue, log, broker):
     log.kept.update((position, message(b"%d" % position)) for position in (2, 4, 5, 9))
-    queue.restore(12, [Paged(2, 10, 4, 4 * (HEADER + 1))])
+    restore(queue, 12, [Paged(2, 10, 4, 4 * (HEADER + 1))])
     queue.delivered_before = 4
     first, second = Target(), Target()
     first.consume(queue, prefetch_count=9)
@@ -787,7 +789,7 @@ def test_what_is_in_the_log_leaves_memory_and_comes_back(queue, log, broker):
     queue.deal()
     before = queue.memory
 
-    queue.page_out(0)
+    page_out(queue, 0)
 
     assert count == queue.ready_count
     assert before * FRONT // (FRONT + 2) == pytest.approx(queue.memory, rel=0.1)
@@ -805,6 +807,6 @@ def test_a_queue_without_a_log_keeps_everything_in_memory(queue):
     queue.deal()
     before = queue.memory
 
-    queue.page_out(0)
+    page_out(queue, 0)
 
     assert before == queue.memory

@@ -28,8 +28,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from leveret.broker.amqp import channel, transaction
-from leveret.broker.core import queue as core_queue
-from leveret.broker.core import returned, runs
+from leveret.broker.core import paging, returned, runs
 from leveret.broker.core.exchange import route
 from leveret.broker.server.forgetter import Forgetter
 from leveret.broker.storage import compaction, recovery, row_builder
@@ -811,7 +810,7 @@ def run(operations, store):
         (runs, "PIECE_OCTETS"): 200,
         (returned, "CHUNK_LENGTH"): 4,
         (returned, "PIECE_OCTETS"): 200,
-        (core_queue, "RETURNED_BYTES"): LIMIT,
+        (paging, "RETURNED_BYTES"): LIMIT,
         (recovery, "CHUNK_LENGTH"): 4,
         (row_builder, "ROW_SIZE"): 400,
         (compaction, "LEAST_ROWS"): 2,

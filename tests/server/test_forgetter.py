@@ -2,7 +2,7 @@
 
 import pytest
 
-from leveret.broker.core import queue as queue_module
+from leveret.broker.core import paging
 from leveret.broker.server import forgetter as forgetter_module
 from leveret.broker.server import spiller as spiller_module
 from leveret.broker.server.forgetter import Forgetter
@@ -29,7 +29,7 @@ COUNT = 20
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setattr(forgetter_module, "STEP", 3)
-    monkeypatch.setattr(queue_module, "RETURNED_BYTES", 0)
+    monkeypatch.setattr(paging, "RETURNED_BYTES", 0)
 
 
 @pytest.fixture

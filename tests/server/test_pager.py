@@ -121,10 +121,10 @@ async def test_so_many_chunks_are_read_ahead_and_no_more(kept, client, queue):
     await kept.settle()
 
     assert [b"0"] == client.bodies()
-    assert COUNT - FRONT * CHUNK == queue._runs.paged_count
+    assert COUNT - FRONT * CHUNK == queue.runs.paged_count
     assert [b"1"] == shown(client.ack(1))
     await kept.settle()
-    assert COUNT - FRONT * CHUNK == queue._runs.paged_count
+    assert COUNT - FRONT * CHUNK == queue.runs.paged_count
 
 
 async def test_a_chunk_is_asked_for_once(kept, client, queue):
@@ -146,7 +146,7 @@ async def test_the_head_of_a_queue_stays_in_memory_and_the_rest_is_left_to_the_s
         await publish(kept, client)
         queue = kept.broker.vhosts["/"].queue("q")
 
-        assert COUNT - runs.FRONT * CHUNK == queue._runs.paged_count
+        assert COUNT - runs.FRONT * CHUNK == queue.runs.paged_count
         client.take()
         _, *found = client.consume("q", "c", no_ack=True)
         await kept.settle()
@@ -159,7 +159,7 @@ async def test_transient_messages_stay_in_memory(store):
         client.send(QueueDeclare("q", durable=True))
         await publish(kept, client, mode=1)
 
-        assert 0 == kept.broker.vhosts["/"].queue("q")._runs.paged_count
+        assert 0 == kept.broker.vhosts["/"].queue("q").runs.paged_count
 
 
 async def test_what_is_not_committed_stays_in_memory(store):
@@ -168,12 +168,12 @@ async def test_what_is_not_committed_stays_in_memory(store):
         client.send(QueueDeclare("q", durable=True))
         await publish(kept, client)
         queue = kept.broker.vhosts["/"].queue("q")
-        paged = queue._runs.paged_count
+        paged = queue.runs.paged_count
         kept.gate.hold()
         client.publish_many(bodies(start=COUNT))
         await kept.settle()
 
-        assert paged == queue._runs.paged_count
+        assert paged == queue.runs.paged_count
 
 
 # basic.get
@@ -297,7 +297,7 @@ async def test_a_chunk_that_was_purged_is_dropped(kept, client, queue):
     await kept.settle()
 
     assert [b"new"] == [item.body for item in client.take() if isinstance(item, Received)]
-    assert (0, 0, 0) == (queue.bytes, queue.memory, queue._runs.paged_bytes)
+    assert (0, 0, 0) == (queue.bytes, queue.memory, queue.runs.paged_bytes)
 
 
 async def test_a_chunk_of_a_deleted_queue_is_dropped(kept, client):

@@ -225,7 +225,7 @@ async def test_what_the_journal_will_have_is_left_to_it(make):
     await made.spill()
 
     assert 81 == queue.ready_count
-    assert [5 * CHUNK] == [each.base for each in queue._runs._chunks if isinstance(each, Paged)]
+    assert [5 * CHUNK] == [each.base for each in queue.runs._chunks if isinstance(each, Paged)]
 
 
 async def test_when_memory_is_short_queues_without_consumers_keep_nothing(make):
