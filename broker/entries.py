@@ -225,6 +225,29 @@ class Definitions:
             if vhost is not None and queue.name in vhost.queues:
                 with located(queue.node, "; it exists already"):
                     queue.declare(vhost)
+        self._check_limits(broker)
+
+    def _check_limits(self, broker: "Broker") -> None:
+        """Raise if there would be more queues than the limit, or the file's if it raises it."""
+        raised: dict[str, int] = {}
+        for entry in self.vhosts:
+            raised[entry.name] = max(raised.get(entry.name, 0), entry.max_queues or 0)
+        added: dict[str, dict[str, Node]] = {}
+        for queue in self.queues:
+            vhost = broker.vhosts.get(queue.vhost)
+            if vhost is not None and queue.name not in vhost.queues:
+                added.setdefault(queue.vhost, {}).setdefault(queue.name, queue.node)
+        for where, new in added.items():
+            vhost = broker.vhosts[where]
+            if vhost.max_queues is None:
+                continue
+            most, there = max(vhost.max_queues, raised.get(where, 0)), len(vhost.queues)
+            if there + len(new) > most:
+                name, node = list(new.items())[max(most - there, 0)]
+                raise node.error(
+                    f"cannot declare queue '{name}': queue limit in vhost '{where}' ({most}): "
+                    f"there are {there}, the file adds {len(new)}"
+                )
 
     def _apply_users(self, broker: "Broker") -> None:
         users = broker.users

@@ -458,6 +458,47 @@ def test_what_exists_and_differs_is_refused_before_anything_changes(existing: st
     assert before == export(broker)
 
 
+@pytest.mark.parametrize(
+    ("vhosts", "place", "most"),
+    [
+        ("[]", "queues[3]: cannot declare queue 'b'", 3),
+        ("[{name: /, limits: {max-queues: 4}}]", "queues[4]: cannot declare queue 'c'", 4),
+        ("[{name: /, limits: {max-queues: 1}}]", "queues[3]: cannot declare queue 'b'", 3),
+    ],
+)
+def test_more_queues_than_a_limit_allows_are_refused_before_anything_changes(
+    vhosts: str, place: str, most: int
+):
+    broker = new_broker()
+    vhost = broker.vhosts["/"]
+    vhost.declare_queue("it", durable=True)
+    vhost.declare_queue("other", durable=True)
+    vhost.max_queues = 3
+    before = export(broker)
+    source = f"vhosts: {vhosts}\nusers: {{new: {{password: x}}}}\nqueues: [it, a, a, b, c]"
+
+    with pytest.raises(DocumentError) as caught:
+        parse("t.yaml", source).apply(broker)
+
+    reason = f"queue limit in vhost '/' ({most}): there are 2, the file adds 3"
+    assert f"t.yaml:3: {place}: {reason}" == str(caught.value)
+    assert before == export(broker)
+
+
+def test_as_many_queues_as_a_limit_allows_are_added():
+    broker = new_broker()
+    vhost = broker.vhosts["/"]
+    vhost.declare_queue("it", durable=True)
+    vhost.max_queues = 3
+
+    parse("t.yaml", "vhosts: [{name: /, limits: {max-queues: 1}}]\nqueues: [it, a, a, b]").apply(
+        broker
+    )
+    parse("t.yaml", "queues: [it, a]").apply(broker)
+
+    assert (1, ["it", "a", "b"]) == (vhost.max_queues, list(vhost.queues))
+
+
 def test_transient_and_exclusive_things_are_not_exported():
     broker = new_broker()
     vhost = broker.vhosts["/"]
