@@ -10,6 +10,9 @@ DEV := $(VENV)/.installed-dev
 # (brokers, RabbitMQ) is started once.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 
+# Some hundred processes import the same: without what is kept of the first, each compiles all.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check test-all bench bench-long wheel clean help
 
 help:

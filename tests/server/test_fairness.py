@@ -5,8 +5,7 @@ each of their steps takes, and how much the broker works between a quiet client'
 its answer.
 """
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median, quantiles
 from time import thread_time
@@ -14,7 +13,6 @@ from time import thread_time
 import pytest
 import trio
 
-from leveret.broker import app
 from leveret.broker.config import Config, Memory
 from leveret.protocol.methods import (
     BasicConsume,
@@ -56,17 +54,6 @@ class Meter(trio.abc.Instrument):
             step = thread_time() - self._start
             self.steps.append(step)
             self.spent += step
-
-
-@pytest.fixture(autouse=True)
-def _collect_as_the_application_does() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*app.GC_THRESHOLD)
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 # Floods: each prepares the broker and returns what to send for ever

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from leveret.broker.amqp.session import Session
 from leveret.broker.core.broker import Broker
 from leveret.protocol.connection import Connection
+from leveret.protocol.content import Content
 from leveret.protocol.handshake import Role, settle
 from leveret.protocol.methods import (
     BasicAck,
@@ -148,8 +149,8 @@ class Client:
         self, bodies: Iterable[bytes], routing_key: str = "q", channel: int = 1
     ) -> list[Method | Received]:
         """Publish messages in one piece to the default exchange."""
-        method = BasicPublish("", routing_key)
-        self.feed(b"".join(published(body, method, channel) for body in bodies))
+        method = method_frame(channel, BasicPublish("", routing_key))
+        self.feed(b"".join(method + content_of(body, channel) for body in bodies))
         return self.take(channel)
 
     def declare(self, name: str = "q", **options: object) -> Method | Received:
@@ -190,10 +191,7 @@ class Client:
         data, self.wire.data = self.wire.data, b""
         for channel, command in self.connection.receive_data(data):
             if isinstance(command, Contents):
-                self._received += [
-                    (channel, Received(content.envelope.method, content.body, content.properties))
-                    for content in command
-                ]
+                self._received += [(channel, received(content)) for content in command]
             elif isinstance(command, Acks):
                 self._received += [(channel, BasicAck(tag)) for tag in command]
             elif isinstance(command, Exception):
@@ -226,8 +224,19 @@ def published(
     body: bytes, method: BasicPublish, channel: int = 1, properties: Properties = NONE
 ) -> bytes:
     """Return the octets of a publish."""
-    frames = content_frames(channel, 131072, encode(properties, len(body)), [body] if body else [])
-    return method_frame(channel, method) + b"".join(frames)
+    return method_frame(channel, method) + content_of(body, channel, properties)
+
+
+def content_of(body: bytes, channel: int = 1, properties: Properties = NONE) -> bytes:
+    """Return the octets of a publish behind its method."""
+    header = encode(properties, len(body))
+    return b"".join(content_frames(channel, 131072, header, [body] if body else []))
+
+
+def received(content: Content) -> Received:
+    """Return what came in; most has no properties to decode."""
+    properties = content.properties if content.flags else NONE
+    return Received(content.envelope.method, content.body, properties)
 
 
 def closed(answers: list[Method | Received]) -> tuple[int, str]:

@@ -180,6 +180,8 @@ class Peer:
 
     async def next(self) -> tuple[int, Command]:
         """Wait for a command."""
+        if self.commands:
+            return self.commands.pop(0)
         with trio.fail_after(PATIENCE):
             while not self.commands:
                 chunk = await self.stream.receive_some(65536)
