@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import repeat, takewhile
+from itertools import chain, repeat, takewhile
 from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,7 +25,7 @@ from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicR
 from leveret.protocol.writer import deliver_head, framed, method_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
@@ -314,6 +314,21 @@ class Channel:
             raise PreconditionFailed(f"unknown delivery tag {unknown}") from None
         return entries
 
+    def settle_all(
+        self, discarded: Sequence[dict[int, Entry]], requeued: Sequence[dict[int, Entry]]
+    ) -> None:
+        """Forget settled messages and put unsettled ones back, as the next two do of one dict."""
+        if sum(map(len, chain(discarded, requeued))) > PIECE:
+            batch = self.session.broker.batch
+            if discarded:
+                batch.unfinished.append(self.discard_later(*discarded))
+            batch.returns.append(self.requeue_later(*requeued))
+        else:
+            for entries in discarded:
+                self.discard_many(entries)
+            for entries in requeued:
+                self.requeue(entries)
+
     def discard_many(self, taken: dict[int, Entry]) -> None:
         """Forget settled messages; very many a piece at a time, all of them in one commit."""
         if len(taken) > PIECE:
@@ -321,11 +336,9 @@ class Channel:
         else:
             self.discard(list(taken.values()))
 
-    def discard_later(self, taken: dict[int, Entry]) -> Iterator[None]:
+    def discard_later(self, *taken: dict[int, Entry]) -> Iterator[None]:
         """Forget settled messages, some with each step."""
-        while taken:
-            # from the end, at which a dict becomes smaller at no cost
-            piece = [taken.popitem()[1] for _ in range(min(PIECE, len(taken)))]
+        for piece in _pieces(taken):
             self.discard(piece)
             for queue in {consumer.queue for consumer in set(map(_consumer_of, piece))}:
                 if queue.log is not None:
@@ -365,10 +378,11 @@ class Channel:
         else:
             self._return(list(taken.values()))
 
-    def requeue_later(self, taken: dict[int, Entry]) -> Iterator[None]:
+    def requeue_later(self, *taken: dict[int, Entry]) -> Iterator[None]:
         """Count unsettled messages as ready; put them back where they were, some with each step."""
-        self._await_returns(taken)
-        return self._return_later(taken)
+        for entries in taken:
+            self._await_returns(entries)
+        return self._return_later(*taken)
 
     def _await_returns(self, taken: dict[int, Entry]) -> None:
         """Have the queues count now what will come back."""
@@ -380,11 +394,8 @@ class Channel:
             for consumer, count in Counter(map(_consumer_of, taken.values())).items():
                 consumer.queue.await_returns(count)
 
-    def _return_later(self, taken: dict[int, Entry]) -> Iterator[None]:
-        # Nobody gets any before the last is back, so they may come in any order: from the end, at
-        # which a dict becomes smaller at no cost.
-        while taken:
-            piece = [taken.popitem()[1] for _ in range(min(PIECE, len(taken)))]
+    def _return_later(self, *taken: dict[int, Entry]) -> Iterator[None]:
+        for piece in _pieces(taken):  # nobody gets any before the last is back
             self._return(piece[::-1], are_awaited=True)
             yield
 
@@ -414,7 +425,7 @@ class Channel:
         self.session.broker.batch.confirm_early(self)
         self.is_confirming = False
         self.session.channels.pop(self.number, None)
-        undone: dict[int, Entry] = {}
+        undone: list[dict[int, Entry]] = []
         if self.transaction is not None:
             undone = self.transaction.abandon()
             self.transaction = None
@@ -422,7 +433,13 @@ class Channel:
             consumer.queue.remove_consumer(consumer)
         self.consumers.clear()
         unacked, self.unacked = self.unacked, {}
-        self.requeue(unacked)
-        self.requeue(undone)
+        self.settle_all((), (unacked, *undone))
         if self.reply_key:
             reply_to.cancel(self)
+
+
+def _pieces(taken: Iterable[dict[int, Entry]]) -> Iterator[list[Entry]]:
+    """Take entries out, some at a time: from the end, where a dict shrinks at no cost."""
+    for entries in taken:
+        while entries:
+            yield [entries.popitem()[1] for _ in range(min(PIECE, len(entries)))]

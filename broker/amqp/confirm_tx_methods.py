@@ -47,9 +47,15 @@ def tx_select(channel: Channel, method: TxSelect) -> None:
 
 
 def tx_commit(channel: Channel, method: TxCommit) -> None:
-    """Carry out what was held back."""
-    if _transaction(channel).commit(channel):
+    """Carry out what was held back.
+
+    Raises:
+      Unfinished: There are more messages to be sent back before it is answered.
+    """
+    transaction = _transaction(channel)
+    if not transaction.lost and transaction.commit(channel):  # else it is carried out already
         channel.session.broker.batch.must_tell()
+    transaction.send_back(channel)
     channel.reply_durably(TxCommitOk())
 
 

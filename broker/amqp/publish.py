@@ -4,7 +4,7 @@ Law: the common message (nothing to check in its properties, a route known alrea
 look-up and one append a queue. All others take the careful way, which checks in RabbitMQ's
 order: permission, exchange, internal, reply-to, expiration, CC and BCC, topic permission, user.
 
-Called by: amqp.session (rows of contents), amqp.transaction (on commit).
+Called by: amqp.session (rows of contents).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from leveret.broker.amqp.ending import fail, give_back
 from leveret.broker.amqp.held import Held
 from leveret.broker.amqp.outbox import Outbox
 from leveret.broker.amqp.publish import publish
+from leveret.broker.amqp.transaction import Unfinished
 from leveret.broker.core.message import Message
 from leveret.broker.core.queue import NotLoaded
 from leveret.protocol.connection import Connection
@@ -234,6 +235,8 @@ class Session:
             number, command = commands[self._index]
             try:
                 done = self._handle(number, command, out_of_time)
+            except Unfinished:
+                done = False
             except NotLoaded:
                 done = False
                 self.is_waiting = True

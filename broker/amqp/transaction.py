@@ -14,10 +14,10 @@ from itertools import accumulate, chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from leveret.broker.amqp.publish import send_back_if_lost
+from leveret.protocol.constants import NO_ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.amqp.channel import Channel, Entry
     from leveret.broker.core.message import Message
@@ -27,24 +27,41 @@ if TYPE_CHECKING:
 # What is carried out at a stroke: messages, their octets, and queues that get some of them.
 PIECE, PIECE_OCTETS, WIDTH = 4096, 4 << 20, 64
 
+_consumer_of = itemgetter(0)
+
+
+class Unfinished(Exception):
+    """A command has done what there was time for: it is to be handled again in the next slice."""
+
 
 class Transaction:
     """The open transaction of one channel.
 
     Attributes:
       octets: Of headers and bodies it holds.
+      lost: Messages of the last commit that are to be sent back before it is answered.
     """
 
-    __slots__ = ("_mandatory", "_publishes", "_settlements", "_unfinished", "octets")
+    __slots__ = (
+        "_discarded",
+        "_mandatory",
+        "_publishes",
+        "_requeued",
+        "_unfinished",
+        "lost",
+        "octets",
+    )
 
     def __init__(self) -> None:
         self._unfinished = 0  # commits that are not carried out wholly yet
+        self.lost: deque[Message] = deque()
         self._start_anew()
 
     def _start_anew(self) -> None:
         self._publishes: dict[Queue, list[Message]] = {}
         self._mandatory: list[tuple[Message, Sequence[Queue]]] = []
-        self._settlements: list[tuple[dict[int, Entry], bool]] = []
+        self._discarded: list[dict[int, Entry]] = []
+        self._requeued: list[dict[int, Entry]] = []
         self.octets = 0
 
     def hold_publish(self, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
@@ -60,12 +77,11 @@ class Transaction:
 
     def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
         """Hold settled entries, by delivery tag."""
-        if self._settlements:
-            held, is_requeued = self._settlements[-1]
-            if is_requeued == requeue and len(tags) <= len(held) < PIECE:
-                held |= tags
-                return
-        self._settlements.append((tags, requeue))
+        held = self._requeued if requeue else self._discarded
+        if held and len(tags) <= len(held[-1]) < PIECE:
+            held[-1] |= tags
+        else:
+            held.append(tags)
 
     def commit(self, channel: Channel) -> bool:
         """Carry out what was held, publishes first, and start anew.
@@ -76,44 +92,57 @@ class Transaction:
         Returns:
           Whether any of it is to be kept over a restart.
         """
-        publishes, settlements, octets = self._publishes, self._settlements, self.octets
-        for message, queues in self._mandatory:
-            send_back_if_lost(channel, message, queues)
+        publishes, discarded, requeued = self._publishes, self._discarded, self._requeued
+        settled, octets = [*discarded, *requeued], self.octets
+        batch = channel.session.broker.batch
+        self.lost = self._find_lost()
         self._start_anew()
-        entries = chain.from_iterable(tags.values() for tags, _ in settlements)
-        settled = {consumer.queue for consumer in set(map(itemgetter(0), entries))}
-        is_kept = any(queue.log is not None for queue in publishes.keys() | settled)
-        count = sum(map(len, publishes.values())) + sum(len(tags) for tags, _ in settlements)
+        is_kept = batch.is_durable and _are_kept(publishes, settled)
+        count = sum(map(len, publishes.values())) + sum(map(len, settled))
         if (is_kept and (count > PIECE or octets > PIECE_OCTETS)) or self._unfinished:
             self._unfinished += 1
             for queue, messages in publishes.items():
                 queue.coming += len(messages)
-            work = self._carry_out_later(channel, publishes, settlements)
-            channel.session.broker.batch.unfinished.append(work)
+            work = self._carry_out_later(channel, publishes, discarded, requeued)
+            batch.unfinished.append(work)
             return True
         for queue, messages in publishes.items():
             _publish(queue, messages, is_kept=is_kept)
-        for tags, requeue in settlements:
-            if requeue:
-                channel.requeue(tags)
-            else:
-                channel.discard_many(tags)
+        channel.settle_all(discarded, requeued)
         return is_kept
+
+    def _find_lost(self) -> deque[Message]:
+        """Return the messages that must not be lost and whose queues are all gone."""
+        is_any_gone = any(queue.deleted for queue in self._publishes)
+        return deque(
+            message
+            for message, queues in self._mandatory
+            if not queues or (is_any_gone and all(queue.deleted for queue in queues))
+        )
+
+    def send_back(self, channel: Channel) -> None:
+        """Send messages of the last commit back, as many as there is time for.
+
+        Raises:
+          Unfinished: There are more.
+        """
+        for _ in range(min(PIECE, len(self.lost))):
+            channel.send_return(NO_ROUTE, "NO_ROUTE", self.lost.popleft())
+        if self.lost:
+            raise Unfinished
 
     def _carry_out_later(
         self,
         channel: Channel,
         publishes: dict[Queue, list[Message]],
-        settlements: list[tuple[dict[int, Entry], bool]],
+        discarded: list[dict[int, Entry]],
+        requeued: list[dict[int, Entry]],
     ) -> Iterator[None]:
         """Carry a commit out, some of it at a time; there is no commit of a log before the end."""
         try:
             yield from _publish_later(publishes)
-            for tags, requeue in settlements:
-                if requeue:
-                    yield from channel.requeue_later(tags)
-                else:
-                    yield from channel.discard_later(tags)
+            yield from channel.discard_later(*discarded)
+            yield from channel.requeue_later(*requeued)
         except Exception:
             channel.session.abort("internal error")  # or it would hear that all is carried out
             raise
@@ -123,21 +152,35 @@ class Transaction:
         """Drop held publishes, make held settlements unacknowledged again, start anew."""
         undone = self.abandon()
         if undone:  # without any they are in order as they are
-            channel.unacked = dict(sorted((channel.unacked | undone).items()))
+            merged = undone[0]
+            for tags in (*undone[1:], channel.unacked):
+                merged |= tags
+            order = sorted(merged)
+            if order != list(merged):
+                merged = dict(zip(order, map(merged.__getitem__, order), strict=True))
+            channel.unacked = merged
 
-    def abandon(self) -> dict[int, Entry]:
+    def abandon(self) -> list[dict[int, Entry]]:
         """Drop held publishes; return the held settlements, unacknowledged again."""
-        undone: dict[int, Entry] = {}
-        for tags, _ in self._settlements:
-            undone |= tags
+        undone = [*self._discarded, *self._requeued]
         self._start_anew()
         return undone
 
 
-def _publish(queue: Queue, messages: Sequence[Message], *, is_kept: bool) -> None:
-    """Put messages into a queue; those to be kept are not dealt before they are on the disk."""
+def _are_kept(publishes: Iterable[Queue], settled: Sequence[dict[int, Entry]]) -> bool:
+    """Whether any of it is in a queue that is kept over a restart."""
+    consumers = (set(map(_consumer_of, tags.values())) for tags in settled)
+    queues = chain(publishes, (each.queue for each in chain.from_iterable(consumers)))
+    return any(queue.log is not None for queue in queues)
+
+
+def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
+    """Hand messages to a queue; those to be kept are not dealt before they are on the disk."""
     if not queue.deleted:
-        queue.incoming += messages
+        if queue.incoming:
+            queue.incoming += messages
+        else:
+            queue.incoming = messages
         queue.touch()
         if is_kept:
             queue.seal()

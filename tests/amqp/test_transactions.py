@@ -2,10 +2,11 @@
 
 import pytest
 
-from leveret.broker.amqp.transaction import Transaction
+from leveret.broker.amqp.transaction import PIECE, Transaction
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
+    BasicConsume,
     BasicGet,
     BasicNack,
     BasicPublish,
@@ -197,6 +198,14 @@ def test_what_is_undone_is_still_in_order_of_its_tags(holder):
     assert b"3" == holder.call(BasicGet("q", True), 2).body
 
 
+def test_a_rollback_restores_the_order_whatever_the_order_of_acks_was(holder):
+    holder.send(BasicReject(3, True), BasicAck(2), BasicReject(1, True))
+
+    holder.call(TxRollback())
+
+    assert [1, 2, 3] == list(holder.session.channels[1].unacked)
+
+
 def test_a_tag_is_settled_once_in_a_transaction(holder):
     holder.ack(1)
 
@@ -262,6 +271,103 @@ def test_publishes_and_acks_of_a_deleted_queue_commit_quietly(holder):
     holder.send(QueueDelete("q"), channel=2)
 
     assert [TxCommitOk()] == holder.send(TxCommit())
+
+
+# very many at once
+
+MANY = 4 * PIECE
+
+
+def in_one_slice(client, *methods):
+    """Handle methods, but nothing that they leave for later."""
+    client.session.receive(b"".join(method_frame(1, method) for method in methods))
+    return client.session.run(lambda: False)
+
+
+@pytest.fixture
+def loaded(tx):
+    """The same client; channel 1 holds MANY, has acked every second, rejected the others."""
+    tx.publish_many(numbers(*range(1, MANY + 1)), channel=2)
+    tx.consume(prefetch=MANY)
+    tx.call(BasicCancel("c"))
+    tx.take()
+    assert [] == tx.send(*(BasicAck(n) if n % 2 else BasicReject(n) for n in range(1, MANY + 1)))
+    return tx
+
+
+def test_very_many_are_settled_in_pieces_and_nobody_gets_any_before_the_last(loaded, connect):
+    batch, queue = loaded.broker.batch, loaded.broker.vhosts["/"].queue("q")
+    other = connect()
+
+    assert in_one_slice(loaded, TxCommit())
+    assert (MANY // 2, MANY // 2) == (queue.ready_count, queue.unacked_count)
+    assert in_one_slice(other, BasicConsume("q", "late", no_ack=True))
+    for _ in range(MANY // PIECE + 1):  # one of them ends the acks
+        assert not [item for item in other.take() if isinstance(item, Received)]
+        assert MANY // 2 == queue.ready_count
+        batch.resume(lambda: True)
+    other.feed(b"")
+    bodies = [int(item.body) for item in other.take() if isinstance(item, Received)]
+    assert [*range(2, MANY + 1, 2)] == bodies
+    assert (0, 0, 0) == (queue.ready_count, queue.unacked_count, queue.bytes)
+
+
+@pytest.mark.parametrize("method", [TxRollback(), ChannelClose()], ids=repr)
+def test_very_many_settlements_are_undone(loaded, method):
+    queue = loaded.broker.vhosts["/"].queue("q")
+
+    loaded.call(method)
+    if isinstance(method, TxRollback):
+        assert [*range(1, MANY + 1)] == list(loaded.session.channels[1].unacked)
+        loaded.send(BasicRecover(True))
+        loaded.call(TxCommit())
+
+    assert (MANY, 0) == (queue.ready_count, queue.unacked_count)
+    found = loaded.consume("q", "again", no_ack=True, channel=2)
+    assert [*range(1, MANY + 1)] == [int(item.body) for item in found[1:]]
+
+
+def test_very_many_come_back_in_pieces_and_the_commit_is_carried_out_before(tx, connect):
+    for body in numbers(*range(2 * PIECE + 1)):
+        tx.session.receive(published(body, BasicPublish("", "nowhere", True)))
+    tx.publish(b"kept", mandatory=True)
+    other = connect()
+
+    returned = []
+    for count in (PIECE, PIECE, 1):
+        is_done = in_one_slice(tx, TxCommit()) if not returned else tx.session.run(lambda: False)
+        assert (1, 0) == other.counts()
+        came = tx.take()
+        returned += came[:count]
+        assert [TxCommitOk()] * is_done == came[count:]
+
+    assert is_done
+    assert numbers(*range(2 * PIECE + 1)) == [item.body for item in returned]
+    assert [TxCommitOk()] == tx.send(TxCommit())
+
+
+def test_a_connection_that_is_lost_while_very_many_come_back_has_committed(tx, connect):
+    for _ in range(PIECE + 1):
+        tx.session.receive(published(b"", BasicPublish("", "nowhere", True)))
+    tx.publish(b"kept")
+
+    assert not in_one_slice(tx, TxCommit())
+    tx.lose()
+
+    assert (1, 0) == connect().counts()
+
+
+def test_messages_of_a_commit_follow_those_that_are_not_dealt_yet(tx):
+    def sent(body, channel):
+        return published(body, BasicPublish("", "q"), channel)
+
+    commit = method_frame(1, TxCommit())
+    tx.feed(
+        sent(b"1", 1) + commit + sent(b"2", 2) + sent(b"3", 1) + commit + sent(b"5", 1)
+        + sent(b"4", 2) + commit
+    )  # fmt: skip
+
+    assert numbers(1, 2, 3, 4, 5) == [tx.call(BasicGet("q", True), 2).body for _ in range(5)]
 
 
 # modes
