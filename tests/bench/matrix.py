@@ -51,7 +51,7 @@ from .workloads import (
 NAMES = (LEVERET, RABBITMQ, GARAGEMQ)
 PATIENCE = 600.0  # seconds for one measurement
 STARTS = 5
-QUICK = {"5000": "1000", "1000000": "200000", "200000": "50000"}  # connections, messages
+QUICK = {"5000": "1000", "1000000": "200000", "600000": "50000"}  # connections, messages
 QUICK_MESSAGES = 200_000  # at most, in a queue on disk
 PROBED_SECONDS = 6.0  # for some thousand round trips, of which one in a thousand is looked at
 

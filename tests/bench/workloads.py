@@ -236,10 +236,11 @@ ON_DISK = (
         cpu=4,
         rate=3,
     ),
+    # So many that the log is moved into the file ten times: what is written comes in such steps.
     _durable(
         "publish",
         "persistent 1 KiB, confirms (500), no consumer: the queue grows",
-        "-y 0 -s 1k --confirm 500 --count 200000",
+        "-y 0 -s 1k --confirm 500 --count 600000",
         cpu=3,
         rate=2,
         written=2,
