@@ -14,6 +14,7 @@ from itertools import accumulate, chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.message import octets as octets_of
 from leveret.protocol.constants import NO_ROUTE
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Transaction:
     """The open transaction of one channel.
 
     Attributes:
-      octets: Of headers and bodies it holds.
+      octets: Of headers and bodies it holds, those of `lost` among them.
       lost: Messages of the last commit that are to be sent back before it is answered.
     """
 
@@ -97,6 +98,7 @@ class Transaction:
         batch = channel.session.broker.batch
         self.lost = self._find_lost()
         self._start_anew()
+        self.octets = octets_of(self.lost)
         is_kept = batch.is_durable and _are_kept(publishes, settled)
         count = sum(map(len, publishes.values())) + sum(map(len, settled))
         if (is_kept and (count > PIECE or octets > PIECE_OCTETS)) or self._unfinished:
@@ -127,7 +129,9 @@ class Transaction:
           Unfinished: There are more.
         """
         for _ in range(min(PIECE, len(self.lost))):
-            channel.send_return(NO_ROUTE, "NO_ROUTE", self.lost.popleft())
+            message = self.lost.popleft()
+            self.octets -= message.header_size + message.size
+            channel.send_return(NO_ROUTE, "NO_ROUTE", message)
         if self.lost:
             raise Unfinished
 

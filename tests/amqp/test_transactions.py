@@ -3,6 +3,7 @@
 import pytest
 
 from leveret.broker.amqp.transaction import PIECE, Transaction
+from leveret.broker.core.message import octets
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
@@ -334,9 +335,12 @@ def test_very_many_come_back_in_pieces_and_the_commit_is_carried_out_before(tx, 
     other = connect()
 
     returned = []
-    for count in (PIECE, PIECE, 1):
+    transaction = tx.session.channels[1].transaction
+    for count, left in ((PIECE, PIECE + 1), (PIECE, 1), (1, 0)):
         is_done = in_one_slice(tx, TxCommit()) if not returned else tx.session.run(lambda: False)
         assert (1, 0) == other.counts()
+        assert left == len(transaction.lost)
+        assert octets(transaction.lost) == transaction.octets  # they are in memory still
         came = tx.take()
         returned += came[:count]
         assert [TxCommitOk()] * is_done == came[count:]
