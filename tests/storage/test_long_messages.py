@@ -7,7 +7,7 @@ import pytest
 from leveret.broker.core.batch import Batch
 from leveret.broker.storage import row_builder, tools
 from leveret.broker.storage.journal import Journal
-from leveret.broker.storage.records import decode, long, part_of
+from leveret.broker.storage.records import decode, long, part_of, seal
 from leveret.broker.storage.repair import repair
 from leveret.broker.storage.row_builder import cut
 
@@ -179,6 +179,20 @@ def test_of_the_last_commit_a_part_that_is_damaged_takes_all_of_it_along(part: i
     assert {0: b"first"} == disk.recover({1})[1][1]
 
 
+def test_a_part_whose_neighbour_is_missing_goes_by_itself() -> None:
+    disk, journal = Disk(), Journal(Batch())
+    journal.log(1).enqueued(0, [message(LONG)])
+    disk.commit(journal)
+    del disk.rows[2], disk.rows[4]
+    disk.rows[9] = seal([]), b""  # as a repair leaves it: it counts no rows
+    journal, _ = disk.recover(set())
+    journal.log(1).enqueued(1, [message(b"new")])
+    disk.commit(journal)
+    disk.commit(journal)
+
+    assert [b"new"] == [body[-3:] for _, body in disk.rows.values() if body]
+
+
 @pytest.fixture
 def made(tmp_path) -> Made:
     """Three commits, the second with a long message in two queues, in rows 2 to 4."""
@@ -238,6 +252,17 @@ def test_if_a_part_is_lost_the_message_is_and_nothing_else(made: Made, statement
     assert {"orders": 3, "mails": 0} == made.start()
     assert tools.check(made.folder).is_good
     assert [] == made.execute("SELECT seq FROM batch WHERE seq IN (3, 4)")
+
+
+def test_what_is_missing_of_one_is_not_taken_from_the_next(made: Made) -> None:
+    made.orders.enqueued(4, [kept_message(LONG), kept_message(LONG[::-1])])
+    made.commit()
+    first = made.seqs[-1] - 6
+    made.execute("UPDATE batch SET body = substr(body, 1, 10) WHERE seq = ?", first + 2)
+
+    assert {"orders": [(4, 4)]} == lost(tools.check(made.folder))
+    assert repair(made.folder).is_good
+    assert LONG[::-1] == made.content()["orders"][5]
 
 
 def test_without_a_part_nothing_starts_and_a_repair_leaves_the_message_out(made: Made) -> None:
