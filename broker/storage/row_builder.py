@@ -213,7 +213,10 @@ class RowBuilder:
         if self.records:
             self._next_row()
         row = self._row
-        bodies = list(cut((message.envelope.payload, *message.pieces), ROW_SIZE))
+        payload = message.envelope.payload
+        # Where it begins, all of its header stands, and some of its body, however long frames are.
+        size = max(ROW_SIZE, len(payload) + message.header_size + 1)
+        bodies = list(cut((payload, *message.pieces), size))
         sizes = [sum(map(len, pieces)) for pieces in bodies]
         *row.more, row.octets = accumulate(sizes)
         records = [[encode_long(row.seq, size)] for size in sizes]

@@ -10,6 +10,7 @@ from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import decode, long, part_of, seal
 from leveret.broker.storage.repair import repair
 from leveret.broker.storage.row_builder import cut
+from leveret.protocol.properties import Properties, encode
 
 from .test_journal import Disk, message
 from .test_tools import Made, lost
@@ -71,6 +72,18 @@ def test_of_a_body_that_has_just_room_nothing_goes_on() -> None:
     disk.commit(journal)
 
     assert 1 == len(disk.rows)
+
+
+@pytest.mark.parametrize("extra", [-200, *range(-48, 2), 500, 2000])
+def test_a_header_that_is_as_long_as_a_row_stands_where_the_message_begins(extra: int) -> None:
+    disk, journal = Disk(), Journal(Batch())
+    header = encode(
+        Properties(delivery_mode=2, message_id="", headers={"x": "y" * (SIZE + extra)}), len(LONG)
+    )
+    journal.log(1).enqueued(0, [message(LONG, header), message(b"after")])
+    disk.commit(journal)
+
+    assert {0: LONG, 1: b"after"} == disk.recover({1})[1][1]
 
 
 def test_several_queues_share_the_rows_which_stay_until_all_have_settled() -> None:
