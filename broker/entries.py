@@ -228,7 +228,11 @@ class Definitions:
         self._check_limits(broker)
 
     def _check_limits(self, broker: "Broker") -> None:
-        """Raise if there would be more queues than the limit, or the file's if it raises it."""
+        """Raise if the file adds more queues than a virtual host may have.
+
+        The limit is the one it has, or the file's if that is higher; a lower or a new one is set
+        after the queues are there.
+        """
         raised: dict[str, int] = {}
         for entry in self.vhosts:
             raised[entry.name] = max(raised.get(entry.name, 0), entry.max_queues or 0)

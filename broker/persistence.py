@@ -205,8 +205,9 @@ class Persistence:
             await run()
         except StoreError as problem:
             if not self.failure:
-                log.critical("store.failed", reason=str(problem))
-            self.failure = self.failure or str(problem)
+                hint = "; try: leveret store repair" * isinstance(problem, Damaged)
+                self.failure = f"{problem}{hint}"
+                log.critical("store.failed", reason=self.failure)
             self._flushing.cancel()
             stop.set()
 

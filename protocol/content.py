@@ -14,7 +14,7 @@ from leveret.protocol.properties import Properties, decode, decode_headers
 from leveret.protocol.wire import Value
 
 # Octets on their way out: whole, or a view of a body that does not fit one frame.
-Part: TypeAlias = bytes | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 CLASS_TICKET = 6  # octets before the exchange in the payload of basic.publish
 FRAME_HEAD = 7  # type, channel, size

@@ -11,7 +11,7 @@ from struct import Struct
 
 from leveret.protocol.codec import encode_method
 from leveret.protocol.constants import FRAME_BODY, FRAME_HEADER, FRAME_METHOD
-from leveret.protocol.content import Content, Part
+from leveret.protocol.content import Buffer, Content
 from leveret.protocol.methods import Method
 from leveret.protocol.wire import encode_shortstr
 
@@ -29,7 +29,7 @@ def method_frame(channel: int, method: Method) -> bytes:
 
 def content_frames(
     channel: int, frame_max: int, header: bytes, chunks: Iterable[bytes]
-) -> list[Part]:
+) -> list[Buffer]:
     """Return header and body frames as a list of octets to send in order.
 
     Args:
@@ -39,7 +39,7 @@ def content_frames(
       chunks: The body in pieces; pieces that fit one frame are handed on as they are, of others
         views.
     """
-    parts: list[Part] = [_head(FRAME_HEADER, channel, len(header)), header, _END]
+    parts: list[Buffer] = [_head(FRAME_HEADER, channel, len(header)), header, _END]
     largest = frame_max - 8 if frame_max else 0xFFFFFFFF
     for chunk in chunks:
         if len(chunk) <= largest:
@@ -52,7 +52,7 @@ def content_frames(
     return parts
 
 
-def framed(content: Content, channel: int, frame_max: int) -> list[Part]:
+def framed(content: Content, channel: int, frame_max: int) -> list[Buffer]:
     """Return header and body frames of a content for another channel or frame limit.
 
     What came in one piece goes out as it is if channel and limit allow.

@@ -20,7 +20,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _leave_no_garbage() -> Iterator[None]:
-    """Collect what by itself would never be."""
+    """Free the cycles of a module: with such thresholds the collector hardly ever comes to them."""
     yield
     gc.collect()
 

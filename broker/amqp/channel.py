@@ -317,7 +317,7 @@ class Channel:
     def settle_all(
         self, discarded: Sequence[dict[int, Entry]], requeued: Sequence[dict[int, Entry]]
     ) -> None:
-        """Forget settled messages and put unsettled ones back, as the next two do of one dict."""
+        """Discard some messages and requeue others; very many a piece at a time."""
         if sum(map(len, chain(discarded, requeued))) > PIECE:
             batch = self.session.broker.batch
             if discarded:
@@ -379,7 +379,7 @@ class Channel:
             self._return(list(taken.values()))
 
     def requeue_later(self, *taken: dict[int, Entry]) -> Iterator[None]:
-        """Count unsettled messages as ready; put them back where they were, some with each step."""
+        """Count unsettled messages as ready now; put them back later, some with each step."""
         for entries in taken:
             self._await_returns(entries)
         return self._return_later(*taken)

@@ -53,7 +53,8 @@ def tx_commit(channel: Channel, method: TxCommit) -> None:
       Unfinished: There are more messages to be sent back before it is answered.
     """
     transaction = _transaction(channel)
-    if not transaction.lost and transaction.commit(channel):  # else it is carried out already
+    # If some are yet to be sent back, the commit was carried out when this was handled before.
+    if not transaction.lost and transaction.commit(channel):
         channel.session.broker.batch.must_tell()
     transaction.send_back(channel)
     channel.reply_durably(TxCommitOk())

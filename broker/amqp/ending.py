@@ -1,11 +1,12 @@
 """Ending: how a mistake ends a channel or a connection, and what its client then lets go of.
 
-Law: `fail` answers a mistake with a close, which the client confirms; it alone makes one of an
-error. The others are of the session: `close` ends once what was written is sent; `abort` and
-`hang_up` say nothing, at once and after a pause. All lead to `forget`, when the socket is closed.
+Law: only `fail` makes a close of an error; the client confirms it. The other ways to the end are
+methods of `Session`: `close` ends once what was written is sent, `give_up` without what waits for a
+commit; `abort` and `hang_up` say nothing, at once and after a pause. All lead to `Session.forget`,
+when the socket is closed.
 
 Called by: amqp.session, amqp.connection_methods (connection.close), amqp.dispatch (method_of),
-server.connection, app (the broker stops).
+server.connection (a fault of ours), app (the broker stops).
 """
 
 from __future__ import annotations

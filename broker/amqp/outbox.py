@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leveret.protocol.content import Part
+    from leveret.protocol.content import Buffer
 
 
 class Outbox:
@@ -28,26 +28,26 @@ class Outbox:
     __slots__ = ("_replies_taken", "parts", "replies", "size")
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[Buffer] = []
         self.size = 0
         self.replies = 0
         self._replies_taken = 0
 
-    def append(self, data: Part) -> None:
+    def append(self, data: Buffer) -> None:
         """Add octets at the end."""
         self.parts.append(data)
         size = len(data)
         self.size += size
         self.replies += size
 
-    def take(self) -> list[Part]:
+    def take(self) -> list[Buffer]:
         """Remove and return everything."""
         parts, self.parts = self.parts, []
         self.size = 0
         self._replies_taken, self.replies = self.replies, 0
         return parts
 
-    def put_back(self, parts: list[Part]) -> None:
+    def put_back(self, parts: list[Buffer]) -> None:
         """Put what the peer did not take in front again."""
         self.parts[:0] = parts
         self.size += sum(map(len, parts))

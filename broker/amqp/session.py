@@ -4,7 +4,8 @@ Law: commands come in, handlers run, octets pile up in the outbox; nothing await
 caught here and nowhere else: a soft one ends its channel, a hard one (or any on channel 0) the
 connection, anything unforeseen the connection with 541.
 
-Called by: server.connection (receive, run, flush, close), server.timers.
+Called by: server.turns (receive, run), core.batch (flush, release), server.connection,
+server.timers; amqp.ending and app (its end).
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from leveret.broker.core.routes import Routes
     from leveret.broker.core.users import Permission, User
     from leveret.broker.core.vhost import VirtualHost
-    from leveret.protocol.content import Part
+    from leveret.protocol.content import Buffer
 
 
 class Writer(Protocol):
     """What a session asks of its socket."""
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Send what the peer takes without waiting; return the rest."""
 
     def start_writing(self) -> None:

@@ -3,7 +3,8 @@
 Law: publishes are checked and routed when they come, placed on commit; acknowledged messages
 stay this channel's until then. A rollback makes them unacknowledged again, it requeues nothing.
 
-Called by: amqp.channel, amqp.publish, amqp.basic_methods (settle), amqp.confirm_tx_methods.
+Called by: amqp.channel, amqp.publish, amqp.basic_methods (settle), amqp.confirm_tx_methods;
+amqp.session (Unfinished).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _consumer_of = itemgetter(0)
 
 
 class Unfinished(Exception):
-    """A command has done what there was time for: it is to be handled again in the next slice."""
+    """A command has done a piece of its work: it is to be handled again in the next slice."""
 
 
 class Transaction:
@@ -79,6 +80,7 @@ class Transaction:
     def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
         """Hold settled entries, by delivery tag."""
         held = self._requeued if requeue else self._discarded
+        # Single acks leave no dict each; a large one is never copied into a small one.
         if held and len(tags) <= len(held[-1]) < PIECE:
             held[-1] |= tags
         else:
@@ -123,7 +125,7 @@ class Transaction:
         )
 
     def send_back(self, channel: Channel) -> None:
-        """Send messages of the last commit back, as many as there is time for.
+        """Send messages of the last commit back, a piece of them.
 
         Raises:
           Unfinished: There are more.
@@ -184,7 +186,7 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
         if queue.incoming:
             queue.incoming += messages
         else:
-            queue.incoming = messages
+            queue.incoming = messages  # from here on the list is the queue's
         queue.touch()
         if is_kept:
             queue.seal()

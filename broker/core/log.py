@@ -3,8 +3,8 @@
 Law: a queue without a log keeps nothing; one with a log tells it each position that is given and
 each that is settled. The log decides what that means for a disk.
 
-Called by: core.queue, amqp.channel, amqp.basic_methods, server.forgetter (asks what is
-kept). storage.queue_log has the implementation.
+Called by: core.queue, amqp.channel, amqp.basic_methods, core.paging and server.forgetter (ask what
+is kept). storage.queue_log has the implementation.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Law: nothing here decides who gets a message, or when. Only messages that a log or a scratch file
 has leave memory: `Runs` then has their places, `Returned` their positions and sizes. They are
-asked for when the queue comes to them; who has read them tells the queue (`Queue.loaded`).
+asked for when the queue comes to them; who has read them tells the queue (`Queue.loaded`). How
+much may stay is decided elsewhere: `server.spiller`. How rows are read: `storage.paging`.
 
 Called by: core.queue (what is to be read), storage.journal and server.spiller (what leaves),
 persistence (restore).
@@ -55,16 +56,11 @@ def to_spill(queue: Queue, limit: int, front: int = FRONT) -> list[Chunk]:
     ]
 
 
-def spilled(queue: Queue, chunk: Chunk, paged: Paged) -> None:
-    """Let go of messages that have been written elsewhere, unless they have changed since."""
-    queue.runs.spilled(chunk, paged)
-
-
 def shortened(queue: Queue, entries: Sequence[Entry], size: int) -> Sequence[Entry]:
-    """Return what comes back, without the messages that the log has if there are many here.
+    """Return what comes back to a queue; of what the log has only the sizes if it has much already.
 
     Args:
-      size: Octets of all of it.
+      size: Octets of all that comes back.
     """
     log, returned = queue.log, queue.returned
     if log is None or returned.bytes - returned.absent_bytes + size <= RETURNED_BYTES:

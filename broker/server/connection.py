@@ -25,7 +25,7 @@ from leveret.protocol.errors import InternalError
 
 if TYPE_CHECKING:
     from leveret.broker.server.turns import Turns
-    from leveret.protocol.content import Part
+    from leveret.protocol.content import Buffer
 
 # What one read takes, in octets. It grows while full chunks take less than this time, in seconds:
 # large messages come by the half megabyte and share the cost of a turn. It shrinks when they take
@@ -198,7 +198,7 @@ class ClientConnection:
 
     # Writing
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Send what the peer takes without waiting; return the rest."""
         try:
             return self._wire.write_now(parts)
@@ -381,7 +381,7 @@ class StreamConnection(ClientConnection):
 class Gone:
     """Stands in for a socket that is closed, so that nothing keeps its connection."""
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Drop it."""
         return []
 

@@ -198,7 +198,7 @@ class Spiller:
         slots = await self._scratch.write([messages for _, messages, _ in copies])
         for (queue, chunk), (base, messages, octets), slot in zip(due, copies, slots, strict=True):
             count = len(messages)
-            paging.spilled(queue, chunk, Paged(base, base + count, count, octets, slot))
+            queue.runs.spilled(chunk, Paged(base, base + count, count, octets, slot))
 
 
 def _parts(due: list[tuple[Queue, Chunk]]) -> Iterator[list[tuple[Queue, Chunk]]]:

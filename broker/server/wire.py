@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from leveret.protocol.content import Part
+    from leveret.protocol.content import Buffer
 
 # What the kernel takes in one sendmsg (IOV_MAX on Linux).
 MAX_BUFFERS = 1024
@@ -31,10 +31,10 @@ class WireClosed(Exception):
 class Wire(Protocol):
     """What a connection needs to write."""
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Send what the peer takes without waiting; return the rest."""
 
-    async def write(self, parts: list[Part]) -> list[Part]:
+    async def write(self, parts: list[Buffer]) -> list[Buffer]:
         """Wait until the peer takes some; return the rest."""
 
 
@@ -69,7 +69,7 @@ class SocketWire:
         except OSError as problem:
             raise WireClosed(str(problem)) from None
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Send what the peer takes without waiting; return the rest.
 
         Raises:
@@ -97,7 +97,7 @@ class SocketWire:
         except (OSError, ValueError) as problem:
             raise WireClosed(str(problem)) from None
 
-    async def write(self, parts: list[Part]) -> list[Part]:
+    async def write(self, parts: list[Buffer]) -> list[Buffer]:
         """Wait until the peer takes some; return the rest."""
         try:
             await trio.lowlevel.wait_writable(self._socket)
@@ -127,11 +127,11 @@ class StreamWire:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             raise WireClosed(str(problem)) from None
 
-    def write_now(self, parts: list[Part]) -> list[Part]:
+    def write_now(self, parts: list[Buffer]) -> list[Buffer]:
         """Return everything: a stream may always have to wait."""
         return parts
 
-    async def write(self, parts: list[Part]) -> list[Part]:
+    async def write(self, parts: list[Buffer]) -> list[Buffer]:
         """Send everything."""
         try:
             await self._stream.send_all(b"".join(parts))
@@ -144,7 +144,7 @@ class StreamWire:
         await trio.aclose_forcefully(self._stream)
 
 
-def _after(parts: Sequence[Part], sent: int) -> list[Part]:
+def _after(parts: Sequence[Buffer], sent: int) -> list[Buffer]:
     """Return what is left of the parts after so many octets."""
     for index, part in enumerate(parts):
         if sent < len(part):

@@ -71,7 +71,7 @@ class Row:
     Attributes:
       seq: Its number: grows by each row, never reused.
       index: What the body holds, in records, checksummed by whoever made it.
-      pieces: Of the octets of messages.
+      pieces: The octets of messages, in the order in which they are put together.
       delete: Rows that nobody needs any more.
       replace: Rows of which only a new index is still needed; their bodies become empty.
       definitions: Changed in the same transaction, in order.
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def body(self) -> bytes:
-        """The octets of messages, for `Ref`, put together now; the store keeps their checksum."""
+        """What `Ref` points into; made anew at each look. The store keeps its checksum."""
         return b"".join(self.pieces)
 
 

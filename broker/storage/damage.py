@@ -18,7 +18,7 @@ from leveret.broker.storage.records import (
     Settled,
     decode,
     defined,
-    long,
+    long_of,
     part_of,
     present,
     seal,
@@ -103,7 +103,7 @@ def salvage(index: bytes) -> list[Record]:
 
 def octets_of(records: Sequence[Record]) -> int:
     """Return how long the body of a row has to be."""
-    part = long(records)
+    part = long_of(records)
     if part is not None:
         return part.octets
     return max([_end(each) for each in records if isinstance(each, Enqueued)], default=0)

@@ -51,7 +51,7 @@ class Journal:
     Attributes:
       dirty: Logs with something to say.
       rows: The rows that are needed, by number.
-      continued: How many more there are in which the messages of those go on.
+      continued: How many rows there are beside those, in which a long message of one goes on.
       definitions: Those changed since the last commit.
       tally: What all come to that are in the store.
       kept_seq: The number of the last row that is in the store for certain.

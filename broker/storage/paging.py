@@ -1,7 +1,8 @@
-"""Paging: from where messages are in rows, and back from octets to messages.
+"""Paging: where the messages of a chunk are in rows, and from octets back to messages.
 
 Law: what is read becomes the same message again: its publish method, header and body as they came
 in. A chunk is looked up when it is read, not when it is asked for, because rows are rewritten.
+Which chunks are asked for, and what leaves memory: `core.paging`.
 
 Called by: storage.queue_log (makes places), server.pager (reads them), storage.journal and
 storage.scratch (have a memo each).
@@ -63,7 +64,7 @@ class Place:
         self._paged = paged
         self._envelopes = envelopes
         self._parts: list[tuple[Segment, list[Positioned]]] = []
-        self._counts: list[int] = []  # of the pieces of which each is read
+        self._counts: list[int] = []  # how many refs each of those has
 
     @property
     def is_wanted(self) -> bool:

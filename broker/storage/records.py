@@ -8,7 +8,7 @@ so that recovery reads no body. What is longer than a row goes on in the rows af
 which say so.
 
 Called by: storage.journal, storage.row_builder (make them), storage.recovery, storage.damage,
-storage.row_inspection, storage.repair (read them).
+storage.row_inspection, storage.salvage, storage.repair (read them), storage.tally.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def encode_long(first: int, octets: int) -> bytes:
     return _record(LONG, 0, _long.pack(first, octets))
 
 
-def long(records: Iterable[Record]) -> Long | None:
+def long_of(records: Iterable[Record]) -> Long | None:
     """Return which part of a message a row is; None if it is a row by itself."""
     return next((record for record in records if isinstance(record, Long)), None)
 

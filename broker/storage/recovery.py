@@ -30,7 +30,7 @@ from leveret.broker.storage.records import (
     Settled,
     encode_counted,
     encode_settled,
-    long,
+    long_of,
     present,
 )
 from leveret.broker.storage.segment import LiveRow, Segment
@@ -123,8 +123,8 @@ class Recovery:
         """Take in the records of a row."""
         journal = self._journal
         journal.next_seq, journal.kept_seq = seq + 1, seq
-        part = long(records)
-        if part is not None and self._goes_on(seq, part):
+        part = long_of(records)
+        if part is not None and self._take_in_more(seq, part):
             return
         row = journal.rows[seq] = LiveRow(seq)
         for record in records:
@@ -147,8 +147,12 @@ class Recovery:
         row.octets = octets_of(records)  # what several queues share is there once
         row.is_bare = not row.segments
 
-    def _goes_on(self, seq: int, part: Long) -> bool:
-        """Take in a row where a message goes on; return False if it does not, or is not there."""
+    def _take_in_more(self, seq: int, part: Long) -> bool:
+        """Take in a row where a message goes on.
+
+        Returns:
+          False if it is no such row, or the rows before it are not there: then nothing is done.
+        """
         row = self._journal.rows.get(part.first)
         if row is None or not row.segments or seq != row.numbers.stop:
             return False

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.queue_log import QueueLog
 
-# Octets of messages in a row: what is read at a time, and what a straggler keeps on the disk.
+# Octets of messages in a row: what is read at a time, and what a straggler keeps on the disk. A
+# message with a longer body has rows of its own.
 ROW_SIZE = 1 << 20
 # Positions that may be missing between two messages of one record: a hole takes less than a
 # record of its own.

@@ -31,7 +31,7 @@ from leveret.broker.storage.records import (
     Settled,
     decode,
     encode_enqueued,
-    long,
+    long_of,
     present,
     seal,
     split,
@@ -80,7 +80,7 @@ class RowInspection:
         self._left = LastCommit()  # of those rows that a repair would leave
         self._highest = LOWEST
         self._payloads: set[bytes] = set()  # of publish methods that are good
-        self._long = ReadRow(-1, "", [], None, is_sealed=False)  # the last whose message goes on
+        self._long = ReadRow(-1, "", [], None, is_sealed=False)  # the last in which one begins
 
     def look(self) -> None:
         """Read everything, and put together what it comes to."""
@@ -116,7 +116,7 @@ class RowInspection:
 
     def _missed(self, first: int, last: int | None, reason: str) -> None:
         self._found.is_torn = True
-        held = "what is missing of them cannot be made out"
+        held = "what is missing of them cannot be made out; what that has settled comes back"
         self._found.problems.append(Problem(numbers("rows", first, last), reason, held))
 
     def _look_at(self, row: ReadRow, index: bytes, size: int, checksum: object) -> None:
@@ -138,7 +138,7 @@ class RowInspection:
         if problem:
             found.problems.append(Problem(f"row {seq}", problem, contents(gone, found.name)))
         if seq in found.changed:
-            owner = records if long(records) is None else self._long.records
+            owner = records if long_of(records) is None else self._long.records
             kept = [each for each in owner if isinstance(each, Enqueued)]
             held = contents(kept, found.name) if kept else "no message is left in it"
             found.problems.append(Problem(f"row {seq}", CHANGED, held, is_kept=True))
@@ -180,8 +180,8 @@ class RowInspection:
             found.end = self._highest + 1
 
     def _is_left_over(self, row: ReadRow) -> bool:
-        """Whether a message goes on in a row that is not there, or cannot be read as a whole."""
-        part = long(row.records)
+        """Whether a row goes on with a message that is not there, or cannot be read as a whole."""
+        part = long_of(row.records)
         return part is not None and part.first not in (row.seq, self._long.seq)
 
     def _look_into(
@@ -194,7 +194,7 @@ class RowInspection:
             if octets.whole is not None and crc32(octets.whole) != checksum:
                 self._found.changed.add(seq)
         bad = self._bad_messages(row, size, octets)
-        part = long(row.records)
+        part = long_of(row.records)
         if part is not None and part.first == seq:
             self._long = row._replace(seq=-1) if bad else row
         return bad
@@ -202,9 +202,10 @@ class RowInspection:
     def _bad_messages(
         self, row: ReadRow, size: int, octets: Octets | None
     ) -> list[tuple[Enqueued, set[int]]]:
+        """Return records with the positions in them that are damaged, or end where nothing is."""
         bad: list[tuple[Enqueued, set[int]]] = []
         end = size
-        if long(row.records) is not None:
+        if long_of(row.records) is not None:
             end = reach(self._connection, self._leaves, row.seq, size, is_deep=self._is_deep)
         for record in row.records:
             if not isinstance(record, Enqueued):

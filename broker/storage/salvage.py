@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.database import piece_of
-from leveret.broker.storage.records import RecordError, decode, long
+from leveret.broker.storage.records import RecordError, decode, long_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +179,7 @@ def reach(
             break
         index, length = found
         try:
-            part = long(decode(index))
+            part = long_of(decode(index))
         except RecordError:
             break
         if part != (seq, length):

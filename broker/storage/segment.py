@@ -33,8 +33,8 @@ class LiveRow:
       count: How many messages it was made with.
       live: How many of them are not settled.
       octets: Of the body, as long as the store has one; of all bodies if there are more.
-      more: Where the bodies of the rows after it go on with its message, which has these rows, and
-        no other, to itself.
+      more: For each row after it in which its message goes on, at which octet of all bodies that
+        begins. Rows of a long message hold no other one.
       segments: What it says was enqueued, as far as it lives.
       statements: Its records about messages of older rows, encoded.
       refs: Those older rows, as long as they are needed.

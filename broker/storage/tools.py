@@ -88,7 +88,8 @@ def locked(folder: Path, *, is_looking: bool = False) -> Iterator[Path]:
     """
     file = folder / FILE
     if not file.is_file():
-        raise StoreError(f"there is no store in {folder}")
+        hint = f", which is a file: make it {FILE} in a folder of its own" * folder.is_file()
+        raise StoreError(f"there is no store in {folder}{hint}")
     try:
         lock = take_lock_to_look(folder) if is_looking else take_lock(folder)
     except StoreError as problem:

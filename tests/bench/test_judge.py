@@ -1,4 +1,5 @@
 from .judge import judge
+from .matrix import QUICK
 from .workloads import GARAGEMQ, LEVERET, RABBITMQ, WORKLOADS, Workload
 
 LOAD = Workload("load", "a load", (), cpu=8, rate=5, latency="latency", quantiles=("p99",))
@@ -104,3 +105,9 @@ def test_every_workload_has_a_key_of_its_own_and_a_bar():
         each.cpu or each.memory_kib or each.start_ms or each.stall_ms or each.recovery_s
         for each in WORKLOADS
     )
+
+
+def test_what_is_shortened_in_a_quick_run_is_there():
+    arguments = {argument for workload in WORKLOADS for argument in workload.arguments}
+
+    assert set(QUICK) <= arguments

@@ -9,7 +9,7 @@ import trio.testing
 
 from leveret.broker import app
 from leveret.broker.persistence import Persistence
-from leveret.broker.storage.base import StoreFailed
+from leveret.broker.storage.base import Damaged, StoreFailed
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.methods import (
     ConfirmSelect,
@@ -63,6 +63,17 @@ async def test_failure_is_told_once_whoever_meets_it(store, broker):
 
     assert ["store.failed"] == [line["event"] for line in lines]
     assert ("no more", True) == (persistence.failure, stop.is_set())
+
+
+async def test_of_damage_is_said_what_helps(store, broker):
+    persistence = Persistence(broker, store, limit=1 << 20)
+
+    async def fail():
+        raise Damaged("row 7 is not what it was")
+
+    await persistence._carry_on(fail, trio.Event())
+
+    assert "row 7 is not what it was; try: leveret store repair" == persistence.failure
 
 
 async def test_failure_of_the_last_commit_is_told_to_those_who_wait_for_it(store, nursery):

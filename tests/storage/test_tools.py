@@ -225,7 +225,7 @@ def test_looking_changes_nothing(made: Made) -> None:
     assert ["leveret.db", "lock"] == sorted(one.name for one in made.folder.iterdir())
 
 
-def test_info_tells_damage_and_goes_on(made: Made) -> None:
+def test_info_tells_damage_and_take_in_more(made: Made) -> None:
     made.flip(made.seqs[0], 0)
 
     answer = tools.info(made.folder)
@@ -891,6 +891,11 @@ def test_a_folder_without_a_store_is_not_made_one(tmp_path: Path, tool) -> None:
             tool(folder)
 
     assert [] == list(tmp_path.iterdir())
+
+
+def test_of_a_backup_is_said_where_to_put_it(made: Made, tool) -> None:
+    with pytest.raises(StoreError, match=r"which is a file: make it leveret\.db in a folder"):
+        tool(made.file)
 
 
 @pytest.mark.parametrize(
