@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MAX_BUFFERS = 1024
 # Bodies from here on are handed to the kernel as they are; smaller ones are cheaper to join.
 REFERENCE_SIZE = 8192
+# Of more octets than that only as many parts are joined as one call takes: each join is a copy, and
+# what the peer does not take is copied again.
+JOINED_SIZE = 1 << 21
+STRIDE = 17  # of the parts that are looked at; a delivery has 3 or 4 for each frame
 
 
 class WireClosed(Exception):
@@ -76,22 +80,26 @@ class SocketWire:
           WireClosed: The connection is broken.
         """
         try:
+            is_much = len(parts) > MAX_BUFFERS and _about(parts) > JOINED_SIZE
             while len(parts) > 1:
                 some = parts[:MAX_BUFFERS]
                 sizes = list(map(len, some))
                 if max(sizes) < REFERENCE_SIZE:
-                    parts = [b"".join(parts)]
-                    break
+                    if not is_much:
+                        parts = [b"".join(parts)]
+                        break
+                    some, sizes = [b"".join(some)], [sum(sizes)]
+                    parts = [*some, *parts[MAX_BUFFERS:]]
                 sent = self._socket.sendmsg(some)
                 if sent == sum(sizes):
-                    parts = parts[MAX_BUFFERS:]
+                    parts = parts[len(some) :]
                 else:
                     return _after(parts, sent)
             if not parts:
                 return parts
             data = parts[0]
             sent = self._socket.send(data)
-            return [] if sent == len(data) else [data[sent:]]
+            return [] if sent == len(data) else [memoryview(data)[sent:]]
         except BlockingIOError:
             return parts
         except (OSError, ValueError) as problem:
@@ -144,10 +152,15 @@ class StreamWire:
         await trio.aclose_forcefully(self._stream)
 
 
+def _about(parts: Sequence[Buffer]) -> int:
+    """Return about how many octets many parts have."""
+    return STRIDE * sum(map(len, parts[::STRIDE]))
+
+
 def _after(parts: Sequence[Buffer], sent: int) -> list[Buffer]:
     """Return what is left of the parts after so many octets."""
     for index, part in enumerate(parts):
         if sent < len(part):
-            return [part[sent:], *parts[index + 1 :]]
+            return [memoryview(part)[sent:], *parts[index + 1 :]]
         sent -= len(part)
     return []

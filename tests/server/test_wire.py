@@ -53,6 +53,8 @@ SIZES = {
     "small": [100] * 2000,
     "large": [REFERENCE_SIZE * 4] * 10,
     "mixed": [11, REFERENCE_SIZE, 7, 50_000, 1, 30_000, REFERENCE_SIZE - 1, 90_000],
+    "much that is small": [4088] * 3000,
+    "small before large": [*[100] * 2000, *[100_000] * 100],
     "more buffers than one call takes": [*[3] * (MAX_BUFFERS + 10), REFERENCE_SIZE, *[5] * 3000],
 }
 
@@ -72,6 +74,17 @@ async def test_what_the_peer_does_not_take_comes_back_and_nothing_is_lost(pair, 
         received += read_all(peer)
 
     assert expected == received
+
+
+@pytest.mark.parametrize("name", ["much that is small", "small before large"])
+def test_what_is_left_of_much_is_not_copied(pair, name):
+    wire, _ = pair
+    parts = parts_of(SIZES[name])
+
+    left = wire.write_now(parts)
+
+    assert MAX_BUFFERS >= len(parts) - len(left)
+    assert all(one is other for one, other in zip(left[1:], parts[MAX_BUFFERS:], strict=True))
 
 
 def test_nothing_is_sent_at_all_while_the_buffer_is_full(pair):
