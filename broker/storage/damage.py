@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leveret.broker.storage.records import Defined, Part, Record
 
 SHOWN: Final = 5  # queues and ranges that a line names
+APART: Final = "other rows with the rest of its message are missing"
 
 
 class ReadRow(NamedTuple):
@@ -104,8 +105,11 @@ def salvage(index: bytes) -> list[Record]:
 def octets_of(records: Sequence[Record]) -> int:
     """Return how long the body of a row has to be."""
     part = long_of(records)
-    if part is not None:
-        return part.octets
+    return _reach(records) if part is None else part.octets
+
+
+def _reach(records: Iterable[Record]) -> int:
+    """Return where the last message of a row ends, in its body or behind it."""
     return max([_end(each) for each in records if isinstance(each, Enqueued)], default=0)
 
 
@@ -175,6 +179,22 @@ class LastCommit:
             at = seq + 1
         verb = "is" if len(gaps) == 1 and gaps[0][0] == gaps[0][1] else "are"
         return f"row {_show(gaps)} of {last - first + 1} of its commit {verb} missing"
+
+
+def unfinished(rows: Iterable[ReadRow]) -> ReadRow | None:
+    """Return a row of a message that does not have all its rows, one after the other, if any."""
+    begin, following, missing = None, -1, 0
+    for row in rows:
+        part = long_of(row.records)
+        if part is None:
+            continue
+        if part.first == row.seq and missing <= 0:
+            begin, missing = row, _reach(row.records)
+        elif begin is None or (part.first, row.seq) != (begin.seq, following):
+            return row
+        following = row.seq + 1
+        missing -= part.octets
+    return begin if missing > 0 else None
 
 
 def miscounted(last: ReadRow, rows: int) -> str:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
 from leveret.broker.storage.base import Damaged
 from leveret.broker.storage.damage import (
+    APART,
     LastCommit,
     contents,
     miscounted,
     misdefined,
     octets_of,
     read_row,
+    unfinished,
 )
 from leveret.broker.storage.records import (
     Counted,
@@ -108,7 +110,13 @@ class Recovery:
             if row.problem:
                 raise Damaged(f"row {row.seq}: {row.problem}; {self.held(row)}")
             self.take_in(row.seq, row.records)
+        self._see_whole(self._last.rows)
         self._last = LastCommit()
+
+    def _see_whole(self, rows: Sequence[ReadRow]) -> None:
+        """Raise `Damaged` if rows of one commit have a part of a message."""
+        if row := unfinished(rows):
+            raise Damaged(f"row {row.seq}: {APART}; {self.held(row)}")
 
     @property
     def lost(self) -> list[ReadRow]:
@@ -223,6 +231,7 @@ class Recovery:
             row = last.rows[-1]
             if problem := miscounted(row, self._rows) or misdefined(row, definitions):
                 raise Damaged(problem)
+            self._see_whole(last.rows)
         for row in last.rows:  # if nothing lives in it, it goes like any other such row
             self.take_in(row.seq, () if last.lost else row.records)
 

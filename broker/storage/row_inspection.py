@@ -16,6 +16,7 @@ from zlib import crc32
 from leveret.broker.core.batch import Batch
 from leveret.broker.storage.base import CHANGED
 from leveret.broker.storage.damage import (
+    APART,
     LastCommit,
     ReadRow,
     contents,
@@ -80,6 +81,7 @@ class RowInspection:
         self._left = LastCommit()  # of those rows that a repair would leave
         self._highest = LOWEST
         self._payloads: set[bytes] = set()  # of publish methods that are good
+        self._apart: set[int] = set()  # where messages begin whose rows are not to be found
         self._long = ReadRow(-1, "", [], None, is_sealed=False)  # the last in which one begins
 
     def look(self) -> None:
@@ -129,7 +131,8 @@ class RowInspection:
                 if isinstance(each, Settled):
                     self._back.setdefault(each.queue, []).extend(each.ranges)
         elif self._is_left_over(row):
-            found.bad_rows[seq], problem = None, ""  # it was said of the row where it begins
+            problem = self._take_apart(row)
+            gone, records = records, []
         elif bad := self._look_into(row, size, checksum):
             problem = f"{sum(len(where) for _, where in bad)} of its messages cannot be read"
             gone = [part for record, where in bad for part in _parts(record, where)]
@@ -183,6 +186,15 @@ class RowInspection:
         """Whether a row goes on with a message that is not there, or cannot be read as a whole."""
         part = long_of(row.records)
         return part is not None and part.first not in (row.seq, self._long.seq)
+
+    def _take_apart(self, row: ReadRow) -> str:
+        """Note that a row is to go, and return what to say if it was not said where it begins."""
+        part, found = long_of(row.records), self._found
+        found.bad_rows[row.seq] = None
+        if part is None or part.first in found.bad_rows or part.first in self._apart:
+            return ""
+        self._apart.add(part.first)
+        return APART
 
     def _look_into(
         self, row: ReadRow, size: int, checksum: object
@@ -341,6 +353,6 @@ def _without(index: bytes, bad: list[tuple[Enqueued, set[int]]]) -> Iterator[byt
         if not isinstance(record, Enqueued) or not where:
             yield octets
             continue
-        kept = {*range(record.base, record.base + len(record.body_sizes))} - where
+        kept = {at for at, size in enumerate(record.header_sizes, record.base) if size} - where
         for part in _parts(record, kept):
             yield encode_enqueued(part)

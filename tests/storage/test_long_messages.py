@@ -1,11 +1,13 @@
 """Messages that are larger than a row: several rows, one commit, and never a part of one."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.storage import row_builder, tools
+from leveret.broker.storage.base import Damaged
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import decode, long_of, part_of, seal
 from leveret.broker.storage.repair import repair
@@ -192,18 +194,17 @@ def test_of_the_last_commit_a_part_that_is_damaged_takes_all_of_it_along(part: i
     assert {0: b"first"} == disk.recover({1})[1][1]
 
 
-def test_a_part_whose_neighbour_is_missing_goes_by_itself() -> None:
+@pytest.mark.parametrize("missing", [[2], [3], [4], [2, 3], [2, 4], [3, 4]])
+def test_with_a_part_of_one_nothing_starts_also_if_rows_are_not_counted(missing: list[int]) -> None:
     disk, journal = Disk(), Journal(Batch())
-    journal.log(1).enqueued(0, [message(LONG)])
+    journal.log(1).enqueued(0, [message(b"before"), message(LONG)])
     disk.commit(journal)
-    del disk.rows[2], disk.rows[4]
-    disk.rows[9] = seal([]), b""  # as a repair leaves it: it counts no rows
-    journal, _ = disk.recover(set())
-    journal.log(1).enqueued(1, [message(b"new")])
-    disk.commit(journal)
-    disk.commit(journal)
+    for seq in missing:
+        del disk.rows[seq]
+    disk.rows[9] = seal([]), b""  # as after a repair: it counts no rows
 
-    assert [b"new"] == [body[-3:] for _, body in disk.rows.values() if body]
+    with pytest.raises(Damaged, match=r"row [234]: other rows with the rest of its message"):
+        disk.recover({1})
 
 
 @pytest.fixture
@@ -276,6 +277,44 @@ def test_what_is_missing_of_one_is_not_taken_from_the_next(made: Made) -> None:
     assert {"orders": [(4, 4)]} == lost(tools.check(made.folder))
     assert repair(made.folder).is_good
     assert LONG[::-1] == made.content()["orders"][5]
+
+
+OTHER_NUMBERS = {
+    "the first": "UPDATE batch SET seq = 15 WHERE seq = 20",
+    "the first, last of all": "UPDATE batch SET seq = 99 WHERE seq = 20",
+    "a part": "UPDATE batch SET seq = 15 WHERE seq = 21",
+    "the last part": "UPDATE batch SET seq = 31 WHERE seq = 22",
+    "a part, last of all": "UPDATE batch SET seq = 99 WHERE seq = 21",
+    "all": "UPDATE batch SET seq = seq - 1 WHERE seq BETWEEN 20 AND 23",
+}
+
+
+@pytest.mark.parametrize("statement", OTHER_NUMBERS.values(), ids=OTHER_NUMBERS)
+def test_if_a_row_has_another_number_its_message_is_lost_and_that_is_said(
+    tmp_path: Path, statement: str
+) -> None:
+    made = Made(tmp_path / "data")
+    made.orders.enqueued(0, [kept_message(b"0")])
+    made.commit()
+    made.journal.next_seq = 20
+    made.orders.enqueued(1, [kept_message(LONG), kept_message(b"2")])
+    made.commit()
+    made.journal.next_seq = 40
+    made.orders.enqueued(3, [kept_message(b"3")])
+    made.commit()
+    made.execute(statement)
+
+    with pytest.raises(Damaged):
+        made.start()
+    checked = tools.check(made.folder)
+    repaired = repair(made.folder)
+
+    assert not checked.is_good
+    assert {"orders": [(1, 1)]} == lost(checked) == lost(repaired)
+    assert repaired.is_good
+    assert {0: b"0", 2: b"2", 3: b"3"} == made.content()["orders"]
+    assert {"orders": 3, "mails": 0} == made.start()
+    assert tools.check(made.folder).is_good
 
 
 def test_without_a_part_nothing_starts_and_a_repair_leaves_the_message_out(made: Made) -> None:

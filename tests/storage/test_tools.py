@@ -457,6 +457,21 @@ def test_a_flip_where_a_message_is_damaged_too_is_said_of_the_others(made: Made)
     assert tools.check(made.folder).is_good
 
 
+def test_of_messages_that_are_cut_off_the_holes_between_them_go_too(tmp_path: Path) -> None:
+    made = Made(tmp_path / "data")
+    made.orders.enqueued(0, [message(b"%d" % each * 100) for each in range(4)])
+    made.orders.settled([2])
+    made.commit()
+    made.execute("UPDATE batch SET body = substr(body, 1, 150)")
+
+    repaired = repair.repair(made.folder)
+
+    assert repaired.is_good
+    assert {"orders": [(1, 1), (3, 3)]} == lost(repaired)
+    assert {0: b"0" * 100} == made.content()["orders"]
+    assert {"orders": 1, "mails": 0} == made.start()
+
+
 def test_rows_that_lost_their_bodies_are_good(made: Made) -> None:
     """What they say of others is still needed."""
     made.orders.settled([12, 13])
