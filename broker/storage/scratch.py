@@ -3,7 +3,7 @@
 Law: what is here is worth nothing after the process: it is never synced, and removed at the start
 and at the end. Files only grow; one goes when nobody refers to what is in it any more, which the
 slots tell when they are dropped, by a purge or by whatever else. No file is touched in the event
-loop's thread.
+loop's thread, and the body of a long message is neither put together nor cut there.
 
 Called by: app (makes it), persistence (opens it), server.spiller (writes and reads), core.queue
 (asks, through `Slot.fetch`).
@@ -16,6 +16,7 @@ import os
 import shutil
 from array import array
 from collections import deque
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,7 +26,7 @@ from leveret.broker.storage.paging import Envelopes, message_at
 from leveret.broker.storage.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from leveret.broker.core.message import Message
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 SHARE: Final = 16  # of the disk, the part that is left to others if nothing else is said
 FILE_SIZE = 64 << 20  # octets after which the next file is begun: what a straggler keeps
 AT_ONCE: Final = 256  # pieces that one call takes
+PIECE = 1 << 20  # octets of a body above which a message that is alone is not copied as a whole
 SIZES: Final = 3  # numbers of each message: octets of publish method, header and body
 
 
@@ -58,15 +60,22 @@ class File:
 
 
 class Slot:
-    """Where the messages of a chunk are; nobody can read them once it is dropped."""
+    """Where the messages of a chunk are; nobody can read them once it is dropped.
 
-    __slots__ = ("_scratch", "file", "length", "offset")
+    Attributes:
+      file: The file that they are in, from `offset` on.
+      length: Octets that they take.
+      first: How many of those have to be read as one.
+    """
 
-    def __init__(self, scratch: Scratch, file: File, offset: int, length: int) -> None:
+    __slots__ = ("_scratch", "file", "first", "length", "offset")
+
+    def __init__(self, scratch: Scratch, file: File, offset: int, length: int, first: int) -> None:
         self._scratch = scratch
         self.file = file
         self.offset = offset
         self.length = length
+        self.first = first
 
     def __del__(self) -> None:
         self._scratch.freed.append(self.file)  # in whatever thread: nothing else is safe here
@@ -125,13 +134,16 @@ class Scratch:
           OSError: They cannot be written.
         """
         assert self._worker is not None
-        octets: list[bytes] = []
+        octets: list[Sequence[bytes]] = []
         for messages in chunks:  # in the thread, each would wait until the event loop rests
             octets.append(_encoded(messages))
             await trio.lowlevel.checkpoint()
         file, places = await self._worker.run(self._write, octets)
         file.live += len(places)
-        return [Slot(self, file, offset, length) for offset, length in places]
+        return [
+            Slot(self, file, offset, length, len(pieces[0]))
+            for (offset, length), pieces in zip(places, octets, strict=True)
+        ]
 
     async def read(self, paged: Paged) -> list[Message]:
         """Return messages that were written.
@@ -142,13 +154,13 @@ class Scratch:
         assert self._worker is not None
         slot = paged.slot
         assert isinstance(slot, Slot)
-        octets = await self._worker.run(self._read, slot.file, slot.offset, slot.length)
+        octets, *more = await self._worker.run(self._read, slot)
         at = paged.count * SIZES * array("I").itemsize
         sizes = array("I")
         sizes.frombytes(octets[:at])
         messages: list[Message] = []
         for each in zip(*[iter(sizes)] * SIZES, strict=True):
-            messages.append(message_at(octets, at, each, self._envelopes))
+            messages.append(message_at(octets, at, each, self._envelopes, more))
             at += sum(each)
         return messages
 
@@ -179,8 +191,9 @@ class Scratch:
         self._files.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, octets: Sequence[bytes]) -> tuple[File, list[tuple[int, int]]]:
-        if sum(map(len, octets)) > self._spare():
+    def _write(self, octets: Sequence[Sequence[bytes]]) -> tuple[File, list[tuple[int, int]]]:
+        lengths = [sum(map(len, pieces)) for pieces in octets]
+        if sum(lengths) > self._spare():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         file = self._current
         if file is None or file.size >= FILE_SIZE:
@@ -189,28 +202,35 @@ class Scratch:
             self._files.add(file)
         places: list[tuple[int, int]] = []
         at = file.size
-        for each in octets:
-            places.append((at, len(each)))
-            at += len(each)
-        _write_all(file.descriptor, octets, file.size)
+        for length in lengths:
+            places.append((at, length))
+            at += length
+        _write_all(file.descriptor, chain.from_iterable(octets), file.size)
         file.size = at
         return file, places
 
-    def _read(self, file: File, offset: int, length: int) -> bytes:
-        try:
-            octets = os.pread(file.descriptor, length, offset)
-        except OSError as problem:
-            raise StoreError(f"{file.path} cannot be read: {problem.strerror}") from problem
-        if len(octets) != length:
-            raise StoreError(f"{file.path} is shorter than it should be")
-        return octets
+    def _read(self, slot: Slot) -> list[bytes]:
+        file, at, end = slot.file, slot.offset, slot.offset + slot.length
+        pieces: list[bytes] = []
+        while at < end:
+            size = min(PIECE if pieces else slot.first + PIECE, end - at)
+            try:
+                octets = os.pread(file.descriptor, size, at)
+            except OSError as problem:
+                raise StoreError(f"{file.path} cannot be read: {problem.strerror}") from problem
+            if len(octets) != size:
+                raise StoreError(f"{file.path} is shorter than it should be")
+            pieces.append(octets)
+            at += size
+        return pieces
 
     def _drop(self, file: File) -> None:
         os.close(file.descriptor)
         file.path.unlink(missing_ok=True)
 
 
-def _encoded(messages: Sequence[Message]) -> bytes:
+def _encoded(messages: Sequence[Message]) -> Sequence[bytes]:
+    """Return messages as octets: all in one, but the body of a long message as it came."""
     sizes = array("I")
     parts: list[bytes] = [b""]
     for message in messages:
@@ -218,15 +238,18 @@ def _encoded(messages: Sequence[Message]) -> bytes:
         sizes.extend((len(payload), message.header_size, message.size))
         parts += (payload, *message.pieces)
     parts[0] = sizes.tobytes()
-    return b"".join(parts)
+    if len(messages) == 1 and messages[0].size > PIECE:
+        head = 3  # sizes, publish method, header
+        return b"".join(parts[:head]), *parts[head:]
+    return (b"".join(parts),)
 
 
-def _write_all(descriptor: int, pieces: Sequence[bytes], at: int) -> None:
-    rest = [memoryview(piece) for piece in pieces]
+def _write_all(descriptor: int, pieces: Iterable[bytes], at: int) -> None:
+    rest = deque(memoryview(piece) for piece in pieces)
     while rest:
-        written = os.pwritev(descriptor, rest[:AT_ONCE], at)
+        written = os.pwritev(descriptor, [*islice(rest, AT_ONCE)], at)
         at += written
         while rest and written >= len(rest[0]):
-            written -= len(rest.pop(0))
+            written -= len(rest.popleft())
         if written:
             rest[0] = rest[0][written:]

@@ -4,11 +4,12 @@ import gc
 
 import pytest
 
+from leveret.broker.core.message import Message
 from leveret.broker.core.runs import Paged
 from leveret.broker.storage import scratch as module
 from leveret.broker.storage.base import StoreError
 from leveret.broker.storage.scratch import Scratch
-from leveret.protocol.properties import Properties
+from leveret.protocol.properties import Properties, encode
 
 from ..support.fakes import message, messages
 
@@ -41,6 +42,28 @@ async def test_messages_come_back_as_they_were(scratch):
 
     assert content(given) == content(await scratch.read(paged(slots[0], 3)))
     assert content(given[:1]) == content(await scratch.read(paged(slots[1], 1)))
+
+
+async def test_a_long_message_is_written_as_it_came_and_read_in_pieces(scratch, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 10)
+    written = []
+    write = module.os.pwritev
+
+    def note(descriptor, pieces, at):
+        written.extend(piece.obj for piece in pieces)
+        return write(descriptor, pieces, at)
+
+    monkeypatch.setattr(module.os, "pwritev", note)
+    header = encode(Properties(headers={"a": "b" * 50}), 26)
+    body = (b"abcdefghijkl", b"mnopqrstuvwxyz")
+    given = Message(message(b"").envelope, (header, *body), len(header), 26, 0x2000)
+
+    [slot] = await scratch.write([[given]])
+    [found] = await scratch.read(paged(slot, 1))
+
+    assert all(any(each is piece for each in written) for piece in body)
+    assert content([given]) == content([found])
+    assert (b"abcdefghij", b"klmnopqrst", b"uvwxyz") == found.chunks
 
 
 async def test_messages_of_one_kind_share_their_envelope(scratch):
