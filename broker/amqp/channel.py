@@ -50,6 +50,7 @@ class Channel:
 
     Attributes:
       unacked: Delivered and not settled, by delivery tag.
+      lowest: No lower tag is among them.
       consumers: Its consumers by tag.
       parked: Those of them that have no room now.
       prefetch_count: The limit that consumers started from now on get.
@@ -65,11 +66,11 @@ class Channel:
 
     __slots__ = (
         "__weakref__",
-        "_lowest",
         "confirmed_seqno",
         "consumers",
         "is_confirming",
         "last_queue",
+        "lowest",
         "next_tag",
         "number",
         "outbox",
@@ -91,7 +92,7 @@ class Channel:
         self.outbox = session.outbox
         self.unacked: dict[int, Entry] = {}
         self.next_tag = 1
-        self._lowest = 1  # no lower tag is unacknowledged
+        self.lowest = 1
         self.consumers: dict[str, Consumer] = {}
         self.parked: dict[Consumer, None] = {}
         self.prefetch_count = 0
@@ -267,7 +268,7 @@ class Channel:
             return unacked
         if tag not in unacked:
             raise PreconditionFailed(f"unknown delivery tag {tag}")
-        if multiple and tag - self._lowest >= PIECE and self.next_tag - tag <= PIECE:
+        if multiple and tag - self.lowest >= PIECE and self.next_tag - tag <= PIECE:
             return self._all_but_after(tag)
         tags = self._up_to(tag) if multiple else [tag]
         if len(tags) == len(unacked):
@@ -280,8 +281,7 @@ class Channel:
         taken = self.unacked
         after = list(takewhile(tag.__lt__, reversed(taken)))[::-1]
         self.unacked = dict(zip(after, map(taken.pop, after), strict=True))
-        if self.transaction is None:
-            self._lowest = tag + 1
+        self.lowest = tag + 1
         return taken
 
     def _up_to(self, tag: int) -> list[int]:
@@ -289,10 +289,8 @@ class Channel:
 
         Walking the dict would look again and again at what was removed from its front.
         """
-        first, unacked = self._lowest, self.unacked
-        if self.transaction is not None:  # a rollback brings them back
-            return list(takewhile(tag.__ge__, unacked))
-        self._lowest = tag + 1
+        first, unacked = self.lowest, self.unacked
+        self.lowest = tag + 1
         if tag - first > len(unacked) + MANY_HOLES:
             return list(takewhile(tag.__ge__, unacked))
         return [each for each in range(first, tag + 1) if each in unacked]

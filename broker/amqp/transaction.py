@@ -107,7 +107,10 @@ class Transaction:
             self._unfinished += 1
             for queue, messages in publishes.items():
                 queue.coming += len(messages)
-            work = self._carry_out_later(channel, publishes, discarded, requeued)
+            # They count as ready from now on: the queue is not empty, and what comes back after
+            # them is not dealt before them.
+            returns = channel.requeue_later(*requeued)
+            work = self._carry_out_later(channel, publishes, discarded, returns)
             batch.unfinished.append(work)
             return True
         for queue, messages in publishes.items():
@@ -142,13 +145,13 @@ class Transaction:
         channel: Channel,
         publishes: dict[Queue, list[Message]],
         discarded: list[dict[int, Entry]],
-        requeued: list[dict[int, Entry]],
+        returns: Iterator[None],
     ) -> Iterator[None]:
         """Carry a commit out, some of it at a time; there is no commit of a log before the end."""
         try:
             yield from _publish_later(publishes)
             yield from channel.discard_later(*discarded)
-            yield from channel.requeue_later(*requeued)
+            yield from returns
         except Exception:
             channel.session.abort("internal error")  # or it would hear that all is carried out
             raise
@@ -164,7 +167,7 @@ class Transaction:
             order = sorted(merged)
             if order != list(merged):
                 merged = dict(zip(order, map(merged.__getitem__, order), strict=True))
-            channel.unacked = merged
+            channel.unacked, channel.lowest = merged, next(iter(order), channel.lowest)
 
     def abandon(self) -> list[dict[int, Entry]]:
         """Drop held publishes; return the held settlements, unacknowledged again."""

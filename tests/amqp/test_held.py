@@ -20,6 +20,7 @@ from leveret.protocol.methods import (
     BasicNack,
     BasicQos,
     BasicQosOk,
+    BasicRecover,
     ChannelClose,
     ChannelCloseOk,
     ChannelOpen,
@@ -602,6 +603,49 @@ async def test_a_large_tx_is_carried_out_though_its_connection_is_lost(kept, lar
     await kept.settle()
 
     assert 5 == len(bodies(kept.connect().consume("q", "c", no_ack=True)))
+
+
+@pytest.fixture
+async def holding(kept, client, monkeypatch):
+    """A client that holds 0 to 5 in a transaction, which is carried out two at a time."""
+    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    monkeypatch.setattr(transaction, "PIECE", 2)
+    kept.gate.let_through()
+    for number in range(6):
+        client.publish(b"%d" % number, **PERSISTENT)
+    client.consume()
+    client.call(BasicCancel("c"))
+    client.send(TxSelect())
+    await kept.settle()
+    client.take()
+    kept.gate.hold()
+    return client
+
+
+async def test_what_a_large_tx_puts_back_is_ready_at_once(mock_clock, kept, holding):
+    queue = kept.broker.vhosts["/"].queue("q")
+
+    holding.send(BasicNack(6, True, True), TxCommit(), QueueDelete("q", if_empty=True))
+    assert kept.broker.batch.unfinished
+    assert (6, 0) == (queue.ready_count, queue.unacked_count)
+    await kept.settle()
+    await pass_time()  # it waits for acks of what has been delivered
+
+    answers = await released_items(kept, holding)
+    assert [TxCommitOk, ChannelClose] == [type(item) for item in answers]
+    assert (False, 6) == (queue.deleted, queue.ready_count)
+
+
+@pytest.mark.parametrize("method", [CLOSE, BasicRecover(True)], ids=repr)
+async def test_what_comes_back_after_a_large_tx_is_not_dealt_before_it(kept, holding, method):
+    other = kept.connect()
+    other.consume("q", "late", no_ack=True)
+
+    holding.send(BasicNack(5, True, True), TxCommit(), method)
+    assert kept.broker.batch.unfinished
+    await kept.settle()
+
+    assert [b"%d" % number for number in range(6)] == bodies(other.take())
 
 
 async def test_a_fault_in_the_middle_of_a_large_tx_ends_its_connection(kept, large, monkeypatch):
