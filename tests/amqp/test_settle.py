@@ -26,7 +26,7 @@ from leveret.protocol.methods import (
 )
 from leveret.protocol.writer import method_frame
 
-from ..support.client import Received, closed, published
+from ..support.client import Received, closed, in_one_slice, published
 
 
 def numbers(*values):
@@ -337,12 +337,6 @@ def test_a_closing_connection_is_dealt_nothing_more(client, connect, no_ack):
 
 
 MANY = 5 * PIECE
-
-
-def in_one_slice(client, *methods):
-    """Handle methods, but nothing that they leave for later."""
-    client.session.receive(b"".join(method_frame(1, method) for method in methods))
-    return client.session.run(lambda: False)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from leveret.protocol.methods import (
 )
 from leveret.protocol.writer import method_frame
 
-from ..support.client import Received, closed, published
+from ..support.client import Received, closed, in_one_slice, published
 
 
 def numbers(*values):
@@ -308,12 +308,6 @@ def test_publishes_and_acks_of_a_deleted_queue_commit_quietly(holder):
 # very many at once
 
 MANY = 4 * PIECE
-
-
-def in_one_slice(client, *methods):
-    """Handle methods, but nothing that they leave for later."""
-    client.session.receive(b"".join(method_frame(1, method) for method in methods))
-    return client.session.run(lambda: False)
 
 
 @pytest.fixture

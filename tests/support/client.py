@@ -213,6 +213,12 @@ class Client:
         return [item.body for item in items]
 
 
+def in_one_slice(client: Client, *methods: Method) -> bool:
+    """Have methods handled, but nothing that they leave for later; return whether all are."""
+    client.session.receive(b"".join(method_frame(1, method) for method in methods))
+    return client.session.run(lambda: False)
+
+
 def finish(broker: Broker) -> None:
     """End turns until nothing is left to do."""
     batch = broker.batch
