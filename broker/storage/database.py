@@ -21,7 +21,8 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from leveret.broker.storage.base import CHANGED, Damaged, StoreError
+from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.bodies import PLACES, file_of, place_of, read
 from leveret.broker.storage.lock import can_write, promise, sync
 from leveret.broker.storage.wal import log_limit, log_of, size_of
 
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.storage.base import Definition, Row
+    from leveret.broker.storage.bodies import Bodies, Place
 
 APPLICATION: Final = 0x4C657665  # "Leve", in the header of the file
-FORMAT = 1
+FORMAT = 2
+OLDEST: Final = 1  # what reads the format of now reads those from here on as well
 # What makes the next format of each, within a transaction; a copy of the file is kept before.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: lambda _: None,  # since then a row may say where its body is
+}
 
 FILE: Final = "leveret.db"
 PAGE: Final = 16 << 10
@@ -45,7 +50,7 @@ HEAD: Final = Struct(">16xH6xII60xI4x")
 
 # An insert into the view adds a row and deletes others: one call, and a transaction by itself.
 # The index comes before the body, so that reading it leaves the body alone; `sum` is the CRC-32 of
-# the body.
+# the body. In the place of a long one is a text that says where it is (storage.bodies).
 SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE batch(
@@ -177,6 +182,12 @@ def connect_to_read(file: Path) -> sqlite3.Connection:
     return connection
 
 
+def path_of(connection: sqlite3.Connection) -> Path:
+    """Return where the database of a connection is."""
+    query = "SELECT CAST(file AS BLOB) FROM pragma_database_list"  # a name may be no text
+    return Path(os.fsdecode(connection.execute(query).fetchall()[0][0]))
+
+
 def settle(connection: sqlite3.Connection) -> None:
     """Set what each connection is to have."""
     if connection.execute("PRAGMA journal_mode = WAL").fetchall() != [("wal",)]:
@@ -192,12 +203,16 @@ def number(connection: sqlite3.Connection, query: str, arguments: Iterable[int |
 
 
 def copy(
-    source: sqlite3.Connection, file: Path, progress: Callable[[int, int, int], None] | None = None
+    source: sqlite3.Connection, file: Path, progress: Callable[..., None] | None = None
 ) -> None:
-    """Copy a database to a file, which is there as a whole or not at all.
+    """Copy a database to a file, which is there as a whole or not at all, with all bodies in it.
+
+    Args:
+      progress: Called again and again.
 
     Raises:
       StoreError: Something has that name already, or got it meanwhile; it is left alone.
+      Damaged: A body is not there.
     """
     descriptor, name = mkstemp(dir=file.parent, prefix=f"{file.name}.", suffix=".part")
     os.close(descriptor)
@@ -205,6 +220,9 @@ def copy(
     try:
         with closing(connect(part)) as target:
             source.backup(target, pages=COPY_PAGES, progress=progress)
+            for _ in _take_in_bodies(target, path_of(source)):
+                if progress is not None:
+                    progress()
         with part.open("rb") as written:
             os.fsync(written.fileno())
         try:
@@ -214,6 +232,33 @@ def copy(
         sync(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _take_in_bodies(copied: sqlite3.Connection, database: Path) -> Iterator[int]:
+    """Put the bodies that are beside a database into a copy of it, row by row."""
+    places = copied.execute(PLACES).fetchall()
+    if places:  # it counts only when it is complete
+        copied.execute("PRAGMA journal_mode = OFF").fetchall()
+        copied.execute("PRAGMA synchronous = OFF")
+    for seq, stored in places:
+        place = place_of(stored)
+        if place is None:
+            raise Damaged(f"{database}: row {seq}: its body is none")
+        body = _body_of(seq, database, place)
+        copied.execute("UPDATE batch SET body = ? WHERE seq = ?", (body, seq))
+        yield seq
+
+
+def _body_of(seq: int, database: Path, place: Place) -> bytes:
+    body, reason = b"", "it was cut"
+    try:
+        body = read(database, place)
+    except OSError as problem:
+        reason = os.strerror(problem.errno or 0)
+    if len(body) != place.size:
+        path = file_of(database, place.file)
+        raise Damaged(f"{path}: the body of row {seq} cannot be read: {reason}")
+    return body
 
 
 def _give_name(part: Path, file: Path) -> None:
@@ -262,28 +307,27 @@ def shortage(file: Path) -> str:
 
 
 def add(execute: Callable[..., object], row: Row) -> None:
-    """Add a row, and delete those that it makes superfluous."""
-    delete = f"[{','.join(map(str, row.delete))}]" if row.delete else None
-    body = row.body
-    execute(ADD, (row.seq, row.index, crc32(body), body, delete))
+    """Add a row with its body in it, and delete those that it makes superfluous."""
+    execute(ADD, to_add(row, None))
 
 
-def check_body(connection: sqlite3.Connection, seq: int, body: bytes) -> None:
-    """Compare the whole body of a row, as it was read, with the checksum.
+def to_add(row: Row, bodies: Bodies | None) -> tuple[int, bytes, int, bytes | str, str | None]:
+    """Return what `ADD` takes for a row.
+
+    Args:
+      bodies: Gets a long body; it has to be synced before the commit.
 
     Raises:
-      StoreError: The row is gone.
-      Damaged: It is not what was written.
+      OSError: The body cannot be written.
     """
-    found = connection.execute("SELECT sum FROM batch WHERE seq = ?", (seq,)).fetchall()
-    if not found:
-        raise StoreError(f"row {seq} is not there")
-    if found != [(crc32(body),)]:
-        raise Damaged(f"row {seq}: {CHANGED}")
+    delete = f"[{','.join(map(str, row.delete))}]" if row.delete else None
+    body = row.body
+    place = None if bodies is None else bodies.write(row.seq, body)
+    return row.seq, row.index, crc32(body), body if place is None else str(place), delete
 
 
 def piece_of(connection: sqlite3.Connection, seq: int, offset: int, length: int) -> bytes:
-    """Return some octets of the body of a row without the rest; fewer if they are not there."""
+    """Return some octets of a body that is in its row without the rest; fewer if there are."""
     with connection.blobopen("batch", "body", seq, readonly=True) as blob:
         if offset > len(blob):
             return b""

@@ -56,6 +56,7 @@ class Inspection:
       bodies: Octets of the body of each.
       bad_rows: What is left of damaged rows: an index, None if nothing.
       changed: Rows whose bodies are not what was written; which message it is, is not known.
+      cut: Rows whose bodies cannot be read as a whole.
       end: The number of an empty row that a repair has to add, or a start would take the last
         commit for one that lost its end; None if it need not.
       queues: Virtual host and name by number.
@@ -77,6 +78,7 @@ class Inspection:
     bodies: dict[int, int] = field(default_factory=dict)
     bad_rows: dict[int, bytes | None] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
+    cut: set[int] = field(default_factory=set)
     end: int | None = None
     queues: dict[int, tuple[str, str]] = field(default_factory=dict)
     journal: Journal = field(default_factory=lambda: Journal(Batch()))

@@ -10,8 +10,8 @@ Called by: cli (store).
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import sqlite3
 from contextlib import closing, suppress
 from itertools import count
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from leveret.broker.storage.base import Row, StoreError
+from leveret.broker.storage.bodies import files_of
 from leveret.broker.storage.database import add, finish_repair, open_database, repaired
 from leveret.broker.storage.leaves import Leaves
 from leveret.broker.storage.lock import promise, sync
@@ -71,24 +72,53 @@ def repair(folder: Path) -> Answer:
 
 def _keep_copy(file: Path) -> Path:
     """Copy the files of a database beside it, octet by octet; return the copy."""
+    bodies = [path.name.removeprefix(file.name) for path in files_of(file).values()]
+    ends = (*bodies, "-wal", "")  # a copy without its log would be an older one
     names = (file.with_name(f"{file.name}.before-repair-{each}") for each in count(1))
-    kept = next(name for name in names if not os.path.lexists(name))
+    # One that was interrupted has left some of them.
+    kept = next(
+        name
+        for name in names
+        if not any(os.path.lexists(name.with_name(name.name + end)) for end in ends)
+    )
     made: list[Path] = []
     try:
-        for end in ("-wal", ""):  # a copy without its log would be an older one
+        for end in ends:
             source = file.with_name(file.name + end)
             if source.exists() and source.stat().st_size:
                 made.append(kept.with_name(kept.name + end))
-                os.close(os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                shutil.copyfile(source, made[-1])
-                with made[-1].open("rb") as written:
-                    os.fsync(written.fileno())
+                _copy_octets(source, made[-1])
         sync(file.parent)
     except OSError as problem:
         for one in made:
             one.unlink(missing_ok=True)
         raise StoreError(f"{kept} cannot be written: {problem.strerror}") from None
     return kept
+
+
+def _copy_octets(source: Path, target: Path) -> None:
+    """Copy a file durably to one that is not there; what takes no room takes none in it either."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with source.open("rb", buffering=0) as read, open(descriptor, "wb", buffering=0) as written:
+        end = os.fstat(read.fileno()).st_size
+        written.truncate(end)
+        at = _seek(read.fileno(), 0, os.SEEK_DATA)
+        while at < end:
+            until = min(_seek(read.fileno(), at, os.SEEK_HOLE), at + STEP_OCTETS)
+            octets = os.pread(read.fileno(), until - at, at)
+            at += os.pwrite(written.fileno(), octets, at)
+            at = _seek(read.fileno(), at, os.SEEK_DATA)
+        os.fsync(written.fileno())
+
+
+def _seek(file: int, at: int, what: int) -> int:
+    """Return where the next octets, or the next hole, begin; the end if nothing does."""
+    try:
+        return os.lseek(file, at, what)
+    except OSError as problem:
+        if problem.errno != errno.ENXIO:
+            raise
+        return os.lseek(file, 0, os.SEEK_END)
 
 
 def _mend_log(file: Path, problem: Problem) -> Inspection:
@@ -112,6 +142,11 @@ def _mend(file: Path, found: Inspection) -> None:
         for seq in found.changed:
             checksum = crc32(Octets(connection, seq).whole or b"")
             connection.execute("UPDATE batch SET sum = ? WHERE seq = ?", (checksum, seq))
+        for seq in found.cut:
+            for (index,) in connection.execute("SELECT idx FROM batch WHERE seq = ?", (seq,)):
+                body = _body(Octets(connection, seq), index)
+                changed = body, crc32(body), seq
+                connection.execute("UPDATE batch SET body = ?, sum = ? WHERE seq = ?", changed)
         _add_end(connection, found)
         for one in found.bad_definitions:
             connection.execute("DELETE FROM meta WHERE id = ?", (one,))
@@ -167,8 +202,10 @@ def _copy_rows(
         left = found.bad_rows.get(seq, index) if isinstance(seq, int) else None
         if not isinstance(seq, int) or not isinstance(left, bytes) or not isinstance(size, int):
             continue
-        body = _body(Octets(source, seq, leaves), left) if size else b""
-        row = seq, left, crc32(body), body
+        octets = Octets(source, seq, leaves)
+        body = _body(octets, left) if size else b""
+        stored = body if octets.whole is None else octets.stored
+        row = seq, left, crc32(body), stored
         target.execute("INSERT OR IGNORE INTO batch VALUES(?, ?, ?, ?)", row)
         step += len(left) + len(body)
         if step >= STEP_OCTETS:
@@ -187,8 +224,9 @@ def _body(octets: Octets, index: bytes) -> bytes:
     for record in decode(index):
         if isinstance(record, Enqueued):
             for offset, length in _places(record):
+                piece = octets.piece(offset, length)
                 body.extend(bytes(max(offset + length - len(body), 0)))
-                body[offset : offset + length] = octets.piece(offset, length)
+                body[offset : offset + len(piece)] = piece
     return bytes(body)
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from leveret.broker.storage.records import Record
 
 BASIC_CLASS: Final = 60
+CUT: Final = "not all of its body can be read"
 HEADER: Final = 14  # octets of a header's payload without any property
 MEMO_LIMIT: Final = 4096
 
@@ -140,17 +141,25 @@ class RowInspection:
             found.bad_rows[seq], records = left, decode(left)
         if problem:
             found.problems.append(Problem(f"row {seq}", problem, contents(gone, found.name)))
-        if seq in found.changed:
-            owner = records if long_of(records) is None else self._long.records
-            kept = [each for each in owner if isinstance(each, Enqueued)]
-            held = contents(kept, found.name) if kept else "no message is left in it"
-            found.problems.append(Problem(f"row {seq}", CHANGED, held, is_kept=True))
+        self._note_kept(row, records)
         if row.is_sealed:
             self._recovery.take_in(seq, records)
         if gone or self._ruins.rows:
             lost = [each for each in gone if isinstance(each, Enqueued)]
             settled = [each for each in records if isinstance(each, Settled)]
             self._lost.take_in(seq, [*lost, *settled])
+
+    def _note_kept(self, row: ReadRow, records: list[Record]) -> None:
+        """Note what is wrong with the body of a row, of which nothing is dropped for that."""
+        found, seq = self._found, row.seq
+        if seq in found.changed:
+            owner = records if long_of(records) is None else self._long.records
+            kept = [each for each in owner if isinstance(each, Enqueued)]
+            held = contents(kept, found.name) if kept else "no message is left in it"
+            found.problems.append(Problem(f"row {seq}", CHANGED, held, is_kept=True))
+        if seq in found.cut and seq not in found.bad_rows:
+            held = "no message that counts is in what is missing"
+            found.problems.append(Problem(f"row {seq}", CUT, held, is_kept=True))
 
     def _look_at_end(self) -> None:
         """See what a start would make of the last commit, and of what a repair leaves of it."""
@@ -203,7 +212,9 @@ class RowInspection:
         seq, octets = row.seq, None
         if size and self._is_deep:
             octets = Octets(self._connection, seq, self._leaves)
-            if octets.whole is not None and crc32(octets.whole) != checksum:
+            if octets.whole is None:
+                self._found.cut.add(seq)
+            elif crc32(octets.whole) != checksum:
                 self._found.changed.add(seq)
         bad = self._bad_messages(row, size, octets)
         part = long_of(row.records)

@@ -8,23 +8,29 @@ Called by: storage.sqlite (in its reader's thread).
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from contextlib import closing, suppress
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
-from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.database import check_body, connect, number, piece_of, settle
+from leveret.broker.storage.base import CHANGED, Damaged, StoreError
+from leveret.broker.storage.bodies import SIZE, file_of, place_of, read
+from leveret.broker.storage.database import connect, number, piece_of, settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from leveret.broker.storage.base import Ref
+    from leveret.broker.storage.bodies import Place
 
 STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
 MOST_CHECKED: Final = 100_000  # rows that are remembered
+NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class RowReader:
@@ -32,11 +38,14 @@ class RowReader:
 
     Raises:
       sqlite3.Error: The database cannot be opened.
+      OSError: No descriptor is left.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._checked: set[int] = set()  # rows whose bodies were read and are as they were written
+        self._spare: int | None = _spare()  # a descriptor for when clients have taken all others
+        # Rows whose bodies were read and are as they were written: where they are, if not there.
+        self._checked: dict[int, str | None] = {}
         self._connection = connect(file)
         settle(self._connection)
         self._connection.execute("PRAGMA cache_size = -4000")
@@ -44,6 +53,9 @@ class RowReader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
     def indexes_after(self, seq: int) -> list[tuple[int, bytes]]:
         """Return number and index of some of the rows after one.
@@ -72,7 +84,7 @@ class RowReader:
     def body_sizes(self, first: int, last: int) -> list[int]:
         """Return how long the bodies of rows are, in their order."""
         # The length stands in the head of a row: its body is left alone.
-        query = "SELECT length(body) FROM batch WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        query = f"SELECT {SIZE} FROM batch WHERE seq BETWEEN ? AND ? ORDER BY seq"
         return [size for (size,) in self._connection.execute(query, (first, last))]
 
     def _which(self, seq: int, problem: sqlite3.Error) -> str:
@@ -108,7 +120,12 @@ class RowReader:
         The first time all of it, as its checksum is that of the whole.
         """
         if len(refs) == 1 and seq in self._checked:
-            pieces = [piece_of(self._connection, *refs[0])]
+            where = self._checked[seq]
+            _, *piece = refs[0]
+            if where is None:
+                pieces = [piece_of(self._connection, seq, *piece)]
+            else:
+                pieces = [self._beside(seq, where, *piece)]
         else:
             body = self._body(seq)
             pieces = [body[offset : offset + length] for _, offset, length in refs]
@@ -117,19 +134,59 @@ class RowReader:
         return pieces
 
     def _body(self, seq: int) -> bytes:
-        query = "SELECT body FROM batch WHERE seq = ?"
-        found = self._connection.execute(query, (seq,)).fetchone()
-        if found is None:
-            raise StoreError(f"{self.file}: row {seq} is not there")
-        body: bytes = found[0]
-        try:
-            check_body(self._connection, seq, body)
-        except StoreError as problem:
-            raise type(problem)(f"{self.file}: {problem}") from None
+        checksum, stored = self._row(seq, "sum, body")
+        where = stored if isinstance(stored, str) else None
+        body: bytes = stored if where is None else self._beside(seq, where)
+        if crc32(body) != checksum:
+            raise Damaged(f"{self.file}: row {seq}: {CHANGED}")
         if len(self._checked) >= MOST_CHECKED:
             self._checked.clear()
-        self._checked.add(seq)
+        self._checked[seq] = where
         return body
+
+    def _row(self, seq: int, columns: str) -> tuple[Any, ...]:
+        query = f"SELECT {columns} FROM batch WHERE seq = ?"
+        found: tuple[Any, ...] | None = self._connection.execute(query, (seq,)).fetchone()
+        if found is None:
+            raise StoreError(f"{self.file}: row {seq} is not there")
+        return found
+
+    def _beside(self, seq: int, where: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return octets of a body that is not in its row.
+
+        What was read counts if the row is still there then: its body stays as long as it does.
+        """
+        place = place_of(where)
+        if place is None:
+            raise Damaged(f"{self.file}: row {seq}: its body is none")
+        octets, reason = b"", "it was cut"
+        try:
+            octets = self._read(place, offset, length)
+        except OSError as problem:
+            reason = os.strerror(problem.errno or 0)
+            if problem.errno in NO_DESCRIPTOR:
+                raise StoreError(f"{self.file}: row {seq}: {reason}") from problem
+        if self._row(seq, "body") != (where,):
+            raise StoreError(f"{self.file}: row {seq} is not there")
+        most = max(place.size - offset, 0)
+        if len(octets) != (most if length is None else min(length, most)):
+            path = file_of(self.file, place.file)
+            raise Damaged(f"{path}: the body of row {seq} cannot be read: {reason}")
+        return octets
+
+    def _read(self, place: Place, offset: int, length: int | None) -> bytes:
+        try:
+            return read(self.file, place, offset, length)
+        except OSError as problem:
+            if problem.errno not in NO_DESCRIPTOR or self._spare is None:
+                raise
+        os.close(self._spare)
+        self._spare = None
+        try:
+            return read(self.file, place, offset, length)
+        finally:
+            with suppress(OSError):
+                self._spare = _spare()
 
     def definitions(self) -> list[tuple[str, bytes, bytes]]:
         """Return kind, key and value of all definitions, in the order they were first kept.
@@ -142,3 +199,7 @@ class RowReader:
         if any(tuple(map(type, row)) != (str, bytes, bytes) for row in found):
             raise Damaged(f"{self.file}: not all definitions are some")
         return found
+
+
+def _spare() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -13,12 +13,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from leveret.broker.storage.database import piece_of
+from leveret.broker.storage.bodies import SIZE, place_of, read, size_of
+from leveret.broker.storage.database import path_of, piece_of
 from leveret.broker.storage.records import RecordError, decode, long_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from leveret.broker.storage.bodies import Place
     from leveret.broker.storage.leaves import Leaves
 
     Missed = Callable[[int, int | None, str], None]
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
 
-ROWS: Final = "SELECT seq, idx, length(body), sum FROM batch WHERE seq >= ? ORDER BY seq"
+ROWS: Final = f"SELECT seq, idx, {SIZE}, sum FROM batch WHERE seq >= ? ORDER BY seq"
 DEFINITIONS: Final = "SELECT id, kind, key, value FROM meta WHERE id >= ? ORDER BY id"
 
 
@@ -38,7 +40,7 @@ def rows(
 
     def found(first: int, last: int) -> Iterator[tuple[object, ...]]:
         for seq, index, checksum, body in leaves.between("batch", first, last):
-            yield seq, index, len(body) if isinstance(body, bytes) else None, checksum
+            yield seq, index, size_of(body), checksum
 
     return walk(connection, ROWS, missed, found)
 
@@ -135,6 +137,7 @@ class Octets:
 
     Attributes:
       whole: All of it; None if it cannot be read as a whole.
+      stored: What is in the row: the body, or where it is; None if that cannot be read.
     """
 
     def __init__(
@@ -142,21 +145,37 @@ class Octets:
     ) -> None:
         self._connection = connection
         self._seq = seq
+        self.stored = self._stored(leaves)
+        self._place = place_of(self.stored)
         self.whole: bytes | None = None
+        if isinstance(self.stored, bytes):
+            self.whole = self.stored
+        elif self._place is not None:
+            octets = self._beside(self._place, 0, self._place.size)
+            self.whole = octets if len(octets) == self._place.size else None
+
+    def _stored(self, leaves: Leaves | None) -> bytes | str | None:
         with suppress(sqlite3.DatabaseError):
             query = "SELECT body FROM batch WHERE seq = ?"
-            row = connection.execute(query, (seq,)).fetchone()
-            if row is not None and isinstance(row[0], bytes):
-                self.whole = row[0]
-            return
-        for *_, body in leaves.between("batch", seq, seq) if leaves else ():
-            if isinstance(body, bytes):
-                self.whole = body
+            row = self._connection.execute(query, (self._seq,)).fetchone()
+            return row[0] if row is not None and isinstance(row[0], bytes | str) else None
+        found: bytes | str | None = None
+        for *_, body in leaves.between("batch", self._seq, self._seq) if leaves else ():
+            if isinstance(body, bytes | str):
+                found = body
+        return found
+
+    def _beside(self, place: Place, offset: int, length: int) -> bytes:
+        with suppress(OSError):
+            return read(path_of(self._connection), place, offset, length)
+        return b""
 
     def piece(self, offset: int, length: int) -> bytes:
         """Return some octets; fewer, or none, if they are not there or cannot be read."""
         if self.whole is not None:
             return self.whole[offset : offset + length]
+        if self._place is not None:
+            return self._beside(self._place, offset, length)
         try:
             return piece_of(self._connection, self._seq, offset, length)
         except (sqlite3.Error, ValueError):
@@ -193,11 +212,12 @@ def reach(
 def _row(connection: sqlite3.Connection, leaves: Leaves, seq: int) -> tuple[bytes, int] | None:
     """Return index of a row, and octets of its body; None if it cannot be read, or is no row."""
     with suppress(sqlite3.DatabaseError):
-        query = "SELECT idx, length(body) FROM batch WHERE seq = ?"
+        query = f"SELECT idx, {SIZE} FROM batch WHERE seq = ?"
         for index, length in connection.execute(query, (seq,)):
             if isinstance(index, bytes) and isinstance(length, int):
                 return index, length
     for _, index, _, body in leaves.between("batch", seq, seq):
-        if isinstance(index, bytes) and isinstance(body, bytes):
-            return index, len(body)
+        size = size_of(body)
+        if isinstance(index, bytes) and size is not None:
+            return index, size
     return None

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 import trio
 
 from leveret.broker.storage.base import Damaged, Fenced, Lease, StoreError, StoreFailed
+from leveret.broker.storage.bodies import Bodies
 from leveret.broker.storage.database import (
+    ADD,
     FILE,
     LEAST_OCTETS,
-    add,
     copy,
     define,
     finish_repair,
@@ -30,6 +31,7 @@ from leveret.broker.storage.database import (
     open_database,
     replace,
     shortage,
+    to_add,
 )
 from leveret.broker.storage.lock import promise, promised, take_lock
 from leveret.broker.storage.row_reader import RowReader
@@ -90,6 +92,7 @@ class SQLiteStore:
         self._copying = trio.Lock()  # a copy is made in the writer's thread, in steps
         # From here on only their threads touch these.
         self._lock: int | None = None
+        self._bodies = Bodies(self.file)
         self._connection: sqlite3.Connection | None = None
         self._rows: RowReader | None = None
         self._leases: dict[int, tuple[str, Lease]] = {}
@@ -229,6 +232,7 @@ class SQLiteStore:
                 self._promise_what_is_left()
                 raise
             self.log.open()
+            self._bodies.open(self._connection)
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
         except OSError as problem:
@@ -259,6 +263,8 @@ class SQLiteStore:
             self._rows = RowReader(self.file)
         except sqlite3.Error as problem:
             raise _error(problem)(f"{self.file} cannot be used: {problem}") from problem
+        except OSError as problem:
+            raise StoreError(f"{self.file} cannot be used: {problem.strerror}") from problem
 
     def _close_reader(self) -> None:
         if self._rows is not None:
@@ -273,6 +279,7 @@ class SQLiteStore:
                 self._connection.close()
             self._promise_what_is_left()
             self._connection = None
+        self._bodies.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -307,23 +314,37 @@ class SQLiteStore:
                 raise Fenced(f"{self.file}: epoch {lease.epoch} is over")
         execute = self._connection.execute
         try:
-            if len(rows) == 1 and not (rows[0][1].replace or rows[0][1].definitions):
-                add(execute, rows[0][1])
-            elif rows:
-                execute("BEGIN IMMEDIATE")
-                for _, row in rows:
-                    add(execute, row)
-                    if row.replace:
-                        replace(execute, row.replace)
-                define(execute, [one for _, row in rows for one in row.definitions])
-                execute("COMMIT")
+            self._write_rows(execute, [row for _, row in rows])
         except Exception as problem:  # whatever it is, something is not as it should be
             self._failure = f"{self.file}: {problem}"
             with suppress(sqlite3.Error):
                 execute("ROLLBACK")
             raise StoreFailed(self._failure) from problem
+        for _, row in rows:
+            self._bodies.free([*row.delete, *(seq for seq, _ in row.replace)])
         if self._writer is not None:  # it is, but while the store is being closed
-            self._writer.post(self.log.grow)
+            self._writer.post(self._tidy)
+
+    def _write_rows(self, execute: Callable[..., object], rows: Sequence[Row]) -> None:
+        """Write rows, all or none; their bodies are on the disk before the commit begins."""
+        if len(rows) == 1 and not (rows[0].replace or rows[0].definitions):
+            values = to_add(rows[0], self._bodies)
+            self._bodies.sync()
+            execute(ADD, values)
+        elif rows:
+            execute("BEGIN IMMEDIATE")
+            for row in rows:
+                execute(ADD, to_add(row, self._bodies))
+                if row.replace:
+                    replace(execute, row.replace)
+            define(execute, [one for row in rows for one in row.definitions])
+            self._bodies.sync()
+            execute("COMMIT")
+
+    def _tidy(self) -> None:
+        """Do what nobody has to wait for after a commit."""
+        self.log.grow()
+        self._bodies.tidy()
 
     def _committed(self, seq: int) -> bool:
         if self._failure:
@@ -333,10 +354,12 @@ class SQLiteStore:
         return found is not None
 
     def _shrink(self) -> bool:
-        """Give some pages back; return whether there may be more."""
+        """Give some of what is dead back; return whether there may be more."""
         if self._failure:
             return False
         assert self._connection is not None
+        if self._bodies.give_back():
+            return True
         free = number(self._connection, "PRAGMA freelist_count") - KEPT_PAGES
         if free <= 0:
             self._begin_log_anew()  # the database gets shorter only now
@@ -374,7 +397,10 @@ class SQLiteStore:
 
         if os.path.lexists(file):
             raise StoreError(f"{file} is there already")
+        self._bodies.is_held = True
         try:
             copy(self._connection, file, go_on)
         except (OSError, sqlite3.Error) as problem:
             raise StoreError(f"{file} cannot be written: {problem}") from problem
+        finally:
+            self._bodies.is_held = False

@@ -12,8 +12,10 @@ import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
-from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.base import CHANGED, Damaged, StoreError
+from leveret.broker.storage.bodies import Bodies, files_of, octets_of
 from leveret.broker.storage.compaction import pieces
 from leveret.broker.storage.damage import tell
 from leveret.broker.storage.database import (
@@ -21,8 +23,8 @@ from leveret.broker.storage.database import (
     FILE,
     FORMAT,
     LEAST_OCTETS,
+    OLDEST,
     add,
-    check_body,
     connect,
     connect_to_read,
     copy,
@@ -166,7 +168,7 @@ def _check_format(connection: sqlite3.Connection, file: Path) -> None:
     if version > FORMAT:
         text = f"its format is {version}, this one knows {FORMAT}"
         raise StoreError(f"{file} was written by a later Leveret: {text}")
-    if version < FORMAT:
+    if version < OLDEST:
         raise StoreError(
             f"{file} has format {version}: the next start of a broker makes it {FORMAT}"
         )
@@ -200,8 +202,10 @@ def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
 
 def _sizes(file: Path) -> dict[str, int]:
     """Return the size of a database and of what belongs to it."""
-    files = [file, log_of(file)]
-    return {one.name: one.stat().st_size for one in files if one.exists()}
+    sizes = {one.name: one.stat().st_size for one in (file, log_of(file)) if one.exists()}
+    if bodies := files_of(file):
+        sizes[f"{file.name}-bodies-*"] = sum(map(octets_of, bodies.values()))
+    return sizes
 
 
 # Looking
@@ -214,6 +218,7 @@ def info(folder: Path) -> Answer:
         found = inspected(file, is_deep=False)
         with closing(connected(file, [])) as connection:
             epoch = number(connection, "SELECT coalesce(max(epoch), 0) FROM shard")
+            version = number(connection, "PRAGMA user_version")
             page = number(connection, "PRAGMA page_size")
             free = number(connection, "PRAGMA freelist_count") * page
     dead = found.body_octets - found.live_octets
@@ -224,7 +229,7 @@ def info(folder: Path) -> Answer:
     ]
     facts: dict[str, object] = {
         "file": str(file),
-        "format": FORMAT,
+        "format": version,
         "epoch": epoch,
         "files": sizes,
         "rows": found.rows,
@@ -238,7 +243,7 @@ def info(folder: Path) -> Answer:
         "problems": [str(problem) for problem in found.problems],
     }
     lines = [
-        f"{file}: format {FORMAT}, epoch {epoch}",
+        f"{file}: format {version}, epoch {epoch}",
         f"files: {', '.join(f'{name} {size:,}' for name, size in sizes.items())} octets",
         f"rows: {found.rows:,}, with {found.index_octets:,} octets of indexes"
         f" and {found.body_octets:,} of bodies",
@@ -318,14 +323,18 @@ def compact(folder: Path) -> Answer:
         if found.problems:
             text = f"{found.problems[0]}; try: leveret store repair {folder}"
             raise Damaged(f"{file} is damaged: {text}")
-        with closing(connected_to_write(file)) as connection:
+        with closing(connected_to_write(file)) as connection, closing(Bodies(file)) as bodies:
             try:
+                bodies.open(connection)
                 moved = _move(connection, found)
             except Damaged as problem:
                 text = f"{problem}; try: leveret store repair {folder}"
                 raise Damaged(f"{file} is damaged: {text}") from None
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            bodies.open(connection)
+            while bodies.give_back():
+                pass
         after = sum(_sizes(file).values())
     facts: dict[str, object] = {"file": str(file), "before": before, "after": after, "moved": moved}
     line = f"{file}: {after:,} octets, {before:,} before; {moved:,} messages moved"
@@ -357,8 +366,9 @@ def _move(connection: sqlite3.Connection, found: Inspection) -> int:
 def _whole(connection: sqlite3.Connection, seq: int) -> Octets:
     """Return the body of a row, which is as it was written."""
     octets = Octets(connection, seq)
-    if octets.whole is not None:
-        check_body(connection, seq, octets.whole)
+    checksum = number(connection, "SELECT sum FROM batch WHERE seq = ?", (seq,))
+    if octets.whole is None or crc32(octets.whole) != checksum:
+        raise Damaged(f"row {seq}: {CHANGED}")
     return octets
 
 
@@ -398,6 +408,8 @@ def backup(folder: Path, file: Path) -> Answer:
         try:
             with closing(connected(source)) as connection:
                 copy(connection, file)
+        except Damaged as problem:
+            raise Damaged(f"{problem}; try: leveret store repair {folder}") from None
         except (OSError, sqlite3.Error) as problem:
             text = getattr(problem, "strerror", None) or problem
             raise StoreError(f"{file} cannot be written: {text}") from None

@@ -208,8 +208,7 @@ def _durable(
 
 
 # Persistent messages in durable queues, RabbitMQ's on the same disk. A message that is acked
-# before its batch is closed need not be written; the load without a consumer writes all, and
-# SQLite does so twice: that bar cannot be met, and stays until somebody says what it is for.
+# before its batch is closed need not be written; the load without a consumer writes all.
 ON_DISK = (
     _durable(
         "kib",
@@ -236,8 +235,7 @@ ON_DISK = (
         cpu=4,
         rate=3,
     ),
-    # So many that the log is moved into the file ten times: what is written comes in such steps.
-    # With SQLite's log what stays is written twice: 1,073 octets a message make 2.1.
+    # So many that SQLite's log is moved into its file: what is written comes in such steps, too.
     _durable(
         "publish",
         "persistent 1 KiB, confirms (500), no consumer: the queue grows",

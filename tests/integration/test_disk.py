@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from leveret.broker.app import STOP_TIMEOUT
-from leveret.broker.storage import sqlite
+from leveret.broker.storage import bodies, sqlite
 from leveret.broker.storage.base import Ref, Row
 from leveret.broker.storage.database import PAGE
 from leveret.protocol.methods import (
@@ -302,6 +302,33 @@ async def test_file_is_made_smaller_on_a_full_disk_if_the_log_has_room_at_its_fr
 
     assert before > 7_000_000 > 500_000 > store.file.stat().st_size
     assert [b"the last"] == await store.read(lease, [Ref(150, 0, 8)])
+    await store.close()
+
+
+@mounting
+async def test_long_bodies_go_into_rows_while_only_the_log_has_room(small):
+    def body(seq: int) -> bytes:
+        return b"%8d" % seq * (bodies.LEAST // 4)
+
+    store = sqlite.SQLiteStore(small / "data")
+    await store.open()
+    lease = await store.acquire(0, "hare", 10)
+    await commit(store, [(lease, Row(1, b"", [body(1)]))])
+    for seq in range(100, 200):  # these make the log longer
+        await commit(store, [(lease, Row(seq, b"", [bytes(50_000)]))])
+    fill(small / "others")
+
+    await commit(store, [(lease, Row(2, b"", [body(2)]))])
+
+    (small / "others").unlink()
+    await commit(store, [(lease, Row(3, b"", [body(3)]))])
+    await store.close()
+    with closing(sqlite3.connect(store.file)) as other:
+        kinds = other.execute("SELECT typeof(body) FROM batch WHERE seq <= 3").fetchall()
+    assert [("text",), ("blob",), ("text",)] == kinds
+    await store.open()
+    refs = [Ref(seq, 0, len(body(seq))) for seq in (1, 2, 3)]
+    assert [body(1), body(2), body(3)] == await store.read(lease, refs)
     await store.close()
 
 

@@ -31,7 +31,7 @@ from leveret.broker.amqp import channel, transaction
 from leveret.broker.core import paging, returned, runs
 from leveret.broker.core.exchange import route
 from leveret.broker.server.forgetter import Forgetter
-from leveret.broker.storage import compaction, recovery, row_builder
+from leveret.broker.storage import bodies, compaction, recovery, row_builder
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.methods import (
@@ -801,8 +801,12 @@ async def play(operations, store):
         nursery.cancel_scope.cancel()
 
 
-def run(operations, store):
-    """Play with chunks, rows and steps so small that a few messages fill many."""
+def run(operations, store, least=bodies.LEAST):
+    """Play with chunks, rows and steps so small that a few messages fill many.
+
+    Args:
+      least: Octets from which the body of a row goes into a file.
+    """
     small = {
         (channel, "PIECE"): 2,
         (transaction, "PIECE"): 2,
@@ -816,6 +820,9 @@ def run(operations, store):
         (compaction, "LEAST_ROWS"): 2,
         (compaction, "LEAST_GAIN"): 200,
         (compaction, "AGE"): 2,
+        (bodies, "LEAST"): least,
+        (bodies, "FILE_SIZE"): 3 * bodies.BLOCK,
+        (bodies, "DEAD"): bodies.BLOCK,
     }
     clock = trio.testing.MockClock()
     with ExitStack() as stack:
@@ -845,11 +852,11 @@ def test_a_broker_in_memory_and_its_model_agree(operations):
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None, phases=PHASES)
-@given(st.lists(OPERATIONS, min_size=30, max_size=60))
-def test_a_broker_on_a_disk_and_its_model_agree(operations):
+@settings(max_examples=100, deadline=None, phases=PHASES)
+@given(st.lists(OPERATIONS, min_size=30, max_size=60), st.sampled_from([50, bodies.LEAST]))
+def test_a_broker_on_a_disk_and_its_model_agree(operations, least):
     with TemporaryDirectory() as folder:
-        run(operations, SQLiteStore(Path(folder) / "data"))
+        run(operations, SQLiteStore(Path(folder) / "data"), least)
 
 
 @pytest.mark.long

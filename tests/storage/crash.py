@@ -13,18 +13,17 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from zlib import crc32
 
 import trio
 
-from leveret.broker.storage import database, sqlite, wal
-from leveret.broker.storage.base import Definition, Row, StoreError
+from leveret.broker.storage import bodies, database, sqlite, wal
+from leveret.broker.storage.base import Definition, Ref, Row, StoreError
 
 from ..support import disk
 from ..support.durable import commit
 
 COMMITS = 150
-SIZES = (0, 40, 3_000, 20_000, 90_000)
+SIZES = (0, 40, 3_000, 20_000, 60_000, 90_000)
 
 
 def commits(seed):
@@ -123,13 +122,17 @@ async def look(folder):
     lease = await store.acquire(0, "tortoise", 10)
     definitions = await store.load_definitions()
     indexes = {seq: index async for rows in store.recover(lease) for seq, index in rows}
+    while await store.maintain(1):
+        pass  # what is dead is given back, and nothing else
+    sizes = await store.body_sizes(lease, min(indexes, default=0), max(indexes, default=0))
+    refs = [Ref(seq, 0, size) for seq, size in zip(indexes, sizes, strict=True)]
+    found = await store.read(lease, refs)  # compared with their checksums
+    rows = dict(zip(indexes, zip(indexes.values(), found, strict=True), strict=True))
     await store.close()
     with closing(sqlite3.connect(store.file)) as connection:
-        found = connection.execute("SELECT seq, idx, sum, body FROM batch").fetchall()
         corrupt = connection.execute("PRAGMA integrity_check").fetchall()
-    assert indexes == {seq: index for seq, index, _, _ in found}
-    assert [crc32(body) for *_, body in found] == [checksum for *_, checksum, _ in found]
-    rows = {seq: (index, body) for seq, index, _, body in found}
+        places = [bodies.place_of(stored) for _, stored in connection.execute(bodies.PLACES)]
+    assert {place.file for place in places} == bodies.files_of(store.file).keys()
     return (rows, list(definitions)), lease.epoch, corrupt
 
 
@@ -164,6 +167,8 @@ if __name__ == "__main__":
     database.SYNCHRONOUS = sys.argv[3]
     wal.MOST = 60 * database.PAGE  # so that it is moved into the file often
     sqlite.KEPT_PAGES = 10
+    bodies.LEAST = 50_000
+    bodies.FILE_SIZE, bodies.DEAD = 200_000, 100_000  # so that files end, and parts are given back
     try:
         trio.run(write, Path(sys.argv[1]), int(sys.argv[2]))
     except StoreError as problem:

@@ -7,6 +7,8 @@ power was cut.
 
 import pytest
 
+from leveret.broker.storage.bodies import BLOCK
+
 from ..support import disk
 from .crash import COMMITS, crash, marks_of, record
 
@@ -56,7 +58,29 @@ def test_the_writer_does_everything_that_can_be_torn(operations):
         assert {disk.CREATE, disk.WRITE, disk.TRUNCATE, disk.SYNC} <= {
             kind for kind, other in kinds if other == name
         }
+    assert {disk.CREATE, disk.WRITE, disk.SYNC, disk.UNLINK, disk.PUNCH} <= {
+        kind for kind, name in kinds if is_of_bodies(name)
+    }
     assert {(disk.UNLINK, "leveret.db-wal"), (disk.SYNC, "")} <= kinds
     syncs = sum(one.kind == disk.SYNC and one.name == "leveret.db" for one in operations)
     assert syncs > 5  # so often the log was moved into the file
+    assert any(one.kind == disk.PUNCH and one.length > BLOCK for one in operations)
     assert (COMMITS, 4) == marks_of(operations)
+
+
+def test_the_name_of_a_file_of_bodies_is_safe_before_a_commit_returns(operations):
+    begun, unsafe = 0, set()
+    for one in operations:
+        if one.kind == disk.CREATE and is_of_bodies(one.name):
+            begun += 1
+            unsafe.add(one.name)
+        elif one.kind == disk.SYNC and not one.name:
+            unsafe.clear()
+        elif one.name == "marks":
+            assert not unsafe
+
+    assert begun > 10
+
+
+def is_of_bodies(name):
+    return name.startswith("leveret.db-bodies-")

@@ -16,6 +16,20 @@ pytestmark = pytest.mark.skipif(
     bool(disk.reason_against_recording()), reason=disk.reason_against_recording()
 )
 ONCE, FOR_EVER = 1, 1_000_000
+BODIES = "-bodies-"  # in the names of the files that have them
+# About how many calls of a kind the writer does, to any file or to those.
+LAST = {
+    ("create", ""): 35,
+    ("write", ""): 2_700,
+    ("truncate", ""): 30,
+    ("sync", ""): 360,
+    ("unlink", ""): 36,
+    ("create", BODIES): 25,
+    ("write", BODIES): 90,
+    ("sync", BODIES): 70,
+    ("unlink", BODIES): 30,
+    ("punch", BODIES): 60,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +37,13 @@ def library(tmp_path_factory):
     return disk.build(tmp_path_factory.mktemp("library"))
 
 
-async def fail(library, folder, kind, first, problem, count):
-    """Run the writer with a fault; return whether it failed and how much it had committed."""
-    fault = f"{kind}:{first}:{problem}:{count}"
+async def fail(library, folder, kind, first, problem, count, part=""):
+    """Run the writer with a fault; return whether it failed and how much it had committed.
+
+    Args:
+      part: What is in the names of the files that it is about.
+    """
+    fault = f"{kind}:{first}:{problem}:{count}:{part}"
     status, operations = record(library, folder, 1, fault=fault)
     returned, _ = marks_of(operations)
 
@@ -54,6 +72,42 @@ async def test_a_fault_that_stays_ends_the_store(library, tmp_path, kind, first,
     assert returned < COMMITS
 
 
+@pytest.mark.parametrize(
+    ("kind", "first", "problem", "count"),
+    [
+        ("create", 5, errno.EIO, ONCE),
+        ("write", 20, errno.EIO, ONCE),
+        ("sync", 20, errno.EIO, ONCE),
+        ("sync", 20, errno.ENOSPC, ONCE),
+    ],
+)
+async def test_a_body_that_could_not_be_written_ends_the_store(
+    library, tmp_path, kind, first, problem, count
+):
+    has_failed, returned = await fail(library, tmp_path, kind, first, problem, count, BODIES)
+
+    assert has_failed
+    assert returned < COMMITS
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "problem", "count"),
+    [
+        ("create", 5, errno.ENOSPC, ONCE),
+        ("create", 1, errno.EDQUOT, FOR_EVER),
+        ("write", 20, errno.ENOSPC, 3),
+        ("punch", 1, errno.EOPNOTSUPP, FOR_EVER),
+        ("punch", 10, errno.EIO, FOR_EVER),
+    ],
+)
+async def test_without_room_for_their_files_bodies_go_into_the_rows(
+    library, tmp_path, kind, first, problem, count
+):
+    has_failed, _ = await fail(library, tmp_path, kind, first, problem, count, BODIES)
+
+    assert not has_failed
+
+
 async def test_a_commit_that_could_not_be_synchronised_once_is_the_last(library, tmp_path):
     has_failed, returned = await fail(library, tmp_path, "sync", 40, errno.EIO, ONCE)
 
@@ -64,16 +118,18 @@ async def test_a_commit_that_could_not_be_synchronised_once_is_the_last(library,
 @pytest.mark.long
 @pytest.mark.parametrize("count", [ONCE, FOR_EVER])
 @pytest.mark.parametrize("problem", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
-@pytest.mark.parametrize("kind", ["create", "write", "truncate", "sync", "unlink"])
-async def test_no_fault_loses_anything(library, tmp_path, kind, problem, count):
+@pytest.mark.parametrize(("kind", "part"), LAST)
+async def test_no_fault_loses_anything(library, tmp_path, kind, part, problem, count):
     dice = Random(f"{kind} {problem} {count}")
-    last = {"write": 2_800, "sync": 240, "create": 9, "truncate": 30, "unlink": 6}[kind]
     has_failed = []
-    for number in range(8):
+    for number in range(4 if part else 8):
         (tmp_path / str(number)).mkdir()
-        first = dice.randrange(1, last)
-        failed, _ = await fail(library, tmp_path / str(number), kind, first, problem, count)
+        first = dice.randrange(1, LAST[kind, part])
+        folder = tmp_path / str(number)
+        failed, _ = await fail(library, folder, kind, first, problem, count, part)
         has_failed.append(failed)
 
-    if kind in ("write", "create") and count == FOR_EVER:
+    if part and kind in ("write", "create", "sync"):
+        assert {problem == errno.EIO or kind == "sync"} == set(has_failed)
+    elif kind in ("write", "create") and count == FOR_EVER:
         assert all(has_failed)

@@ -243,7 +243,7 @@ async def test_a_newer_format_is_refused(store):
     with pytest.raises(StoreError) as caught:
         await store.open()
 
-    expected = "was written by a later Leveret: its format is 7, this one knows 1"
+    expected = "was written by a later Leveret: its format is 7, this one knows 2"
     assert f"{store.file} {expected}" == str(caught.value)
 
 
@@ -252,10 +252,10 @@ async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
 ):
     await commit(store, [(lease, Row(1, b"index", [b"body"]))])
     await store.close()
-    monkeypatch.setattr(database, "FORMAT", 3)
+    monkeypatch.setattr(database, "FORMAT", 4)
     steps = {
-        1: lambda connection: connection.execute("ALTER TABLE batch ADD COLUMN kind"),
-        2: lambda connection: connection.execute("UPDATE batch SET kind = 'old'"),
+        2: lambda connection: connection.execute("ALTER TABLE batch ADD COLUMN kind"),
+        3: lambda connection: connection.execute("UPDATE batch SET kind = 'old'"),
     }
     monkeypatch.setattr(database, "MIGRATIONS", steps)
 
@@ -264,37 +264,37 @@ async def test_an_older_format_is_brought_up_to_date_after_a_copy_was_made(
 
     with closing(sqlite3.connect(store.file)) as new:
         assert [(1, "old")] == new.execute("SELECT seq, kind FROM batch").fetchall()
-        assert 3 == database.number(new, "PRAGMA user_version")
-    with closing(sqlite3.connect(store.folder / "leveret.db.format-1")) as old:
+        assert 4 == database.number(new, "PRAGMA user_version")
+    with closing(sqlite3.connect(store.folder / "leveret.db.format-2")) as old:
         found = old.execute("SELECT seq, idx, body FROM batch").fetchall()
         assert [(1, b"index", b"body")] == found
-        assert 1 == database.number(old, "PRAGMA user_version")
+        assert 2 == database.number(old, "PRAGMA user_version")
 
 
 async def test_an_attempt_to_migrate_that_was_cut_short_does_not_stop_the_next(store, monkeypatch):
     await store.close()
-    copy = store.folder / "leveret.db.format-1"
+    copy = store.folder / "leveret.db.format-2"
     copy.write_bytes(b"of the first attempt")
-    monkeypatch.setattr(database, "FORMAT", 2)
-    monkeypatch.setattr(database, "MIGRATIONS", {1: lambda connection: None})
+    monkeypatch.setattr(database, "FORMAT", 3)
+    monkeypatch.setattr(database, "MIGRATIONS", {2: lambda connection: None})
 
     await store.open()
     await store.close()
 
     assert b"of the first attempt" == copy.read_bytes()
-    with closing(sqlite3.connect(store.folder / "leveret.db.format-1-2")) as old:
-        assert 1 == database.number(old, "PRAGMA user_version")
+    with closing(sqlite3.connect(store.folder / "leveret.db.format-2-2")) as old:
+        assert 2 == database.number(old, "PRAGMA user_version")
 
 
 async def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
     await store.close()
-    monkeypatch.setattr(database, "FORMAT", 2)
+    monkeypatch.setattr(database, "FORMAT", 3)
 
     def fail(connection):
         connection.execute("DROP TABLE batch")
         connection.execute("not SQL")
 
-    monkeypatch.setattr(database, "MIGRATIONS", {1: fail})
+    monkeypatch.setattr(database, "MIGRATIONS", {2: fail})
     with pytest.raises(StoreError, match="syntax error"):
         await store.open()
 
@@ -441,8 +441,8 @@ async def test_maintenance_makes_the_file_small_in_steps(store, lease, monkeypat
 
 
 async def test_some_free_pages_are_kept_for_what_comes(store, lease):
-    await commit(store, [(lease, Row(1, b"", [bytes(1_000_000)]))])
-    await commit(store, [(lease, Row(2, b"", delete=[1]))])
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(10)])
+    await commit(store, [(lease, Row(10, b"", delete=range(10)))])
 
     assert not await store.maintain(10)
 

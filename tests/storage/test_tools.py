@@ -19,7 +19,7 @@ from leveret.broker.core.message import Message
 from leveret.broker.core.runs import Paged
 from leveret.broker.persistence import Persistence
 from leveret.broker.storage import database, lock, repair, row_builder, salvage, tools
-from leveret.broker.storage.base import Damaged, Definition, StoreError
+from leveret.broker.storage.base import CHANGED, Damaged, Definition, StoreError
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, QUEUE, seal
 from leveret.broker.storage.journal import Journal
@@ -206,7 +206,7 @@ def test_info_tells_sizes_and_what_each_queue_holds(made: Made) -> None:
         answer.facts["queues"]
     )
     assert f"  'shop' 'orders': 11, {octets:,} octets" in answer.lines
-    expected = {"format": 1, "epoch": 7, "rows": 5, "messages": 17, "definitions": 5}
+    expected = {"format": 2, "epoch": 7, "rows": 5, "messages": 17, "definitions": 5}
     assert expected == {name: answer.facts[name] for name in expected}
     assert {"leveret.db": made.file.stat().st_size} == answer.facts["files"]
     (body_octets,) = made.execute("SELECT sum(length(body)) FROM batch")[0]
@@ -315,11 +315,14 @@ def test_without_room_for_a_copy_nothing_is_dropped(made: Made, monkeypatch) -> 
     made.flip(made.seqs[0], 0)
     before = made.file.read_bytes()
 
-    def full(source: Path, target: Path) -> None:
-        target.write_bytes(before[:100])
-        raise OSError(28, "No space left on device")
+    write, left = os.pwrite, [100]
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    def full(descriptor: int, octets: bytes, at: int) -> int:
+        if not left:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, octets[: left.pop()], at)
+
+    monkeypatch.setattr(os, "pwrite", full)
 
     with pytest.raises(StoreError, match="before-repair-1 cannot be written: No space left"):
         repair.repair(made.folder)
@@ -426,7 +429,7 @@ def test_what_is_not_as_it_was_written_is_not_moved(made: Made) -> None:
     made.commit()
     content = made.content()
 
-    with pytest.raises(Damaged, match=f"row {made.seqs[0]}: {database.CHANGED}; try: "):
+    with pytest.raises(Damaged, match=f"row {made.seqs[0]}: {CHANGED}; try: "):
         tools.compact(made.folder)
 
     assert content == made.content()
@@ -440,7 +443,7 @@ def test_messages_in_a_body_that_is_another_one_now_stay_and_are_named(made: Mad
     answer = repair.repair(made.folder)
 
     assert answer.is_good
-    assert answer.lines[0].startswith(f"kept: row {seq}: {database.CHANGED}; it held messages: 2 ")
+    assert answer.lines[0].startswith(f"kept: row {seq}: {CHANGED}; it held messages: 2 ")
     assert {} == lost(answer)
     assert before == made.content()
     assert tools.check(made.folder).is_good
@@ -453,7 +456,7 @@ def test_a_flip_where_a_message_is_damaged_too_is_said_of_the_others(made: Made)
     answer = repair.repair(made.folder)
 
     assert answer.lines[0].startswith(f"dropped: row {seq}: 1 of its messages cannot be read; ")
-    assert answer.lines[1].startswith(f"kept: row {seq}: {database.CHANGED}; it held messages: 9 ")
+    assert answer.lines[1].startswith(f"kept: row {seq}: {CHANGED}; it held messages: 9 ")
     assert tools.check(made.folder).is_good
 
 
@@ -872,10 +875,10 @@ def tool(request, tmp_path: Path):
 
 
 def test_a_store_of_a_later_format_is_left_alone(made: Made, tool) -> None:
-    made.execute("PRAGMA user_version = 2")
+    made.execute("PRAGMA user_version = 3")
     before = made.file.read_bytes()
 
-    with pytest.raises(StoreError, match="by a later Leveret: its format is 2, this one knows 1"):
+    with pytest.raises(StoreError, match="by a later Leveret: its format is 3, this one knows 2"):
         tool(made.folder)
 
     assert before == made.file.read_bytes()
@@ -896,7 +899,7 @@ def test_a_row_of_a_later_format_stops_everything(made: Made) -> None:
 def test_a_store_of_an_older_format_is_for_a_broker_to_open(made: Made, tool) -> None:
     made.execute("PRAGMA user_version = 0")
 
-    with pytest.raises(StoreError, match="has format 0: the next start of a broker makes it 1"):
+    with pytest.raises(StoreError, match="has format 0: the next start of a broker makes it 2"):
         tool(made.folder)
 
 

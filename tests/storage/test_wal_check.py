@@ -185,7 +185,8 @@ async def test_a_head_of_a_frame_that_is_half_an_old_one_is_no_later_commit(stor
     await store.open()
     lease = await store.acquire(0, "hare", 10)
     used = len(frames(store))
-    await commit(store, [(lease, Row(99, seal([]), [bytes(1_100_000)]))])
+    many = [Row(seq, seal([]), [bytes(100_000)]) for seq in range(99, 110)]
+    await commit(store, [(lease, row) for row in many])
     killed = SQLiteStore(shutil.copytree(store.folder, store.folder.parent / "torn"))
     await store.close()
     split = [n for n in range(used, len(frames(killed)) - 1) if (HEAD + n * FRAME) % 512 == 504]

@@ -3,7 +3,8 @@
  * CRASH_DISK_FOLDER  the folder
  * CRASH_DISK_RECORD  where to write the record (tests/support/disk.py reads it)
  * CRASH_DISK_FAULT   "write:3:5:4": of the writes to it, the 3rd fails with errno 5, and the 3
- *                   after it; the same with sync, truncate, create, unlink
+ *                   after it; the same with sync, truncate, create, unlink, punch;
+ *                   "write:3:5:4:-wal": only those to files with that in their names count
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CREATE = 1, WRITE, TRUNCATE, SYNC, UNLINK, RENAME, FAILED_SYNC };
+enum { CREATE = 1, WRITE, TRUNCATE, SYNC, UNLINK, RENAME, FAILED_SYNC, PUNCH };
 
 struct head {
     uint8_t kind, name_length;
@@ -34,6 +35,7 @@ static const char *folder;
 static size_t folder_length;
 static int record = -1;
 static int fault_kind, fault_first, fault_errno, fault_count, seen;
+static char fault_part[32];
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void start(void) {
@@ -43,10 +45,11 @@ __attribute__((constructor)) static void start(void) {
     if (!folder || !file) return;
     folder_length = strlen(folder);
     record = syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (fault && sscanf(fault, "%15[a-z]:%d:%d:%d", kind, &fault_first, &fault_errno,
-                        &fault_count) == 4)
+    if (fault && sscanf(fault, "%15[a-z]:%d:%d:%d:%31s", kind, &fault_first, &fault_errno,
+                        &fault_count, fault_part) >= 4)
         fault_kind = !strcmp(kind, "create") ? CREATE : !strcmp(kind, "write") ? WRITE
-                   : !strcmp(kind, "truncate") ? TRUNCATE : !strcmp(kind, "sync") ? SYNC : UNLINK;
+                   : !strcmp(kind, "truncate") ? TRUNCATE : !strcmp(kind, "sync") ? SYNC
+                   : !strcmp(kind, "punch") ? PUNCH : UNLINK;
 }
 
 /* The name of a path below the folder, "" for the folder itself, NULL for any other. */
@@ -77,7 +80,7 @@ static void note(int kind, const char *name, uint64_t offset, uint64_t length, c
 /* The marks of the test never fail, and what shared memory has is lost anyway. */
 static int is_to_fail(int kind, const char *name) {
     size_t length = strlen(name);
-    if (kind != fault_kind || !strcmp(name, "marks")) return 0;
+    if (kind != fault_kind || !strcmp(name, "marks") || !strstr(name, fault_part)) return 0;
     if (length > 4 && !strcmp(name + length - 4, "-shm")) return 0;
     seen++;
     if (seen < fault_first || seen >= fault_first + fault_count) return 0;
@@ -170,6 +173,22 @@ PWRITE(pwrite64)
 
 FTRUNCATE(ftruncate)
 FTRUNCATE(ftruncate64)
+
+/* Of what it can do only holes are recorded: nobody here asks for anything else. */
+#define FALLOCATE(function)                                                                \
+    int function(int fd, int mode, __off64_t offset, __off64_t length) {                   \
+        int result;                                                                        \
+        if (!name_of_fd(fd)) return NEXT(function)(fd, mode, offset, length);              \
+        if (!(mode & FALLOC_FL_PUNCH_HOLE)) abort();                                       \
+        ENTER;                                                                             \
+        if (is_to_fail(PUNCH, names[fd])) LEAVE(-1);                                       \
+        result = NEXT(function)(fd, mode, offset, length);                                 \
+        if (!result) note(PUNCH, names[fd], offset, length, NULL, 0);                      \
+        LEAVE(result);                                                                     \
+    }
+
+FALLOCATE(fallocate)
+FALLOCATE(fallocate64)
 
 #define SYNCHRONISE(function)                                                              \
     int function(int fd) {                                                                 \

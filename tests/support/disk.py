@@ -15,7 +15,7 @@ from struct import Struct
 from typing import NamedTuple
 
 SECTOR = 512
-CREATE, WRITE, TRUNCATE, SYNC, UNLINK, RENAME, FAILED_SYNC = range(1, 8)
+CREATE, WRITE, TRUNCATE, SYNC, UNLINK, RENAME, FAILED_SYNC, PUNCH = range(1, 9)
 _head = Struct("=BB6xQQ")
 
 
@@ -93,8 +93,8 @@ class File:
 
 
 def shreds(operation):
-    """Split a write at the borders of sectors."""
-    if operation.kind != WRITE:
+    """Split what is done to a part of a file at the borders of sectors."""
+    if operation.kind not in (WRITE, PUNCH):
         yield operation
         return
     at = 0
@@ -102,13 +102,17 @@ def shreds(operation):
         offset = operation.offset + at
         size = min(SECTOR - offset % SECTOR, operation.length - at)
         data = operation.data[at : at + size]
-        yield Operation(WRITE, operation.name, offset, size, data)
+        yield Operation(operation.kind, operation.name, offset, size, data)
         at += size
 
 
 def change(octets, operation):
     """Do to a file's octets what was done to the file."""
     end = operation.length
+    if operation.kind == PUNCH:  # the file stays as long as it is
+        end = min(operation.offset + end, len(octets))
+        octets[operation.offset : end] = bytes(max(end - operation.offset, 0))
+        return
     if operation.kind == WRITE:
         end += operation.offset
     if len(octets) < end:

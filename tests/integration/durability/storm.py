@@ -32,6 +32,7 @@ TRANSACTIONS = (("tx-0-a", "tx-0-b"), ("tx-1-a", "tx-1-b"))
 PURGED = "purged"
 QUEUES = (*WORK, *FAN, *TRANSACTIONS[0], *TRANSACTIONS[1], PURGED, RECEIPTS)
 ROUTES = [Route("", queue, (queue,)) for queue in WORK] + [Route(FANOUT, "", FAN)]
+BODIES = "files of bodies found after a kill"
 PATIENCE = 60.0  # seconds for the clients to notice that the broker is gone
 
 
@@ -86,6 +87,8 @@ class Storm:
             return
         self.broker.kill()
         self.ledger.figures["killed"] += 1
+        found = self.broker.data.glob("leveret.db-bodies-*")
+        self.ledger.figures[BODIES] += len(list(found))
         while self.random.random() < 0.2:
             self.broker.begin()
             Event().wait(self.random.uniform(0.0, 0.5))
