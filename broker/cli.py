@@ -72,18 +72,19 @@ REPAIR = """\
 Drop what cannot be read, and only that, and say what is lost by it. Where the checksum of a body
 does not match and it is not known in which message, all of them stay, as they are. A copy of all
 as it was is made first, beside it: leveret.db.before-repair-1, and -wal and -bodies-N behind that
-name. There has to be room for it, and for a second one if the database itself is damaged."""
+name. There has to be room for it, and for a second leveret.db if that itself is damaged."""
 
 COMPACT = """\
-Write anew what lives in rows that are mostly dead, then the whole file without gaps. There has to
-be room for another one meanwhile. A running broker does most of this by itself."""
+Write anew what lives in rows that are mostly dead, then leveret.db without gaps; give back what is
+dead in leveret.db-bodies-N. There has to be room meanwhile for as much again as there is. A
+running broker does most of this by itself."""
 
 BACKUP = """\
 Copy the store into one file, which is there as a whole or not at all. If a broker runs on the data
-directory it makes the copy itself, as of the end of it, while it goes on.
+directory it makes the copy itself, while it goes on; all that was confirmed before is in it.
 
 To go back to a copy, put it into an empty directory under the name leveret.db. Whoever copies a
-data directory by other means, of a broker that is stopped, has to take all files in it."""
+data directory by other means has to stop the broker, and to take all files in it."""
 
 PERF = "Measure a broker: producers, consumers, rates, latencies. See leveret perf --help."
 

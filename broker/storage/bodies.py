@@ -1,12 +1,12 @@
 """Bodies: the long bodies of rows, in files of their own beside the database.
 
 Law: what stays in SQLite is written twice, first into its log. So a long body is written here,
-once, and synced before the commit of its row begins; in the row stands where it is. Files only
-grow, and none is gone on with by a later process. What no row refers to any more is given back
+once, and synced before its row is committed; in the row stands where it is. Nothing in a file is
+written over, and no later process goes on with one. What no row refers to any more is given back
 after the commit that says so: a file if all of it is dead, else the parts.
 
-Called by: storage.sqlite (in the writer's thread); they read: storage.row_reader,
-storage.database, storage.salvage, storage.tools, storage.repair.
+Called by: storage.sqlite (in the writer's thread), storage.tools (`compact`); they read:
+storage.row_reader, storage.database, storage.salvage, storage.inspection, storage.repair.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 # Octets from which a body is written here: that takes another flush of the disk, and saves eight
 # pages or more of SQLite's.
 LEAST = 128 << 10
-FILE_SIZE = 64 << 20  # octets after which the next file is begun
-DEAD = 64 << 20  # octets that may be dead in files that are not before some are given back
+# Octets after which the next file is begun; commits wait while one goes, some milliseconds.
+FILE_SIZE = 16 << 20
+DEAD = 64 << 20  # octets that may be dead beside living ones before some are given back
 BLOCK: Final = 4096  # a body begins at a multiple: file systems give back whole blocks
 
-# The rows whose bodies are here; and how long a body is, wherever it is.
-PLACES: Final = "SELECT seq, body FROM batch WHERE typeof(body) = 'text'"
+# How long a body is, wherever it is. A text that is no place has 1: an empty body would not be
+# looked into.
 SIZE: Final = "iif(typeof(body) = 'text', max(CAST(body AS INTEGER), 1), length(body))"
 
-# No room, on the disk or for a descriptor: clients may have taken all of those.
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+# No room on the disk, or no descriptor left: clients may have taken all.
+NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, *NO_DESCRIPTOR)
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of Linux's fallocate
 _NUMBER: Final = r"([1-9]\d{0,14})"
 _PLACE: Final = re.compile(rf"{_NUMBER} {_NUMBER} (0|{_NUMBER})", re.ASCII)
@@ -68,6 +70,23 @@ def size_of(stored: object) -> int | None:
     return None if place is None else place.size
 
 
+def places_in(connection: sqlite3.Connection, database: Path) -> list[tuple[int, Place]]:
+    """Return where the bodies are that are in files, by the numbers of their rows.
+
+    Raises:
+      Damaged: What is in a row does not say it.
+      sqlite3.Error: Not all rows can be read.
+    """
+    places: list[tuple[int, Place]] = []
+    query = "SELECT seq, CAST(body AS BLOB) FROM batch WHERE typeof(body) = 'text'"
+    for seq, stored in connection.execute(query):  # as octets: a damaged text may be none
+        place = place_of(stored.decode("ascii", "replace"))
+        if place is None:
+            raise Damaged(f"{database}: row {seq}: it does not say where its body is")
+        places.append((seq, place))
+    return places
+
+
 def file_of(database: Path, number: int) -> Path:
     """Return where one of the files of a database is."""
     return database.with_name(f"{database.name}-bodies-{number}")
@@ -96,8 +115,18 @@ def read(database: Path, place: Place, offset: int = 0, length: int | None = Non
     size = most if length is None else min(length, most)
     start = place.start + offset
     with file_of(database, place.file).open("rb", buffering=0) as file:
-        there = max(os.fstat(file.fileno()).st_size - start, 0)  # a damaged place says anything
+        there = max(os.fstat(file.fileno()).st_size - start, 0)  # a damaged place may say anything
         return os.pread(file.fileno(), min(size, there), start)
+
+
+def shortages(database: Path, places: Iterable[tuple[int, Place]]) -> list[str]:
+    """Return what to say of files that are missing or too short for what is in them."""
+    ends: dict[int, tuple[int, int]] = {}
+    for seq, place in places:
+        end = place.start + place.size, seq
+        ends[place.file] = max(end, ends.get(place.file, end))
+    said = (_shortage(file_of(database, number), *end) for number, end in sorted(ends.items()))
+    return [problem for problem in said if problem]
 
 
 class _File:
@@ -108,7 +137,7 @@ class _File:
       size: Where the next body would begin.
       living: Where the bodies begin that rows refer to, and how long they are, by row: the places
         of damaged rows may overlap.
-      dead: About how many octets of the disk are of others.
+      dead: About how many octets of the disk are of no such body.
     """
 
     __slots__ = ("dead", "living", "path", "size")
@@ -137,7 +166,7 @@ class Bodies:
     """The files of a database, for whoever writes.
 
     Attributes:
-      is_held: Whether nothing may go, as somebody copies it.
+      is_held: Whether nothing may go, because somebody is copying it.
     """
 
     def __init__(self, database: Path) -> None:
@@ -151,7 +180,7 @@ class Bodies:
         self._files: dict[int, _File] = {}
         self._numbers: dict[int, int] = {}  # of the files that the bodies of rows are in, by row
         self._freed: list[tuple[int, int]] = []  # those of rows that have none any more
-        self._orphans: list[Path] = []  # files that no row refers to
+        self._unneeded: list[Path] = []  # files that no row refers to
         self._dead = 0  # octets in all files
         self._number = 0  # of the last file
         self._is_synced = True
@@ -167,32 +196,26 @@ class Bodies:
           OSError: The files cannot be looked at.
         """
         self.close()
-        ends: dict[int, tuple[int, int]] = {}
         try:
-            found = connection.execute(PLACES).fetchall()
+            places = places_in(connection, self._database)
         except sqlite3.DatabaseError:  # whoever reads the rows will say which one it is
             self._is_able = False
             return
-        for seq, stored in found:
-            place = place_of(stored)
-            if place is None:
-                raise Damaged(f"{self._database}: row {seq}: its body is none")
+        for seq, place in places:
             self._numbers[seq] = place.file
             if place.file not in self._files:
                 self._files[place.file] = _File(file_of(self._database, place.file))
             self._files[place.file].add(seq, place.start, place.size)
-            end = place.start + place.size, seq
-            ends[place.file] = max(end, ends.get(place.file, end))
-        for number, file in self._files.items():
-            if problem := _shortage(file.path, *ends[number]):
-                raise Damaged(problem)
+        if problems := shortages(self._database, places):
+            raise Damaged(problems[0])
+        for file in self._files.values():
             living = sum(_rounded(size) for _, size in file.living.values())
             file.size = max(file.size, _rounded(file.path.stat().st_size))
             file.dead = max(octets_of(file.path) - living, 0)
             self._dead += file.dead
         there = files_of(self._database)
         self._number = max(there, default=0)
-        self._orphans = [there[number] for number in there.keys() - self._files.keys()]
+        self._unneeded = [there[number] for number in there.keys() - self._files.keys()]
 
     def close(self) -> None:
         """Let go of everything."""
@@ -242,18 +265,17 @@ class Bodies:
         numbers = self._numbers
         self._freed += [(seq, numbers.pop(seq)) for seq in rows if seq in numbers]
 
-    def tidy(self) -> None:
-        """Give back what was freed: whole files, and parts once there are many.
+    def tidy(self) -> bool:
+        """Give back some of what was freed: a file, or parts once there are many.
 
-        Nothing is raised: what could not be done is done by the next start.
+        One each time: commits wait for it, and a purge may free any number. Nothing is raised: what
+        could not be done is done by the next start.
+
+        Returns:
+          Whether there are more files that nobody needs.
         """
         if self.is_held:
-            return
-        while self._orphans:
-            with suppress(OSError):
-                self._orphans.pop().unlink()
-        if not self._freed:
-            return
+            return False
         freed, self._freed = self._freed, []
         for seq, number in freed:
             file = self._files[number]
@@ -261,23 +283,26 @@ class Bodies:
             file.dead += size
             self._dead += size
             if not file.living and file is not self._current:
-                self._remove(number)
-        if self._dead > DEAD:
+                self._unneeded.append(self._leave_out(number))
+        if self._unneeded:
+            _remove(self._unneeded.pop())
+        elif self._dead > DEAD:
             self._give_back_parts()
+        return bool(self._unneeded)
 
     def give_back(self) -> bool:
         """Give back some of all that is dead; return whether there may be more."""
-        self.tidy()
+        if self.tidy():
+            return True
         if self.is_held or not self._dead:
             return False
         if self._current is not None and not self._current.living:
             self._end()
-        else:
-            self._give_back_parts()
-        return True
+            return True
+        return self._give_back_parts()
 
     def _begin(self) -> _File | None:
-        """Begin the next file; return None if it could not be given back in parts."""
+        """Begin the next file; return None if parts of it could not be given back."""
         self._number += 1
         path = file_of(self._database, self._number)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -310,36 +335,49 @@ class Bodies:
             with suppress(OSError):  # what counts has been synced
                 os.close(self._descriptor)
             if not file.living:
-                self._remove(self._number)
+                _remove(self._leave_out(self._number))
 
-    def _remove(self, number: int) -> None:
+    def _leave_out(self, number: int) -> Path:
+        """Forget a file; return where it is."""
         file = self._files.pop(number)
         self._dead -= file.dead
-        with suppress(OSError):
-            file.path.unlink()
+        return file.path
 
-    def _give_back_parts(self) -> None:
-        """Give back what is dead of the file that has the most of it."""
+    def _give_back_parts(self) -> bool:
+        """Give back what is dead of the file that has the most of it; return whether it was tried.
+
+        It is tried once, but for want of a descriptor again later.
+        """
         file = max(self._files.values(), key=lambda each: each.dead)
+        try:
+            descriptor = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as problem:
+            if problem.errno in NO_DESCRIPTOR:
+                return False
+            descriptor = -1
         self._dead -= file.dead
         file.dead = 0
-        with suppress(OSError):
-            descriptor = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                for start, length in file.gaps():
-                    _give_back(descriptor, start, length)
-            finally:
+        if descriptor >= 0:
+            for start, length in file.gaps():
+                _give_back(descriptor, start, length)
+            with suppress(OSError):
                 os.close(descriptor)
+        return True
 
 
 def _rounded(octets: int) -> int:
     return -(-octets // BLOCK) * BLOCK
 
 
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
 def _shortage(path: Path, end: int, seq: int) -> str:
     """Return what to say of a file in which the body of a row should end; empty if it does."""
     if not path.exists():
-        return f"{path} is missing: the body of row {seq} is in it"
+        return f"{path} is missing: the body of row {seq} is in it (if it is anywhere, put it back)"
     size = path.stat().st_size
     if size >= end:
         return ""

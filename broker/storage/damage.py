@@ -245,11 +245,26 @@ def tell(by_queue: dict[int, list[Range]], name: Callable[[int], str]) -> str:
     '4 of queue 1 (4-6, 8)'
     """
     shown = [
-        f"{sum(last - first + 1 for first, last in ranges)} of {name(queue)} ({_show(ranges)})"
+        f"{sum(last - first + 1 for first, last in ranges)} of {name(queue)}"
+        f" ({_show(_joined(ranges))})"
         for queue, ranges in list(by_queue.items())[:SHOWN]
     ]
     more = len(by_queue) - SHOWN
     return ", ".join(shown) + (f", and of {more} more queues" if more > 0 else "")
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """Return ranges, those that follow on each other as one.
+
+    >>> _joined([(1, 3), (4, 6), (8, 9), (7, 7)])
+    [(1, 6), (8, 9), (7, 7)]
+    """
+    joined: list[Range] = []
+    for first, last in ranges:
+        if joined and joined[-1][1] + 1 == first:
+            first = joined.pop()[0]
+        joined.append((first, last))
+    return joined
 
 
 def _show(ranges: Sequence[Range]) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from leveret.broker.storage.base import Damaged, StoreError
-from leveret.broker.storage.bodies import PLACES, file_of, place_of, read
+from leveret.broker.storage.bodies import file_of, places_in, read
 from leveret.broker.storage.lock import can_write, promise, sync
 from leveret.broker.storage.wal import log_limit, log_of, size_of
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 APPLICATION: Final = 0x4C657665  # "Leve", in the header of the file
 FORMAT = 2
-OLDEST: Final = 1  # what reads the format of now reads those from here on as well
+OLDEST: Final = 1  # formats from this one on can be read without being migrated
 # What makes the next format of each, within a transaction; a copy of the file is kept before.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: lambda _: None,  # since then a row may say where its body is
@@ -90,8 +90,21 @@ ON CONFLICT(kind, key) DO UPDATE SET value = excluded.value
 """
 
 
-def open_database(file: Path) -> sqlite3.Connection:
+def refuse_link(file: Path) -> None:
+    """See that a database is where its name is: SQLite has the log beside what a link points to.
+
+    Raises:
+      StoreError: It is a link.
+    """
+    if file.is_symlink():
+        raise StoreError(f"{file} is a symbolic link: make one of the directory instead")
+
+
+def open_database(file: Path, notes: list[str] | None = None) -> sqlite3.Connection:
     """Return the connection that writes; make a database of ours out of nothing or an older one.
+
+    Args:
+      notes: Gets what was done to an older one.
 
     Raises:
       StoreError: It is of something else, or of a later version.
@@ -116,7 +129,10 @@ def open_database(file: Path) -> sqlite3.Connection:
             raise StoreError(f"{file} was written by a later Leveret: {text}")
         else:
             settle(connection)
-            migrate(connection, file, version)
+            kept = migrate(connection, file, version)
+            if kept is not None and notes is not None:
+                text = f"its format was {version} and is {FORMAT} now; as it was before: {kept}"
+                notes.append(f"{file}: {text}")
         limit = log_limit(file.parent)
         connection.execute(f"PRAGMA wal_autocheckpoint = {limit // PAGE}")
         connection.execute(f"PRAGMA journal_size_limit = {limit}")
@@ -129,19 +145,37 @@ def open_database(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, file: Path, version: int) -> None:
-    """Bring a database to our format, one format after the other; keep a copy of the old one."""
+def migrate(connection: sqlite3.Connection, file: Path, version: int) -> Path | None:
+    """Bring a database to our format, one after the other; return where a copy of the old one is.
+
+    None if there was nothing to do.
+    """
     if any(step not in MIGRATIONS for step in range(version, FORMAT)):
         raise StoreError(f"{file} has format {version}, which is not known")
-    if version < FORMAT:
-        # One that is there is of an attempt that did not come to its end, or older.
-        names = (file.with_name(f"{file.name}.format-{version}{end}") for end in _ends())
-        copy(connection, next(name for name in names if not os.path.lexists(name)))
+    if version == FORMAT:
+        return None
+    kept = _keep_copy(connection, file, version)
     for step in range(version, FORMAT):
         connection.execute("BEGIN IMMEDIATE")
         MIGRATIONS[step](connection)
         connection.execute(f"PRAGMA user_version = {step + 1}")
         connection.execute("COMMIT")
+    return kept
+
+
+def _keep_copy(connection: sqlite3.Connection, file: Path, version: int) -> Path:
+    """Copy a database that is of an older format; return where to."""
+    for part in file.parent.glob(f"{file.name}.format-*.part*"):  # of an attempt that was killed
+        part.unlink()
+    # One that is there is of an attempt that did not come to its end, or older.
+    names = (file.with_name(f"{file.name}.format-{version}{end}") for end in _ends())
+    kept = next(name for name in names if not os.path.lexists(name))
+    try:
+        copy(connection, kept)
+    except (OSError, sqlite3.Error) as problem:
+        text = f"a copy has to be made before it becomes {FORMAT}, {kept}: {problem}"
+        raise StoreError(f"{file} has format {version}: {text}") from problem
+    return kept
 
 
 def _ends() -> Iterator[str]:
@@ -207,6 +241,8 @@ def copy(
 ) -> None:
     """Copy a database to a file, which is there as a whole or not at all, with all bodies in it.
 
+    What is committed while those are copied is not in it.
+
     Args:
       progress: Called again and again.
 
@@ -231,19 +267,17 @@ def copy(
             raise StoreError(f"{file} is there already") from None
         sync(file.parent)
     finally:
-        part.unlink(missing_ok=True)
+        for one in (part, part.with_name(f"{part.name}-journal")):  # SQLite's, if the disk is full
+            one.unlink(missing_ok=True)
 
 
 def _take_in_bodies(copied: sqlite3.Connection, database: Path) -> Iterator[int]:
     """Put the bodies that are beside a database into a copy of it, row by row."""
-    places = copied.execute(PLACES).fetchall()
+    places = places_in(copied, database)
     if places:  # it counts only when it is complete
         copied.execute("PRAGMA journal_mode = OFF").fetchall()
         copied.execute("PRAGMA synchronous = OFF")
-    for seq, stored in places:
-        place = place_of(stored)
-        if place is None:
-            raise Damaged(f"{database}: row {seq}: its body is none")
+    for seq, place in places:
         body = _body_of(seq, database, place)
         copied.execute("UPDATE batch SET body = ? WHERE seq = ?", (body, seq))
         yield seq
@@ -327,7 +361,7 @@ def to_add(row: Row, bodies: Bodies | None) -> tuple[int, bytes, int, bytes | st
 
 
 def piece_of(connection: sqlite3.Connection, seq: int, offset: int, length: int) -> bytes:
-    """Return some octets of a body that is in its row without the rest; fewer if there are."""
+    """Return some octets of a body in its row, without the rest; fewer if there are fewer."""
     with connection.blobopen("batch", "body", seq, readonly=True) as blob:
         if offset > len(blob):
             return b""

@@ -8,12 +8,15 @@ Called by: storage.tools.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.core.broker import Broker
-from leveret.broker.storage.base import StoreError
+from leveret.broker.storage.base import Damaged, StoreError
+from leveret.broker.storage.bodies import places_in, shortages
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, KINDS, shown
+from leveret.broker.storage.database import path_of
 from leveret.broker.storage.findings import Inspection, Problem, numbers
 from leveret.broker.storage.row_inspection import RowInspection
 from leveret.broker.storage.salvage import definitions
@@ -37,6 +40,7 @@ def inspect(connection: sqlite3.Connection, leaves: Leaves, *, is_deep: bool) ->
     found = Inspection()
     if is_deep:
         _check_database(connection, found)
+    _look_for_files(connection, found)
     _look_at_definitions(connection, leaves, found)
     RowInspection(connection, leaves, found, is_deep=is_deep).look()
     return found
@@ -53,6 +57,14 @@ def _check_database(connection: sqlite3.Connection, found: Inspection) -> None:
         # What is lost makes pages unused, too: that goes without saying.
         telling = [line for line in lines if not line.startswith("***") and _UNUSED not in line]
         found.problems += [Problem("database", line) for line in telling or lines[-1:]]
+
+
+def _look_for_files(connection: sqlite3.Connection, found: Inspection) -> None:
+    """Say which files of bodies are not as long as they should be; what was in them, rows say."""
+    file = path_of(connection)
+    with suppress(sqlite3.DatabaseError, Damaged):  # that is said where rows are read
+        problems = shortages(file, places_in(connection, file))
+        found.problems += [Problem("bodies", text) for text in problems]
 
 
 # Definitions

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 BASIC_CLASS: Final = 60
 CUT: Final = "not all of its body can be read"
+UNCHECKED: Final = "what is left of its body cannot be compared with its checksum"
 HEADER: Final = 14  # octets of a header's payload without any property
 MEMO_LIMIT: Final = 4096
 
@@ -152,14 +153,16 @@ class RowInspection:
     def _note_kept(self, row: ReadRow, records: list[Record]) -> None:
         """Note what is wrong with the body of a row, of which nothing is dropped for that."""
         found, seq = self._found, row.seq
-        if seq in found.changed:
-            owner = records if long_of(records) is None else self._long.records
-            kept = [each for each in owner if isinstance(each, Enqueued)]
-            held = contents(kept, found.name) if kept else "no message is left in it"
-            found.problems.append(Problem(f"row {seq}", CHANGED, held, is_kept=True))
+        if seq not in found.changed and seq not in found.cut:
+            return
+        owner = records if long_of(records) is None else self._long.records
+        kept = [each for each in owner if isinstance(each, Enqueued)]
+        problem = CHANGED if seq in found.changed else UNCHECKED
+        held = contents(kept, found.name) if kept else "no message is left in it"
         if seq in found.cut and seq not in found.bad_rows:
-            held = "no message that counts is in what is missing"
-            found.problems.append(Problem(f"row {seq}", CUT, held, is_kept=True))
+            problem, held = CUT, "no message that counts is in what is missing"
+        if kept or problem != UNCHECKED:
+            found.problems.append(Problem(f"row {seq}", problem, held, is_kept=True))
 
     def _look_at_end(self) -> None:
         """See what a start would make of the last commit, and of what a repair leaves of it."""

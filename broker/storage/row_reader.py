@@ -8,7 +8,6 @@ Called by: storage.sqlite (in its reader's thread).
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from leveret.broker.storage.base import CHANGED, Damaged, StoreError
-from leveret.broker.storage.bodies import SIZE, file_of, place_of, read
+from leveret.broker.storage.bodies import NO_DESCRIPTOR, SIZE, file_of, place_of, read
 from leveret.broker.storage.database import connect, number, piece_of, settle
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
 MOST_CHECKED: Final = 100_000  # rows that are remembered
-NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+SPARES: Final = 4  # descriptors for when clients have taken all others
 
 
 class RowReader:
@@ -43,8 +42,8 @@ class RowReader:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._spare: int | None = _spare()  # a descriptor for when clients have taken all others
-        # Rows whose bodies were read and are as they were written: where they are, if not there.
+        self._spares = [_spare() for _ in range(SPARES)]
+        # Rows whose bodies were read and are as they were written: where those are, if not in them.
         self._checked: dict[int, str | None] = {}
         self._connection = connect(file)
         settle(self._connection)
@@ -53,9 +52,8 @@ class RowReader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        while self._spares:
+            os.close(self._spares.pop())
 
     def indexes_after(self, seq: int) -> list[tuple[int, bytes]]:
         """Return number and index of some of the rows after one.
@@ -158,7 +156,7 @@ class RowReader:
         """
         place = place_of(where)
         if place is None:
-            raise Damaged(f"{self.file}: row {seq}: its body is none")
+            raise Damaged(f"{self.file}: row {seq}: it does not say where its body is")
         octets, reason = b"", "it was cut"
         try:
             octets = self._read(place, offset, length)
@@ -176,17 +174,17 @@ class RowReader:
 
     def _read(self, place: Place, offset: int, length: int | None) -> bytes:
         try:
-            return read(self.file, place, offset, length)
-        except OSError as problem:
-            if problem.errno not in NO_DESCRIPTOR or self._spare is None:
-                raise
-        os.close(self._spare)
-        self._spare = None
-        try:
-            return read(self.file, place, offset, length)
+            while True:
+                try:
+                    return read(self.file, place, offset, length)
+                except OSError as problem:
+                    if problem.errno not in NO_DESCRIPTOR or not self._spares:
+                        raise
+                os.close(self._spares.pop())  # a client that comes now may be faster
         finally:
             with suppress(OSError):
-                self._spare = _spare()
+                while len(self._spares) < SPARES:
+                    self._spares.append(_spare())
 
     def definitions(self) -> list[tuple[str, bytes, bytes]]:
         """Return kind, key and value of all definitions, in the order they were first kept.

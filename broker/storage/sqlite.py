@@ -29,6 +29,7 @@ from leveret.broker.storage.database import (
     finish_repair,
     number,
     open_database,
+    refuse_link,
     replace,
     shortage,
     to_add,
@@ -184,7 +185,7 @@ class SQLiteStore:
                 return True
 
     async def backup(self, file: Path, is_wanted: Callable[[], bool] = _always) -> None:
-        """Make a copy, as of the end of it; commits go on meanwhile.
+        """Copy what is committed by now, and maybe what comes meanwhile; commits go on.
 
         Args:
           file: Where to; what is there already is left alone.
@@ -222,12 +223,15 @@ class SQLiteStore:
         try:
             if self._make_room is not None:
                 self._make_room()
+            refuse_link(self.file)
             finish_repair(self.file)
             self._look_at_log()
             try:
                 if promised(self.folder):
                     promise(self.folder, 0)
-                self._connection = open_database(self.file)
+                self._connection = open_database(self.file, self.notes)
+                # Pages that a statement keeps aside: clients may have taken all descriptors.
+                self._connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:
                 self._promise_what_is_left()
                 raise
@@ -343,8 +347,11 @@ class SQLiteStore:
 
     def _tidy(self) -> None:
         """Do what nobody has to wait for after a commit."""
+        if self._connection is None:  # closed meanwhile
+            return
         self.log.grow()
-        self._bodies.tidy()
+        if self._bodies.tidy() and self._writer is not None:
+            self._writer.post(self._tidy)  # behind what waits by now
 
     def _committed(self, seq: int) -> bool:
         if self._failure:
@@ -354,7 +361,7 @@ class SQLiteStore:
         return found is not None
 
     def _shrink(self) -> bool:
-        """Give some of what is dead back; return whether there may be more."""
+        """Give back some of what is dead; return whether there may be more."""
         if self._failure:
             return False
         assert self._connection is not None

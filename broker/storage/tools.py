@@ -30,6 +30,7 @@ from leveret.broker.storage.database import (
     copy,
     finish_repair,
     number,
+    refuse_link,
     replace,
     settle,
     shortage,
@@ -99,6 +100,7 @@ def locked(folder: Path, *, is_looking: bool = False) -> Iterator[Path]:
             raise InUse(f"the data directory {folder} is in use by a broker") from None
         raise
     try:
+        refuse_link(file)
         finish_repair(file)
         yield file
     except sqlite3.Error as problem:
@@ -344,6 +346,8 @@ def compact(folder: Path) -> Answer:
 def _move(connection: sqlite3.Connection, found: Inspection) -> int:
     """Move what lives in rows that are half dead into new ones; return how many messages it was."""
     journal = found.journal
+    for queue in journal.logs.keys() - found.queues.keys():  # a start would drop what is in them
+        journal.logs.pop(queue).close()
     rows = [
         row
         for row in journal.rows.values()

@@ -131,8 +131,8 @@ async def look(folder):
     await store.close()
     with closing(sqlite3.connect(store.file)) as connection:
         corrupt = connection.execute("PRAGMA integrity_check").fetchall()
-        places = [bodies.place_of(stored) for _, stored in connection.execute(bodies.PLACES)]
-    assert {place.file for place in places} == bodies.files_of(store.file).keys()
+        places = bodies.places_in(connection, store.file)
+    assert {place.file for _, place in places} == bodies.files_of(store.file).keys()
     return (rows, list(definitions)), lease.epoch, corrupt
 
 

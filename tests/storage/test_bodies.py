@@ -2,13 +2,12 @@
 
 import errno
 import os
-import resource
 import shutil
 import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -23,12 +22,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from leveret.broker.storage import bodies, database
+from leveret.broker.storage import bodies, database, row_reader
 from leveret.broker.storage.base import Damaged, Ref, Row, StoreError, StoreFailed
 from leveret.broker.storage.bodies import BLOCK, Bodies, Place, file_of, files_of, place_of
 from leveret.broker.storage.sqlite import SQLiteStore
 
 from ..support.durable import commit
+from ..support.limits import no_descriptors
 
 LEAST = 10_000
 FILE_SIZE = 20 * BLOCK
@@ -225,7 +225,9 @@ class Machine(RuleBasedStateMachine):
         if not self.bodies.is_held:
             needed = {place.file for place in self.living.values()}
             growing = {self.bodies._number} if self.bodies._current is not None else set()
-            assert needed <= files_of(self.file).keys() <= needed | growing
+            there = files_of(self.file)
+            goes = {number for number in there if there[number] in self.bodies._unneeded}
+            assert needed <= there.keys() <= needed | growing | goes
 
 
 def test_what_lives_stays_whatever_goes_and_takes_hardly_more_than_it_is_long() -> None:
@@ -476,6 +478,20 @@ def test_a_file_that_could_not_be_begun_is_closed_and_gone(tmp_path: Path, monke
 # What goes
 
 
+async def test_parts_are_given_back_later_if_no_descriptor_is_left(store, lease):
+    for seq in (1, 2):
+        await commit(store, [(lease, Row(seq, b"", [octets(seq, 3 * BLOCK)]))])
+    await commit(store, [(lease, Row(3, b"", [octets(3)], delete=[1]))])
+    file = file_of(store.file, 1)
+    before = taken(file)
+    with no_descriptors():
+        assert await store.maintain(1) is False
+
+    await store.maintain(1)
+
+    assert before - 3 * BLOCK == taken(file)
+
+
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 async def test_a_body_is_given_back_after_the_commit_that_says_so(store, lease, monkeypatch, how):
     for seq in (1, 2):
@@ -497,6 +513,26 @@ async def test_a_body_is_given_back_after_the_commit_that_says_so(store, lease, 
     assert octets(2, FILE_SIZE) == await read(store, 2, FILE_SIZE)
     with pytest.raises(StoreError, match="row 1"):
         await read(store, 1, FILE_SIZE)
+
+
+async def test_what_waits_is_done_between_files_that_go(store, lease, monkeypatch):
+    for seq in (1, 2, 3):
+        await commit(store, [(lease, Row(seq, b"", [octets(seq, FILE_SIZE)]))])
+    seen, unlink = [], Path.unlink
+
+    def look(path: Path) -> None:
+        unlink(path)
+        seen.append("a file")
+        store._writer.post(lambda: seen.append("what waits"))
+
+    with monkeypatch.context() as once:
+        once.setattr(Path, "unlink", look)
+        await commit(store, [(lease, Row(4, b"", [octets(4)], delete=[1, 2, 3]))])
+        while len(seen) < 6:
+            await store._writer.run(lambda: None)
+
+    assert ["a file", "what waits"] * 3 == seen
+    assert {4} == files_of(store.file).keys()
 
 
 async def test_a_commit_that_fails_takes_nothing_away(store, lease):
@@ -644,20 +680,30 @@ async def test_a_changed_octet_is_seen_when_a_body_is_first_read(store, lease):
 
 async def test_a_body_is_read_also_when_clients_have_taken_all_descriptors(store, lease):
     await commit(store, [(lease, Row(seq, b"", [octets(seq)])) for seq in (1, 2)])
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
+    with no_descriptors():
         found = [await read(store, seq) for seq in (1, 2, 1)]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for one in taken:
-            os.close(one)
 
     assert [octets(seq) for seq in (1, 2, 1)] == found
+
+
+async def test_a_body_is_read_also_when_clients_take_a_descriptor_that_was_kept_for_it(
+    store, lease, monkeypatch
+):
+    await commit(store, [(lease, Row(1, b"", [octets(1)]))])
+    close, faster = os.close, []
+
+    def close_and_lose(descriptor: int) -> None:
+        close(descriptor)
+        if not faster:
+            faster.append(os.open(os.devnull, os.O_RDONLY))
+
+    with no_descriptors():
+        monkeypatch.setattr(row_reader.os, "close", close_and_lose)
+        found = await read(store, 1)
+        monkeypatch.undo()
+    close(*faster)
+
+    assert octets(1) == found
 
 
 async def test_a_body_that_no_descriptor_is_left_for_is_not_said_to_be_damaged(
@@ -782,6 +828,8 @@ async def test_a_store_of_the_format_without_files_is_brought_up_to_date(store, 
     lease = await store.acquire(0, "hare", 10)
     await commit(store, [(lease, Row(2, b"", [octets(2)]))])
 
+    text = f"its format was 1 and is 2 now; as it was before: {store.file}.format-1"
+    assert [f"{store.file}: {text}"] == store.notes
     assert {1: b"body", 2: f"{LEAST} 1 0"} == await stored(store)
     await store.close()
     with closing(sqlite3.connect(store.file)) as new:

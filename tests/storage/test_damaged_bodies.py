@@ -200,16 +200,41 @@ DAMAGE: dict[str, tuple[Callable[[Beside], None], str, list[tuple[int, int]]]] =
         "{file}-bodies-77 is missing: the body of row {seq} is in it",
         [(0, 0), (2, 4)],
     ),
-    "no place": (says("hare"), "{file}: row {seq}: its body is none", [(0, 0), (2, 4)]),
-    "no text": (says(""), "{file}: row {seq}: its body is none", [(0, 0), (2, 4)]),
-    "no length": (says("0 1 0"), "{file}: row {seq}: its body is none", [(0, 0), (2, 4)]),
-    "no number": (says("-5 1 0"), "{file}: row {seq}: its body is none", [(0, 0), (2, 4)]),
+    "no place": (
+        says("hare"),
+        "{file}: row {seq}: it does not say where its body is",
+        [(0, 0), (2, 4)],
+    ),
+    "no text": (says(""), "{file}: row {seq}: it does not say where its body is", [(0, 0), (2, 4)]),
+    "no length": (
+        says("0 1 0"),
+        "{file}: row {seq}: it does not say where its body is",
+        [(0, 0), (2, 4)],
+    ),
+    "no number": (
+        says("-5 1 0"),
+        "{file}: row {seq}: it does not say where its body is",
+        [(0, 0), (2, 4)],
+    ),
     "more than a place": (
         says(f"{5 * LENGTH} 1 0 0"),
-        "{file}: row {seq}: its body is none",
+        "{file}: row {seq}: it does not say where its body is",
         [(0, 0), (2, 4)],
     ),
 }
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty", "beyond", "another file"])
+def test_info_and_check_say_first_which_file_is_missing_or_was_cut(made: Beside, how: str) -> None:
+    """Whoever has left it elsewhere should read that before a repair drops what was in it."""
+    damage, said, _ = DAMAGE[how]
+    damage(made)
+
+    checked, told = tools.check(made.folder), tools.info(made.folder)
+
+    said = said.format(file=made.file, seq=made.seqs[0])
+    assert checked.lines[0].startswith(f"bodies: {said}")
+    assert any(line.startswith(f"damaged: bodies: {said}") for line in told.lines)
 
 
 @pytest.mark.parametrize(("damage", "said", "gone"), DAMAGE.values(), ids=DAMAGE)
@@ -243,6 +268,19 @@ def test_nothing_starts_without_a_body_and_a_repair_drops_just_what_was_in_it(
     assert {"orders": 8 - len(set(positions) & set(ORDERS)), "mails": 5} == made.start()
     assert {"orders": without(ORDERS, *positions), "mails": MAILS} == made.content()
     assert repair.repair(made.folder).lines == [f"{made.file}: nothing is damaged"]
+
+
+def test_a_place_of_the_right_length_in_which_are_no_characters_is_none(made: Beside) -> None:
+    query = "UPDATE batch SET body = CAST(CAST(body AS BLOB) || x'FF' AS TEXT) WHERE seq = ?"
+    made.execute(query, made.seqs[0])
+
+    with pytest.raises(Damaged, match=rf"row {made.seqs[0]}: it does not say where its body is"):
+        made.start()
+    repaired = repair.repair(made.folder)
+
+    assert {"orders": [(0, 0), (2, 4)]} == lost(repaired)
+    assert {"orders": 4, "mails": 5} == made.start()
+    assert tools.check(made.folder).is_good
 
 
 def test_a_flipped_bit_is_kept_and_said(made: Beside) -> None:
@@ -295,6 +333,28 @@ def test_of_rows_that_say_the_same_place_the_wrong_one_is_said(made: Beside) -> 
     made.commit()
     assert tools.compact(made.folder).is_good
     assert without(ORDERS, 6, 7, 8) == made.content()["orders"]
+
+
+def test_of_a_body_that_was_cut_the_rest_is_kept_and_said_as_no_checksum_is_left_of_it(
+    made: Beside,
+) -> None:
+    seq = made.seqs[0]
+    made.flip_beside(seq, LENGTH - 1)
+    os.truncate(made.beside(seq), 3 * LENGTH + 5)
+
+    checked = tools.check(made.folder)
+    repaired = repair.repair(made.folder)
+
+    assert {"orders": [(3, 4)]} == lost(checked) == lost(repaired)
+    text = (
+        f"row {seq}: what is left of its body cannot be compared with its checksum; "
+        "it held messages: 3 of queue 'orders' in vhost 'shop' (0-2)"
+    )
+    assert text in checked.lines
+    assert f"kept: {text}" in repaired.lines
+    found = made.content()["orders"]
+    assert [0] == [n for n in found if found[n] != ORDERS[n]]
+    assert tools.check(made.folder).is_good
 
 
 def test_what_is_missing_and_held_nothing_that_counts_is_said_and_costs_nothing(
@@ -600,7 +660,7 @@ def test_a_copy_made_offline_is_one_file_and_a_store_of_its_own(
     assert {} == files_of(made.file)
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "no place"])
+@pytest.mark.parametrize("how", ["missing", "cut", "no place", "no characters"])
 def test_no_copy_is_made_offline_without_a_body_and_it_is_said_which(
     made: Beside, tmp_path: Path, how: str
 ) -> None:
@@ -609,8 +669,10 @@ def test_no_copy_is_made_offline_without_a_body_and_it_is_said_which(
         os.truncate(file, 100)
     elif how == "missing":
         file.unlink()
-    else:
+    elif how == "no place":
         made.execute("UPDATE batch SET body = 'hare' WHERE seq = ?", seq)
+    else:
+        made.execute("UPDATE batch SET body = CAST(x'35FF' AS TEXT) WHERE seq = ?", seq)
 
     with pytest.raises(Damaged) as caught:
         tools.backup(made.folder, tmp_path / "copy")
@@ -618,7 +680,8 @@ def test_no_copy_is_made_offline_without_a_body_and_it_is_said_which(
     said = {
         "cut": f"{file}: the body of row {seq} cannot be read: it was cut",
         "missing": f"{file}: the body of row {seq} cannot be read: No such file or directory",
-        "no place": f"{made.file}: row {seq}: its body is none",
+        "no place": f"{made.file}: row {seq}: it does not say where its body is",
+        "no characters": f"{made.file}: row {seq}: it does not say where its body is",
     }
     assert f"{said[how]}; try: leveret store repair {made.folder}" == str(caught.value)
     assert ["data"] == [path.name for path in tmp_path.iterdir()]

@@ -1,6 +1,7 @@
 """What is SQLite's own: the folder, the file, the calls, the threads."""
 
 import os
+import resource
 import shutil
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from leveret.broker.storage.base import Damaged, Definition, Ref, Row, StoreErro
 from leveret.broker.storage.sqlite import SQLiteStore
 
 from ..support.durable import commit
+from ..support.limits import no_descriptors
 from ..support.privileges import none_to_override
 
 
@@ -286,6 +288,38 @@ async def test_an_attempt_to_migrate_that_was_cut_short_does_not_stop_the_next(s
         assert 2 == database.number(old, "PRAGMA user_version")
 
 
+async def test_what_is_left_of_a_copy_for_a_migration_goes_with_the_next(store, monkeypatch):
+    await store.close()
+    for end in ("part", "part-journal"):
+        (store.folder / f"leveret.db.format-2.a1b2c3d4.{end}").write_bytes(b"of the first attempt")
+    monkeypatch.setattr(database, "FORMAT", 3)
+    monkeypatch.setattr(database, "MIGRATIONS", {2: lambda connection: None})
+
+    await store.open()
+
+    names = {path.name for path in store.folder.iterdir() if "format" in path.name}
+    assert {"leveret.db.format-2"} == names
+
+
+async def test_a_migration_that_there_is_no_room_for_says_so_and_leaves_nothing(
+    store, lease, monkeypatch
+):
+    await commit(store, [(lease, Row(seq, b"", [bytes(100_000)])) for seq in range(40)])
+    await store.close()
+    monkeypatch.setattr(database, "FORMAT", 3)
+    monkeypatch.setattr(database, "MIGRATIONS", {2: lambda connection: None})
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"a copy has to be made .*format-2: disk I/O error"):
+            await store.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert [] == list(store.folder.glob("*.format-*"))
+
+
 async def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
     await store.close()
     monkeypatch.setattr(database, "FORMAT", 3)
@@ -543,3 +577,13 @@ async def test_a_copy_is_made_also_where_a_file_has_one_name_only(source, tmp_pa
     with closing(sqlite3.connect(tmp_path / "copy")) as copy:
         assert [("ok",)] == copy.execute("PRAGMA integrity_check").fetchall()
     assert ["copy", "data"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+async def test_rows_are_deleted_also_when_clients_have_taken_all_descriptors(store, lease):
+    """SQLite keeps pages aside for that, and would like to have them in a file."""
+    await commit(store, [(lease, Row(seq, b"", [bytes(20_000)])) for seq in range(1, 101)])
+
+    with no_descriptors():
+        await commit(store, [(lease, Row(101, b"", delete=list(range(1, 101))))])
+
+    assert [[(101, b"")]] == [rows async for rows in store.recover(lease)]

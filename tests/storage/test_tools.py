@@ -26,6 +26,7 @@ from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import DEFINED, decode, split
 from leveret.broker.storage.records import seal as seal_index
 from leveret.broker.storage.recovery import Recovery
+from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import Properties, encode
@@ -421,6 +422,28 @@ def test_a_flipped_bit_in_a_body_is_said_with_those_who_have_messages_there(made
     held = f"it held messages: 2 of {orders} (10-11), 1 of {mails} (5)"
     assert f"row {seq}: the checksum of its body does not match; {held}" == checked.lines[0]
     assert {} == lost(checked)
+
+
+def test_messages_of_a_queue_that_a_repair_has_dropped_do_not_spoil_a_compaction(
+    tmp_path: Path,
+) -> None:
+    """A start drops them, but need not commit anything."""
+    made = Made(tmp_path / "data")
+    made.orders.enqueued(0, [message(b"x" * 900) for _ in range(2)])
+    made.mails.enqueued(0, [message(b"y" * 900) for _ in range(10)])
+    made.commit()
+    made.mails.enqueued(10, [message(b"z")])
+    made.mails.settled(list(range(8)))
+    made.commit()
+    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", QUEUE, b"orders")
+    assert repair.repair(made.folder).is_good
+    made.start()
+
+    assert tools.compact(made.folder).facts["moved"] > 0
+
+    checked = tools.check(made.folder)
+    assert (True, []) == (checked.is_good, checked.facts["notes"])
+    assert {"mails": 3} == made.start()
 
 
 def test_what_is_not_as_it_was_written_is_not_moved(made: Made) -> None:
@@ -901,6 +924,23 @@ def test_a_store_of_an_older_format_is_for_a_broker_to_open(made: Made, tool) ->
 
     with pytest.raises(StoreError, match="has format 0: the next start of a broker makes it 2"):
         tool(made.folder)
+
+
+async def test_a_database_that_is_a_link_is_refused(made: Made, tool) -> None:
+    """Its log and its bodies would be looked for where they are not."""
+    elsewhere = made.folder.parent / "elsewhere.db"
+    made.file.rename(elsewhere)
+    made.file.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+
+    with pytest.raises(StoreError, match="is a symbolic link: make one of the directory instead"):
+        tool(made.folder)
+    store = SQLiteStore(made.folder)
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        await store.open()
+    await store.close()
+
+    assert before == elsewhere.read_bytes()
 
 
 def test_a_folder_without_a_store_is_not_made_one(tmp_path: Path, tool) -> None:

@@ -197,7 +197,7 @@ async def test_a_head_of_a_frame_that_is_half_an_old_one_is_no_later_commit(stor
 
 
 async def test_a_start_that_fails_leaves_the_promise_as_it_was(store, monkeypatch):
-    def refuse(_):
+    def refuse(*_):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("leveret.broker.storage.sqlite.open_database", refuse)
