@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from itertools import permutations
+from itertools import pairwise
 from pathlib import Path
 from zlib import crc32
 
@@ -808,8 +808,9 @@ def test_a_page_with_the_content_of_another_stops_the_start(large: Made) -> None
         large.mails.enqueued(number, [message(b"x" * 900)])
         large.commit()
     whole = large.file.read_bytes()
-    assert len(leaves(large)) > 3
-    for one, other in permutations(leaves(large), 2):
+    first, *others = leaves(large)
+    assert len(others) > 3
+    for one, other in pairwise([first, *others, first]):
         large.file.write_bytes(whole)
         spoil(large, one, whole[other * database.PAGE : (other + 1) * database.PAGE])
         with pytest.raises(StoreError):
