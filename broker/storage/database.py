@@ -173,8 +173,10 @@ def _keep_copy(connection: sqlite3.Connection, file: Path, version: int) -> Path
     try:
         copy(connection, kept)
     except (OSError, sqlite3.Error) as problem:
+        is_damaged = getattr(problem, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+        kind = Damaged if is_damaged else StoreError
         text = f"a copy has to be made before it becomes {FORMAT}, {kept}: {problem}"
-        raise StoreError(f"{file} has format {version}: {text}") from problem
+        raise kind(f"{file} has format {version}: {text}") from problem
     return kept
 
 

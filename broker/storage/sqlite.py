@@ -94,6 +94,7 @@ class SQLiteStore:
         # From here on only their threads touch these.
         self._lock: int | None = None
         self._bodies = Bodies(self.file)
+        self._will_tidy = False
         self._connection: sqlite3.Connection | None = None
         self._rows: RowReader | None = None
         self._leases: dict[int, tuple[str, Lease]] = {}
@@ -326,8 +327,7 @@ class SQLiteStore:
             raise StoreFailed(self._failure) from problem
         for _, row in rows:
             self._bodies.free([*row.delete, *(seq for seq, _ in row.replace)])
-        if self._writer is not None:  # it is, but while the store is being closed
-            self._writer.post(self._tidy)
+        self._tidy_later()
 
     def _write_rows(self, execute: Callable[..., object], rows: Sequence[Row]) -> None:
         """Write rows, all or none; their bodies are on the disk before the commit begins."""
@@ -345,13 +345,21 @@ class SQLiteStore:
             self._bodies.sync()
             execute("COMMIT")
 
+    def _tidy_later(self) -> None:
+        """Have `_tidy` called behind what waits by now, once: the next commit waits for it."""
+        writer = self._writer  # none while the store is being closed
+        if writer is not None and not self._will_tidy:
+            self._will_tidy = True
+            writer.post(self._tidy)
+
     def _tidy(self) -> None:
         """Do what nobody has to wait for after a commit."""
+        self._will_tidy = False
         if self._connection is None:  # closed meanwhile
             return
         self.log.grow()
-        if self._bodies.tidy() and self._writer is not None:
-            self._writer.post(self._tidy)  # behind what waits by now
+        if self._bodies.tidy():
+            self._tidy_later()
 
     def _committed(self, seq: int) -> bool:
         if self._failure:

@@ -348,13 +348,13 @@ def _move(connection: sqlite3.Connection, found: Inspection) -> int:
     journal = found.journal
     for queue in journal.logs.keys() - found.queues.keys():  # a start would drop what is in them
         journal.logs.pop(queue).close()
+    _commit(connection, journal)  # what is dead goes first
     rows = [
         row
         for row in journal.rows.values()
         if row.live and 2 * living_octets(row) <= found.bodies[row.seq]
     ]
     moved = sum(row.live for row in rows)
-    _commit(connection, journal)  # what is dead goes first
     for step in _steps(rows):
         planned = pieces(step)
         bodies = {row.seq: _whole(connection, row.seq) for row in step}

@@ -535,6 +535,31 @@ async def test_what_waits_is_done_between_files_that_go(store, lease, monkeypatc
     assert {4} == files_of(store.file).keys()
 
 
+async def test_however_many_commits_come_each_waits_for_one_file_that_goes(
+    store, lease, monkeypatch
+):
+    for seq in range(1, 9):
+        await commit(store, [(lease, Row(seq, b"", [octets(seq, FILE_SIZE)]))])
+    seen, unlink = [], Path.unlink
+
+    def come() -> None:
+        seen.append("a commit")
+        store._commit([(lease, Row(100 + len(seen), b""))])
+
+    def look(path: Path) -> None:
+        unlink(path)
+        seen.append("a file")
+        store._writer.post(come)
+
+    with monkeypatch.context() as once:
+        once.setattr(Path, "unlink", look)
+        await commit(store, [(lease, Row(9, b"", [octets(9)], delete=list(range(1, 9))))])
+        while len(seen) < 16:
+            await store._writer.run(lambda: None)
+
+    assert ["a file", "a commit"] * 8 == seen
+
+
 async def test_a_commit_that_fails_takes_nothing_away(store, lease):
     await commit(store, [(lease, Row(1, b"", [octets(1)]))])
     lease = await again(store)  # its file grows no more

@@ -320,6 +320,24 @@ async def test_a_migration_that_there_is_no_room_for_says_so_and_leaves_nothing(
     assert [] == list(store.folder.glob("*.format-*"))
 
 
+async def test_a_database_that_is_damaged_is_said_to_be_when_it_should_be_migrated(
+    store, lease, monkeypatch
+):
+    """A start says then what to try."""
+    await commit(store, [(lease, Row(seq, b"", [bytes(3000)])) for seq in range(40)])
+    await store.close()
+    with store.file.open("r+b") as file:
+        file.seek(-database.PAGE, os.SEEK_END)  # rows
+        file.write(bytes(database.PAGE))
+    monkeypatch.setattr(database, "FORMAT", 3)
+    monkeypatch.setattr(database, "MIGRATIONS", {2: lambda connection: None})
+
+    with pytest.raises(Damaged, match=r"has format 2: .*malformed"):
+        await store.open()
+
+    assert [] == list(store.folder.glob("*.format-*"))
+
+
 async def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
     await store.close()
     monkeypatch.setattr(database, "FORMAT", 3)

@@ -446,6 +446,25 @@ def test_messages_of_a_queue_that_a_repair_has_dropped_do_not_spoil_a_compaction
     assert {"mails": 3} == made.start()
 
 
+def test_rows_of_nothing_but_a_queue_that_a_repair_has_dropped_are_not_moved(
+    tmp_path: Path,
+) -> None:
+    made = Made(tmp_path / "data")
+    made.orders.enqueued(0, [message(b"x" * 900) for _ in range(10)])
+    made.commit()
+    made.mails.enqueued(0, [message(b"y")])
+    made.orders.settled(list(range(8)))
+    made.commit()
+    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", QUEUE, b"orders")
+    assert repair.repair(made.folder).is_good
+    made.start()
+
+    assert tools.compact(made.folder).facts["moved"] == 0
+
+    assert tools.check(made.folder).is_good
+    assert {"mails": 1} == made.start()
+
+
 def test_what_is_not_as_it_was_written_is_not_moved(made: Made) -> None:
     made.flip(made.seqs[0], -1, "body")
     made.orders.settled([1, 3, 4, 5, 6, 7])
