@@ -56,35 +56,22 @@ async def fail(library, folder, kind, first, problem, count, part=""):
 
 
 @pytest.mark.parametrize(
-    ("kind", "first", "problem", "count"),
+    ("kind", "first", "problem", "count", "part"),
     [
-        ("write", 1, errno.ENOSPC, FOR_EVER),
-        ("write", 1_000, errno.ENOSPC, FOR_EVER),
-        ("write", 1_500, errno.EIO, FOR_EVER),
-        ("sync", 30, errno.EIO, FOR_EVER),
-        ("create", 2, errno.ENOSPC, FOR_EVER),
+        ("write", 1, errno.ENOSPC, FOR_EVER, ""),
+        ("write", 1_000, errno.ENOSPC, FOR_EVER, ""),
+        ("write", 1_500, errno.EIO, FOR_EVER, ""),
+        ("sync", 30, errno.EIO, FOR_EVER, ""),
+        ("sync", 40, errno.EIO, ONCE, ""),
+        ("create", 2, errno.ENOSPC, FOR_EVER, ""),
+        ("create", 5, errno.EIO, ONCE, BODIES),
+        ("write", 20, errno.EIO, ONCE, BODIES),
+        ("sync", 20, errno.EIO, ONCE, BODIES),
+        ("sync", 20, errno.ENOSPC, ONCE, BODIES),
     ],
 )
-async def test_a_fault_that_stays_ends_the_store(library, tmp_path, kind, first, problem, count):
-    has_failed, returned = await fail(library, tmp_path, kind, first, problem, count)
-
-    assert has_failed
-    assert returned < COMMITS
-
-
-@pytest.mark.parametrize(
-    ("kind", "first", "problem", "count"),
-    [
-        ("create", 5, errno.EIO, ONCE),
-        ("write", 20, errno.EIO, ONCE),
-        ("sync", 20, errno.EIO, ONCE),
-        ("sync", 20, errno.ENOSPC, ONCE),
-    ],
-)
-async def test_a_body_that_could_not_be_written_ends_the_store(
-    library, tmp_path, kind, first, problem, count
-):
-    has_failed, returned = await fail(library, tmp_path, kind, first, problem, count, BODIES)
+async def test_a_fault_ends_the_store(library, tmp_path, kind, first, problem, count, part):
+    has_failed, returned = await fail(library, tmp_path, kind, first, problem, count, part)
 
     assert has_failed
     assert returned < COMMITS
@@ -106,13 +93,6 @@ async def test_without_room_for_their_files_bodies_go_into_the_rows(
     has_failed, _ = await fail(library, tmp_path, kind, first, problem, count, BODIES)
 
     assert not has_failed
-
-
-async def test_a_commit_that_could_not_be_synchronised_once_is_the_last(library, tmp_path):
-    has_failed, returned = await fail(library, tmp_path, "sync", 40, errno.EIO, ONCE)
-
-    assert has_failed
-    assert returned < COMMITS
 
 
 @pytest.mark.long

@@ -424,10 +424,16 @@ def test_a_flipped_bit_in_a_body_is_said_with_those_who_have_messages_there(made
     assert {} == lost(checked)
 
 
+def drop_orders(made: Made) -> None:
+    """Let a repair drop the definition of a queue: a start drops what is in it, writing nothing."""
+    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", QUEUE, b"orders")
+    assert repair.repair(made.folder).is_good
+    made.start()
+
+
 def test_messages_of_a_queue_that_a_repair_has_dropped_do_not_spoil_a_compaction(
     tmp_path: Path,
 ) -> None:
-    """A start drops them, but need not commit anything."""
     made = Made(tmp_path / "data")
     made.orders.enqueued(0, [message(b"x" * 900) for _ in range(2)])
     made.mails.enqueued(0, [message(b"y" * 900) for _ in range(10)])
@@ -435,9 +441,7 @@ def test_messages_of_a_queue_that_a_repair_has_dropped_do_not_spoil_a_compaction
     made.mails.enqueued(10, [message(b"z")])
     made.mails.settled(list(range(8)))
     made.commit()
-    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", QUEUE, b"orders")
-    assert repair.repair(made.folder).is_good
-    made.start()
+    drop_orders(made)
 
     assert tools.compact(made.folder).facts["moved"] > 0
 
@@ -455,9 +459,7 @@ def test_rows_of_nothing_but_a_queue_that_a_repair_has_dropped_are_not_moved(
     made.mails.enqueued(0, [message(b"y")])
     made.orders.settled(list(range(8)))
     made.commit()
-    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", QUEUE, b"orders")
-    assert repair.repair(made.folder).is_good
-    made.start()
+    drop_orders(made)
 
     assert tools.compact(made.folder).facts["moved"] == 0
 
