@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 import trio
 
-from leveret.broker import __version__, logs
+from leveret.broker import __version__, logs, plugins
 from leveret.broker.amqp.ending import fail
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.config import Config
+    from leveret.broker.core.registry import Registry
     from leveret.broker.entries import Definitions
     from leveret.broker.persistence import Persistence
     from leveret.broker.server.disk import Volume
@@ -55,7 +56,16 @@ class StartError(Exception):
     """The broker cannot start; the text is one line for its operator."""
 
 
-def build(config: Config) -> Broker:
+def load_plugins(config: Config) -> Registry:
+    """Return what plugins have registered; those that cannot be used are told of."""
+    registry = plugins.load(config.plugins.disabled)
+    for plugin in registry.plugins.values():
+        if plugin.problem:
+            log.error("plugin.failed", plugin=plugin.name, reason=plugin.problem)
+    return registry
+
+
+def build(config: Config, registry: Registry | None = None) -> Broker:
     """Return a broker with nothing in it."""
     broker = Broker(
         Limits(
@@ -71,12 +81,13 @@ def build(config: Config) -> Broker:
         product=config.announce.product,
         version=config.announce.version,
         node=NODE,
+        registry=load_plugins(config) if registry is None else registry,
     )
     subscribe(broker, config.log.level)
     return broker
 
 
-def read_topology(config: Config) -> Definitions | None:
+def read_topology(config: Config, registry: Registry | None = None) -> Definitions | None:
     """Read the topology file; nothing is applied yet. None if there is none.
 
     Raises:
@@ -92,6 +103,7 @@ def read_topology(config: Config) -> Definitions | None:
             config.topology,
             default_vhost=config.default_vhost,
             default_user=config.default_user,
+            registry=registry,
         )
     except (DocumentError, AMQPError) as problem:
         raise StartError(str(problem)) from None
@@ -318,8 +330,9 @@ async def _run(config: Config) -> int:
     Raises:
       StartError: It cannot start.
     """
-    topology = read_topology(config)
-    broker = build(config)
+    registry = load_plugins(config)
+    topology = read_topology(config, registry)
+    broker = build(config, registry)
     volume = measure(config)
     persistence = await open_store(broker, config, volume)
     try:

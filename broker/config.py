@@ -158,6 +158,13 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Plugins:
+    """Which features there are."""
+
+    disabled: tuple[str, ...] = field(default=(), metadata=read_by(texts))
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that can be set."""
 
@@ -172,6 +179,7 @@ class Config:
     limits: Limits = Limits()
     announce: Announce = Announce()
     outbox: OutboxMarks = OutboxMarks()
+    plugins: Plugins = Plugins()
     default_user: str = field(default="guest", metadata=read_by(text))
     default_password: str = field(default="guest", metadata=read_by(text))
     default_vhost: str = field(default="/", metadata=read_by(text))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.checks import RESERVED
-from leveret.broker.core.policy import EFFECTIVE
+from leveret.broker.core.registry import Registry
 from leveret.broker.document import Document, Node, read
 from leveret.broker.entries import Definitions
 from leveret.broker.topology import Reader
@@ -26,18 +26,27 @@ if TYPE_CHECKING:
 __all__ = ["Definitions", "export", "from_node", "load", "parse"]
 
 
-def load(path: str | Path, *, default_vhost: str = "/", default_user: str = "guest") -> Definitions:
+def load(
+    path: str | Path,
+    *,
+    default_vhost: str = "/",
+    default_user: str = "guest",
+    registry: Registry | None = None,
+) -> Definitions:
     """Read a topology file: YAML, or RabbitMQ's JSON if its name ends in ``.json``.
 
     Args:
       path: The file.
       default_vhost: Where things are that name no virtual host.
       default_user: A user that exists in an empty broker.
+      registry: What plugins have added; by default nothing.
 
     Raises:
       DocumentError: With the place of the first mistake.
     """
-    return from_node(read(path), default_vhost=default_vhost, default_user=default_user)
+    return from_node(
+        read(path), default_vhost=default_vhost, default_user=default_user, registry=registry
+    )
 
 
 def parse(name: str, source: str, *, default_vhost: str = "/") -> Definitions:
@@ -45,14 +54,21 @@ def parse(name: str, source: str, *, default_vhost: str = "/") -> Definitions:
     return from_node(Document(name, source).root, default_vhost=default_vhost)
 
 
-def from_node(root: Node, *, default_vhost: str = "/", default_user: str = "guest") -> Definitions:
+def from_node(
+    root: Node,
+    *,
+    default_vhost: str = "/",
+    default_user: str = "guest",
+    registry: Registry | None = None,
+) -> Definitions:
     """Understand a document, and try it on an empty broker."""
-    definitions = Reader(root, default_vhost).definitions
-    scratch = Broker()
+    registry = Registry() if registry is None else registry
+    definitions = Reader(root, default_vhost, registry).definitions
+    scratch = Broker(registry=registry)
     scratch.add_defaults(default_user, "", default_vhost)
     definitions.apply(scratch)
     for entry in definitions.policies:
-        idle = [key for key in entry.policy.definition if key not in EFFECTIVE]
+        idle = [key for key in entry.policy.definition if key not in registry.effective_keys]
         if idle:
             text = f"policy '{entry.policy.name}': no effect yet: {', '.join(idle)}"
             definitions.notes.append(f"{entry.node.place}: {text}")

@@ -155,7 +155,8 @@ class Persistence:
 
     def _attach(self, queue: Queue, number: int) -> None:
         kept = self._journal.log(number)
-        queue.log, kept.queue = kept, queue
+        queue.log = kept
+        kept.queue = queue
 
     def _queue_created(self, vhost: VirtualHost, queue: Queue) -> None:
         if queue.durable and queue.owner is None:

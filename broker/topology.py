@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
 
 from leveret.broker.core.checks import RESERVED
-from leveret.broker.core.exchange_types import EXCHANGE_TYPES
 from leveret.broker.core.patterns import compile_pattern
-from leveret.broker.core.policy import APPLY_TO, KEYS, Policy
+from leveret.broker.core.policy import APPLY_TO, Policy
+from leveret.broker.core.registry import Registry
 from leveret.broker.core.users import (
     DEFAULT_ALGORITHM,
     Permissions,
@@ -112,7 +112,8 @@ def _listed(node: Node, known: Collection[str]) -> _Named:
 class Reader:
     """One walk over a document: nodes in, entries out. Methods are named after sections."""
 
-    def __init__(self, root: Node, default_vhost: str) -> None:
+    def __init__(self, root: Node, default_vhost: str, registry: Registry | None = None) -> None:
+        self._registry = Registry() if registry is None else registry
         self.definitions = Definitions()
         self.default_vhost = default_vhost
         known = (*SECTIONS, *ABOUT)
@@ -254,10 +255,11 @@ class Reader:
             if required not in fields:
                 raise node.error(f"policy '{name}' needs '{required}'")
         definition = fields["definition"].items("a mapping of settings")
+        known = self._registry.policy_keys
         for key, value in definition.items():
-            if key not in KEYS:
-                raise value.error(f"unknown setting '{key}'; {nearest(key, KEYS)}")
-            if wanted := KEYS[key](value.plain()):
+            if key not in known:
+                raise value.error(f"unknown setting '{key}'; {nearest(key, known)}")
+            if wanted := known[key](value.plain()):
                 raise value.expected(wanted)
         apply_to = fields["apply-to"].text() if "apply-to" in fields else "all"
         if apply_to not in APPLY_TO:
@@ -298,8 +300,8 @@ class Reader:
             node = fields.get("type", entry.node)
             name = fields["type"].text("an exchange type") if "type" in fields else "direct"
             name = entry.word or name
-            if name not in EXCHANGE_TYPES:
-                hint = nearest(name, EXCHANGE_TYPES)
+            if name not in self._registry.exchange_types:
+                hint = nearest(name, self._registry.exchange_types)
                 raise node.error(f"unknown exchange type '{name}'; {hint}")
             self.exchange_names.add((vhost, entry.name))
             durable, auto_delete, internal = (

@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.queue_methods import last_queue
-from leveret.broker.core.arguments import (
-    CONSUMER_ARGUMENTS,
-    check_consumer_arguments,
-    ineffective,
-)
+from leveret.broker.amqp.transaction import Settlement
+from leveret.broker.core.arguments import check_consumer_arguments, ineffective
 from leveret.broker.core.checks import check_consumer, check_exclusive
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import octets
@@ -79,10 +76,11 @@ def consume(channel: Channel, method: BasicConsume) -> None:
         return
     queue = _readable_queue(channel, method.queue)
     subject = channel.session.vhost.described("queue", queue.name)
-    check_consumer_arguments(method.arguments, subject)
+    known = channel.session.broker.registry.consumer_arguments
+    check_consumer_arguments(method.arguments, subject, known)
     check_exclusive(queue, channel.session)
     check_consumer(queue, method.exclusive)
-    queue.vhost.warn_of(queue, ineffective(method.arguments, CONSUMER_ARGUMENTS))
+    queue.vhost.warn_of(queue, ineffective(method.arguments, known))
     priority = method.arguments.get("x-priority", 0)
     consumer = Consumer(
         queue,
@@ -137,6 +135,7 @@ def get(channel: Channel, method: BasicGet) -> None:
     """Hand out the first ready message of a queue."""
     queue = _readable_queue(channel, method.queue)
     check_exclusive(queue, channel.session)
+    queue.used()
     found = queue.pop()
     if found is None:
         channel.reply(BasicGetEmpty())
@@ -148,6 +147,8 @@ def get(channel: Channel, method: BasicGet) -> None:
         queue.settle(1, octets((message,)))
         if queue.log is not None:
             queue.log.settled((position,))
+        if queue.extras is not None:
+            queue.extras.forget((position,))
     else:
         getter = Consumer(queue, channel, "", prefetch_count=1)
         channel.unacked[tag] = (getter, position, message)
@@ -170,32 +171,38 @@ def acknowledge_row(channel: Channel, tags: list[int]) -> None:
     """Settle single acks that came in a row."""
     if channel.transaction is not None:
         for tag in tags:
-            _settle(channel, tag, multiple=False, requeue=False)
+            _settle(channel, tag, False, Settlement.ACK)
     else:
         channel.discard(channel.take_row(tags))
 
 
 def ack(channel: Channel, method: BasicAck) -> None:
     """Settle a message, or all up to it."""
-    _settle(channel, method.delivery_tag, method.multiple, requeue=False)
+    _settle(channel, method.delivery_tag, method.multiple, Settlement.ACK)
 
 
 def nack(channel: Channel, method: BasicNack) -> None:
     """Refuse a message, or all up to it."""
-    _settle(channel, method.delivery_tag, method.multiple, method.requeue)
+    _settle(channel, method.delivery_tag, method.multiple, _refusal(method.requeue))
 
 
 def reject(channel: Channel, method: BasicReject) -> None:
     """Refuse a message."""
-    _settle(channel, method.delivery_tag, multiple=False, requeue=method.requeue)
+    _settle(channel, method.delivery_tag, False, _refusal(method.requeue))
 
 
-def _settle(channel: Channel, tag: int, multiple: bool, requeue: bool) -> None:
+def _refusal(requeue: bool) -> Settlement:
+    return Settlement.REQUEUE if requeue else Settlement.REJECT
+
+
+def _settle(channel: Channel, tag: int, multiple: bool, how: Settlement) -> None:
     taken = channel.take(tag, multiple)
     if channel.transaction is not None:
-        channel.transaction.hold_settlement(taken, requeue)
-    elif requeue:
+        channel.transaction.hold_settlement(taken, how)
+    elif how is Settlement.REQUEUE:
         channel.requeue(taken)
+    elif how is Settlement.REJECT:
+        channel.reject_many(taken)
     else:
         channel.discard_many(taken)
 

@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.held import Confirm
-from leveret.broker.core.message import absent_octets, octets
+from leveret.broker.core.message import Absent, absent_octets, octets
 from leveret.protocol.constants import FRAME_OVERHEAD
 from leveret.protocol.errors import PreconditionFailed
-from leveret.protocol.methods import BasicAck, BasicCancel, BasicPublish, BasicReturn, Method
+from leveret.protocol.methods import (
+    BasicAck,
+    BasicCancel,
+    BasicNack,
+    BasicPublish,
+    BasicReturn,
+    Method,
+)
 from leveret.protocol.writer import deliver_head, framed, method_frame
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
     from leveret.broker.core.consumer import Consumer
-    from leveret.broker.core.message import Absent, Message
+    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.protocol.content import Envelope
 
@@ -58,6 +65,7 @@ class Channel:
       window_used: How many they have.
       is_confirming: Whether confirm.select was sent.
       publish_seqno: Messages published since then.
+      refused: The numbers of those that a queue has refused and that are not confirmed yet.
       transaction: What tx.select holds back, if it was sent.
       last_queue: The queue declared last, for methods that leave the name out.
       reply_key: The opaque part of its direct reply-to address; "" without a consumer for it.
@@ -77,6 +85,7 @@ class Channel:
         "parked",
         "prefetch_count",
         "publish_seqno",
+        "refused",
         "reply_key",
         "reply_tag",
         "session",
@@ -101,6 +110,7 @@ class Channel:
         self.is_confirming = False
         self.publish_seqno = 0
         self.confirmed_seqno = 0
+        self.refused: list[int] = []
         self.transaction: Transaction | None = None
         self.last_queue = ""
         self.reply_key = ""
@@ -172,7 +182,15 @@ class Channel:
             self.session.hold_confirms(self, commit)
 
     def confirm(self, seqno: int) -> None:
-        """Confirm everything up to a number."""
+        """Confirm everything up to a number, or refuse what was refused."""
+        while self.refused and self.refused[0] <= seqno:
+            refused = self.refused.pop(0)
+            self._confirm(refused - 1)
+            self.confirmed_seqno = refused
+            self.send(BasicNack(refused, False, False))
+        self._confirm(seqno)
+
+    def _confirm(self, seqno: int) -> None:
         count = seqno - self.confirmed_seqno
         if count > 0:
             self.confirmed_seqno = seqno
@@ -205,6 +223,8 @@ class Channel:
             consumer.credit -= count
             consumer.queue.unacked_count += count
             self.window_used += count
+        elif consumer.queue.extras is not None:
+            consumer.queue.extras.forget(positions)
         log = consumer.queue.log
         if log is not None:
             if consumer.no_ack:
@@ -313,17 +333,24 @@ class Channel:
         return entries
 
     def settle_all(
-        self, discarded: Sequence[dict[int, Entry]], requeued: Sequence[dict[int, Entry]]
+        self,
+        discarded: Sequence[dict[int, Entry]],
+        requeued: Sequence[dict[int, Entry]],
+        rejected: Sequence[dict[int, Entry]] = (),
     ) -> None:
-        """Discard some messages and requeue others; very many a piece at a time."""
-        if sum(map(len, chain(discarded, requeued))) > PIECE:
+        """Discard some messages, requeue others, drop others; very many a piece at a time."""
+        if sum(map(len, chain(discarded, requeued, rejected))) > PIECE:
             batch = self.session.broker.batch
             if discarded:
                 batch.unfinished.append(self.discard_later(*discarded))
+            if rejected:
+                batch.unfinished.append(self.reject_later(*rejected))
             batch.returns.append(self.requeue_later(*requeued))
         else:
             for entries in discarded:
                 self.discard_many(entries)
+            for entries in rejected:
+                self.reject_many(entries)
             for entries in requeued:
                 self.requeue(entries)
 
@@ -343,6 +370,32 @@ class Channel:
                     queue.log.apply()
             yield
 
+    def reject_many(self, taken: dict[int, Entry]) -> None:
+        """Drop rejected messages; very many a piece at a time, all of them in one commit."""
+        if len(taken) > PIECE:
+            self.session.broker.batch.unfinished.append(self.reject_later(taken))
+        else:
+            self.reject(list(taken.values()))
+
+    def reject_later(self, *taken: dict[int, Entry]) -> Iterator[None]:
+        """Drop rejected messages, some with each step."""
+        for piece in _pieces(taken):
+            self.reject(piece[::-1])
+            yield
+
+    def reject(self, entries: list[Entry]) -> None:
+        """Drop rejected messages; hooks of their queues get them."""
+        by_queue: dict[Queue, list[tuple[int, Message]]] = {}
+        for consumer, position, message in entries:
+            extras = consumer.queue.extras
+            if extras is not None and extras.dropped:
+                assert not isinstance(message, Absent)  # nothing is forgotten of such a queue
+                by_queue.setdefault(consumer.queue, []).append((position, message))
+        for queue, some in by_queue.items():
+            if not queue.deleted:
+                queue.reject(some)
+        self.discard(entries)
+
     def discard(self, entries: list[Entry]) -> None:
         """Forget settled messages and give their credit back."""
         if not entries:
@@ -353,21 +406,26 @@ class Channel:
             queue = consumer.queue
             if queue.log is not None:
                 queue.log.settled(map(_position_of, entries))
+            if queue.extras is not None:
+                queue.extras.forget([*map(_position_of, entries)])
             queue.settle(len(entries), octets(map(_message_of, entries)))
             if queue.absent_bytes:
                 queue.absent_bytes -= absent_octets(map(_message_of, entries))
             self._give_back(consumer, len(entries))
         else:
-            for queue in {consumer.queue for consumer in consumers}:
-                if queue.log is not None:
-                    queue.log.settled([entry[1] for entry in entries if entry[0].queue is queue])
-            for consumer, _, message in entries:
-                consumer.queue.settle(1, octets((message,)))
-                if consumer.queue.absent_bytes:
-                    consumer.queue.absent_bytes -= absent_octets((message,))
-                self._give_back(consumer, 1)
+            self._discard_of_many(entries, consumers)
         if self.parked:
             self.unpark()
+
+    def _discard_of_many(self, entries: list[Entry], consumers: set[Consumer]) -> None:
+        for queue in {consumer.queue for consumer in consumers}:
+            if queue.log is not None or queue.extras is not None:
+                _settle_in(queue, entries)
+        for consumer, _, message in entries:
+            consumer.queue.settle(1, octets((message,)))
+            if consumer.queue.absent_bytes:
+                consumer.queue.absent_bytes -= absent_octets((message,))
+            self._give_back(consumer, 1)
 
     def requeue(self, taken: dict[int, Entry]) -> None:
         """Put unsettled messages back where they were; very many a piece at a time."""
@@ -434,6 +492,15 @@ class Channel:
         self.settle_all((), (unacked, *undone))
         if self.reply_key:
             reply_to.cancel(self)
+
+
+def _settle_in(queue: Queue, entries: list[Entry]) -> None:
+    """Tell one of several queues which of its messages are settled."""
+    positions = [entry[1] for entry in entries if entry[0].queue is queue]
+    if queue.log is not None:
+        queue.log.settled(positions)
+    if queue.extras is not None:
+        queue.extras.forget(positions)
 
 
 def _pieces(taken: Iterable[dict[int, Entry]]) -> Iterator[list[Entry]]:

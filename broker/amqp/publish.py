@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.arguments import type_name
 from leveret.broker.core.exchange import route
+from leveret.broker.core.placing import admitted, pass_hooks
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
-    from leveret.protocol.content import Content
+    from leveret.protocol.content import Content, Envelope
     from leveret.protocol.properties import Properties
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
@@ -75,15 +76,18 @@ def publish(
                 and (found is not None or message.envelope in by_headers)
             ):
                 if found is None:
-                    found = _by_headers(by_headers[message.envelope], message)
                     work += BY_HEADERS
+                    found = _by_headers(by_headers[message.envelope], message)
+                    if found is None:
+                        _publish_checked(channel, message, memo, index - start)
+                        found = ()
                 for queue in found:
                     if not queue.incoming:
                         touched[queue] = None
                     queue.incoming.append(message)
                     work += 1
             else:
-                _publish_carefully(channel, message, memo)
+                _publish_checked(channel, message, memo, index - start)
                 work = WORK + 1  # its price depends on keys and bindings
             if work > WORK:
                 work = 0
@@ -105,16 +109,37 @@ def _may_have_copies(message: Content) -> bool:
     return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
 
 
-def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...]:
-    """Find the queues of a message by its headers, where all else was checked before."""
+def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...] | None:
+    """Find the queues of a message by its headers, where all else was checked before.
+
+    Returns:
+      None if hooks have to be asked.
+    """
     method = message.envelope.method
     assert isinstance(method, BasicPublish)
-    return route(exchange, (method.routing_key,), message.headers or {}).queues
+    found = route(exchange, (method.routing_key,), message.headers or {})
+    if found.stops or any(queue.admitting for queue in found.queues):
+        return None
+    return found.queues
 
 
-def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> None:
-    """Check a message, find its queues, put it into them."""
+def _publish_checked(channel: Channel, message: Message, memo: Routes, before: int) -> None:
+    """Publish a message the careful way; note if it is to be refused.
+
+    Args:
+      before: Messages of the row that were published before it and are not counted yet.
+    """
+    if _publish_carefully(channel, message, memo) and channel.is_confirming:
+        channel.refused.append(channel.publish_seqno + before + 1)
+
+
+def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool:
+    """Check a message, find its queues, put it into them; return whether one has refused it."""
     session = channel.session
+    if channel.transaction is None and not message.flags & LOOK_AT:
+        known = memo.by_admission.get(message.envelope)
+        if known is not None:
+            return place(channel, message, known, False)
     method = message.envelope.method
     if not isinstance(method, BasicPublish):
         raise CommandInvalid("unimplemented method")
@@ -128,32 +153,72 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> None
             session.check_topic_permission("write", exchange.name, key)
     if message.flags & HAS_USER_ID:
         _check_user(session, message.properties)
-    # at most once and never queued
-    is_reply = not exchange.name and reply_to.deliver(session, keys, message)
-    found = route(exchange, keys)
-    is_lasting = len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX)
-    if found.depends_on_headers:
-        found = route(exchange, keys, message.headers or {})
-        if is_lasting:
-            memo.by_headers[envelope] = exchange
-    elif is_lasting:
-        memo.current()[envelope] = found.queues
-    mandatory = method.mandatory and not is_reply
+    queues, is_taken = _find(channel, message, envelope, exchange, keys, memo)
+    mandatory = method.mandatory and not is_taken
     if channel.transaction is not None:
-        channel.transaction.hold_publish(message, found.queues, mandatory)
-    else:
-        place(channel, message, found.queues, mandatory)
+        channel.transaction.hold_publish(message, queues, mandatory)
+        return False
+    return place(channel, message, queues, mandatory)
 
 
-def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
-    """Put a message into its queues, or send it back if there are none and it must not be lost."""
+def _find(
+    channel: Channel,
+    message: Message,
+    envelope: Envelope,
+    exchange: Exchange,
+    keys: Sequence[str],
+    memo: Routes,
+) -> tuple[Sequence[Queue], bool]:
+    """Find the queues of a message that was checked; remember them if others go there, too.
+
+    Args:
+      envelope: As it came in, which others have as well.
+
+    Returns:
+      The queues; whether it has arrived without any.
+    """
+    method = envelope.method
+    assert isinstance(method, BasicPublish)
+    # at most once and never queued
+    is_taken = not exchange.name and reply_to.deliver(channel.session, keys, message)
+    found = route(exchange, keys)
+    depends = found.depends_on_headers
+    if depends:
+        found = route(exchange, keys, message.headers or {})
+    queues: Sequence[Queue] = found.queues
+    if found.stops:
+        queues, is_diverted = pass_hooks(found, keys, message)
+        is_taken = is_taken or is_diverted
+    elif len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX):
+        if depends:
+            memo.by_headers[envelope] = exchange
+        elif any(queue.admitting for queue in queues):
+            memo.by_admission[envelope] = found.queues
+        else:
+            memo.current()[envelope] = found.queues
+    if message.flags & HAS_EXPIRATION:
+        for queue in queues:
+            queue.keep_time()
+    return queues, is_taken
+
+
+def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> bool:
+    """Put a message into its queues, or send it back if there are none and it must not be lost.
+
+    Returns:
+      Whether a queue has refused it; the others have it all the same.
+    """
     if mandatory:
         send_back_if_lost(channel, message, queues)
+    is_refused = False
+    if any(queue.admitting for queue in queues):
+        queues, is_refused = admitted(message, queues)
     touched = channel.session.broker.batch.touched
     for queue in queues:
         if not queue.deleted:
             queue.incoming.append(message)
             touched[queue] = None
+    return is_refused
 
 
 def send_back_if_lost(channel: Channel, message: Message, queues: Sequence[Queue]) -> None:

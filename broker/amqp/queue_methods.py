@@ -65,6 +65,7 @@ def queue_declare(channel: Channel, method: QueueDeclare) -> None:
     else:
         queue = _declare(channel, method, name)
     channel.last_queue = queue.name
+    queue.used()
     if not method.no_wait:
         counts = queue.ready_count, queue.consumer_count
         channel.reply_durably(QueueDeclareOk(queue.name, *counts))

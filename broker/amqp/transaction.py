@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from enum import Enum
 from itertools import accumulate, chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.message import octets as octets_of
+from leveret.broker.core.placing import admitted
 from leveret.protocol.constants import NO_ROUTE
+from leveret.protocol.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +33,14 @@ if TYPE_CHECKING:
 PIECE, PIECE_OCTETS, WIDTH = 4096, 4 << 20, 64
 
 _consumer_of = itemgetter(0)
+
+
+class Settlement(Enum):
+    """What becomes of messages that a client settles."""
+
+    ACK = 0
+    REJECT = 1
+    REQUEUE = 2
 
 
 class Unfinished(Exception):
@@ -48,6 +59,7 @@ class Transaction:
         "_discarded",
         "_mandatory",
         "_publishes",
+        "_rejected",
         "_requeued",
         "_unfinished",
         "lost",
@@ -63,6 +75,7 @@ class Transaction:
         self._publishes: dict[Queue, list[Message]] = {}
         self._mandatory: list[tuple[Message, Sequence[Queue]]] = []
         self._discarded: list[dict[int, Entry]] = []
+        self._rejected: list[dict[int, Entry]] = []
         self._requeued: list[dict[int, Entry]] = []
         self.octets = 0
 
@@ -77,9 +90,11 @@ class Transaction:
             self._mandatory.append((message, queues))
         self.octets += message.header_size + message.size
 
-    def hold_settlement(self, tags: dict[int, Entry], requeue: bool) -> None:
+    def hold_settlement(self, tags: dict[int, Entry], how: Settlement) -> None:
         """Hold settled entries, by delivery tag."""
-        held = self._requeued if requeue else self._discarded
+        held = self._discarded
+        if how is not Settlement.ACK:
+            held = self._requeued if how is Settlement.REQUEUE else self._rejected
         # Single acks leave no dict each; a large one is never copied into a small one.
         if held and len(tags) <= len(held[-1]) < PIECE:
             held[-1] |= tags
@@ -94,9 +109,13 @@ class Transaction:
 
         Returns:
           Whether any of it is to be kept over a restart.
+
+        Raises:
+          PreconditionFailed: A queue has refused a message; all the rest is carried out.
         """
         publishes, discarded, requeued = self._publishes, self._discarded, self._requeued
-        settled, octets = [*discarded, *requeued], self.octets
+        rejected = self._rejected
+        settled, octets = [*discarded, *rejected, *requeued], self.octets
         batch = channel.session.broker.batch
         self.lost = self._find_lost()
         self._start_anew()
@@ -110,12 +129,18 @@ class Transaction:
             # They count as ready from now on: the queue is not empty, and what comes back after
             # them is not dealt before them.
             returns = channel.requeue_later(*requeued)
-            work = self._carry_out_later(channel, publishes, discarded, returns)
+            work = self._carry_out_later(channel, publishes, (discarded, rejected), returns)
             batch.unfinished.append(work)
             return True
+        is_refused = False
         for queue, messages in publishes.items():
-            _publish(queue, messages, is_kept=is_kept)
-        channel.settle_all(discarded, requeued)
+            if queue.admitting:
+                is_refused |= _publish_admitted(queue, messages, is_kept=is_kept)
+            else:
+                _publish(queue, messages, is_kept=is_kept)
+        channel.settle_all(discarded, requeued, rejected)
+        if is_refused:
+            raise PreconditionFailed("partial tx completion")
         return is_kept
 
     def _find_lost(self) -> deque[Message]:
@@ -144,13 +169,19 @@ class Transaction:
         self,
         channel: Channel,
         publishes: dict[Queue, list[Message]],
-        discarded: list[dict[int, Entry]],
+        settled: tuple[list[dict[int, Entry]], list[dict[int, Entry]]],
         returns: Iterator[None],
     ) -> Iterator[None]:
-        """Carry a commit out, some of it at a time; there is no commit of a log before the end."""
+        """Carry a commit out, some of it at a time; there is no commit of a log before the end.
+
+        Args:
+          settled: What is acknowledged, and what is rejected.
+        """
+        discarded, rejected = settled
         try:
             yield from _publish_later(publishes)
             yield from channel.discard_later(*discarded)
+            yield from channel.reject_later(*rejected)
             yield from returns
         except Exception:
             channel.session.abort("internal error")  # or it would hear that all is carried out
@@ -171,7 +202,7 @@ class Transaction:
 
     def abandon(self) -> list[dict[int, Entry]]:
         """Drop held publishes; return the held settlements, unacknowledged again."""
-        undone = [*self._discarded, *self._requeued]
+        undone = [*self._discarded, *self._rejected, *self._requeued]
         self._start_anew()
         return undone
 
@@ -195,6 +226,17 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
             queue.seal()
 
 
+def _publish_admitted(queue: Queue, messages: list[Message], *, is_kept: bool) -> bool:
+    """Hand messages to a queue that is asked about each; return whether it has refused one."""
+    is_any_refused = False
+    for message in messages:
+        taking, is_refused = admitted(message, (queue,))
+        is_any_refused |= is_refused
+        if taking:
+            _publish(queue, [message], is_kept=is_kept)
+    return is_any_refused
+
+
 def _publish_later(publishes: Mapping[Queue, list[Message]]) -> Iterator[None]:
     """Put messages into their queues, some of them with each step, to be kept."""
     width = min(len(publishes), WIDTH)
@@ -205,7 +247,10 @@ def _publish_later(publishes: Mapping[Queue, list[Message]]) -> Iterator[None]:
             piece = next(pieces, None)
             if piece is not None:
                 queue.coming -= len(piece)
-                _publish(queue, piece, is_kept=True)
+                if queue.admitting:  # what is refused here is dropped: most of it is there already
+                    _publish_admitted(queue, piece, is_kept=True)
+                else:
+                    _publish(queue, piece, is_kept=True)
                 if queue.log is not None:
                     queue.log.pack(is_shared=width > 1)
                 waiting.append((queue, pieces))

@@ -258,11 +258,17 @@ def check_exchange_name(arguments: Table, argument: str, subject: str) -> str | 
 
 
 def check_queue_arguments(
-    arguments: Table, subject: str, *, durable: bool, auto_delete: bool, exclusive: bool
+    arguments: Table,
+    subject: str,
+    *,
+    durable: bool,
+    auto_delete: bool,
+    exclusive: bool,
+    table: Mapping[str, Argument] = QUEUE_ARGUMENTS,
 ) -> None:
     """Raise `PreconditionFailed` unless a queue may be made with these arguments."""
     check_exchange_name(arguments, "x-dead-letter-exchange", subject)
-    _check_table(QUEUE_ARGUMENTS, arguments, subject)
+    _check_table(table, arguments, subject)
     if is_quorum(arguments):
         if auto_delete:
             raise PreconditionFailed(f"invalid property 'auto-delete' for {subject}")
@@ -272,9 +278,11 @@ def check_queue_arguments(
             raise PreconditionFailed(f"invalid property 'non-durable' for {subject}")
 
 
-def check_consumer_arguments(arguments: Table, subject: str) -> None:
+def check_consumer_arguments(
+    arguments: Table, subject: str, table: Mapping[str, Argument] = CONSUMER_ARGUMENTS
+) -> None:
     """Raise `PreconditionFailed` unless basic.consume may carry these arguments."""
-    _check_table(CONSUMER_ARGUMENTS, arguments, subject)
+    _check_table(table, arguments, subject)
     if "x-stream-offset" in arguments:
         raise PreconditionFailed(
             f"invalid arg 'x-stream-offset' for {subject} of queue type rabbit_classic_queue"
@@ -317,9 +325,14 @@ def check_equivalence(names: Iterable[str], received: Table, current: Table, sub
         )
 
 
-def check_queue_equivalence(received: Table, current: Table, subject: str) -> None:
+def check_queue_equivalence(
+    received: Table,
+    current: Table,
+    subject: str,
+    table: Mapping[str, Argument] = QUEUE_ARGUMENTS,
+) -> None:
     """Raise `PreconditionFailed` if a queue is redeclared with arguments that differ."""
-    names = (name for name, argument in QUEUE_ARGUMENTS.items() if argument.compared)
+    names = (name for name, argument in table.items() if argument.compared)
     check_equivalence(names, received, current, subject)
 
 

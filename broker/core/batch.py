@@ -66,6 +66,7 @@ class Batch:
 
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
+      caused: Queues that got messages out of others in this slice: they must deal before a commit.
       waiting: Queues that did not come to deal in theirs.
       unfinished: Work that the open commit must have all of, in the order in which it was caused;
         each step of it is short.
@@ -84,6 +85,7 @@ class Batch:
     """
 
     __slots__ = (
+        "caused",
         "commit",
         "committed",
         "confirming",
@@ -106,6 +108,7 @@ class Batch:
     def __init__(self) -> None:
         self.touched: dict[Queue, None] = {}
         self.waiting: dict[Queue, None] = {}
+        self.caused: dict[Queue, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
         self.unfinished: deque[Iterator[None]] = deque()
@@ -125,7 +128,7 @@ class Batch:
     @property
     def is_behind(self) -> bool:
         """Whether something that was caused before is not where a commit would find it."""
-        return bool(self.waiting or self.unfinished)
+        return bool(self.waiting or self.unfinished or self.caused)
 
     def finish(self, out_of_time: Callable[[], bool] = _never) -> bool:
         """End the slice: deal, confirm, flush.
@@ -134,6 +137,8 @@ class Batch:
           False if there was no time for all the queues it touched: they wait.
         """
         is_done = not self.touched or self._deal(out_of_time)
+        if self.caused:
+            is_done = self._deal_caused(out_of_time) and is_done
         if self.confirming and not (self.waiting and self.is_durable):
             self._confirm()
         if self.flushing:
@@ -209,6 +214,18 @@ class Batch:
         left = dict.fromkeys(rest)
         self.waiting.update(left)
         return not left
+
+    def _deal_caused(self, out_of_time: Callable[[], bool]) -> bool:
+        """Deal what messages were moved to, which may move others."""
+        is_done = True
+        while self.caused:
+            later, self.touched, self.caused = self.touched, self.caused, {}
+            is_done = self._deal(out_of_time)
+            self.touched = {**later, **self.touched}
+            if not is_done:
+                self.waiting.update(self.caused)
+                self.caused = {}
+        return is_done
 
     def _work_off(self, due: deque[Iterator[None]], out_of_time: Callable[[], bool]) -> None:
         while due:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.events import Events
+from leveret.broker.core.registry import Registry
 from leveret.broker.core.routes import Routes
+from leveret.broker.core.timers import Timers
 from leveret.broker.core.users import Permissions, Users
 from leveret.broker.core.vhost import VirtualHost
 from leveret.protocol.constants import (
@@ -60,6 +62,7 @@ class Broker:
 
     Attributes:
       now: Milliseconds of a clock that never goes back; set at the start of each slice.
+      registry: What plugins have added.
       envelopes: Decoded publish methods, shared by all connections' readers.
       blocked: Why publishers are blocked ("low on memory"), empty when they are not.
       sessions: The open client connections.
@@ -74,13 +77,17 @@ class Broker:
         product: str = ANNOUNCED_PRODUCT,
         version: str = ANNOUNCED_VERSION,
         node: str = "leveret@localhost",
+        registry: Registry | None = None,
     ) -> None:
         self.limits = Limits() if limits is None else limits
         self.product = product
         self.version = version
         self.node = node
+        self.registry = Registry() if registry is None else registry
         self.now = 0
         self.batch = Batch()
+        self.wall_offset = 0
+        self.timers = Timers(self.batch)
         self.events = Events()
         self.users = Users(loopback_users, self.events)
         self.vhosts: dict[str, VirtualHost] = {}
@@ -89,6 +96,8 @@ class Broker:
         self.blocked = ""
         self.reply_channels: dict[str, Target] = {}
         self._routes: dict[tuple[str, str], Routes] = {}
+        for start in self.registry.starts:
+            start(self)
 
     def add_vhost(self, name: str) -> VirtualHost:
         """Return the virtual host, made now or before."""

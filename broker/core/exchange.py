@@ -19,6 +19,7 @@ from leveret.protocol.wire import EMPTY_TABLE
 if TYPE_CHECKING:
     from leveret.broker.core.binding import Binding, Identity
     from leveret.broker.core.exchange_types import ExchangeType
+    from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
 
@@ -34,6 +35,8 @@ class Exchange:
     Attributes:
       bindings: Its bindings as source, by identity, in the order they were made.
       policy: What policies say about it; `apply_policy` sets it.
+      settings: What arguments and policies say together, under the names of policy keys.
+      hooks: What plugins do with its messages, by who made them.
       alternate: Name of the exchange that gets what this one cannot route.
     """
 
@@ -44,9 +47,11 @@ class Exchange:
         "bindings",
         "deleted",
         "durable",
+        "hooks",
         "internal",
         "name",
         "policy",
+        "settings",
         "type",
         "type_name",
         "vhost",
@@ -73,6 +78,8 @@ class Exchange:
         self.arguments = arguments
         self.bindings: dict[Identity, Binding] = {}
         self.deleted = False
+        self.hooks: dict[object, ExchangeHook] = {}
+        self.settings: Table = EMPTY_TABLE
         self.apply_policy(EMPTY_TABLE)
 
     def __repr__(self) -> str:
@@ -103,10 +110,12 @@ class Routing(NamedTuple):
     Attributes:
       queues: Each once, in the order they were found.
       depends_on_headers: Whether other headers might have led elsewhere.
+      stops: Exchanges whose hooks have to see the message before it goes on from there.
     """
 
     queues: tuple[Queue, ...]
     depends_on_headers: bool
+    stops: tuple[Exchange, ...] = ()
 
 
 def route(
@@ -114,6 +123,8 @@ def route(
     routing_keys: Sequence[str],
     headers: Table | None = None,
     record: Recorder | None = None,
+    *,
+    is_past_hooks: bool = False,
 ) -> Routing:
     """Find the queues of a message.
 
@@ -125,13 +136,18 @@ def route(
       routing_keys: Its routing key, then those of CC and BCC. Never empty.
       headers: Its headers; only looked at if `depends_on_headers` comes out true.
       record: Told of each visited exchange, its own destinations and the alternate, if used.
+      is_past_hooks: Whether the hooks of `exchange` have let the message go on.
     """
     queues: dict[Queue, None] = {}
+    stops: list[Exchange] = []
     seen = {exchange}
     waiting = deque(seen)
     depends_on_headers = False
     while waiting:
         visited = waiting.popleft()
+        if visited.hooks and not (is_past_hooks and visited is exchange):
+            stops.append(visited)
+            continue
         depends_on_headers = depends_on_headers or visited.type.uses_headers
         destinations = tuple(visited.match(routing_keys, headers))
         alternate = None if destinations else _alternate(visited)
@@ -143,7 +159,7 @@ def route(
             elif destination not in seen:
                 seen.add(destination)
                 waiting.append(destination)
-    return Routing(tuple(queues), depends_on_headers)
+    return Routing(tuple(queues), depends_on_headers, tuple(stops))
 
 
 def _alternate(exchange: Exchange) -> Exchange | None:

@@ -48,6 +48,7 @@ class ExchangeType:
       uses_headers: Whether the result depends on the headers, so that it cannot be remembered.
       checks_topic: Whether topic permissions apply.
       compared_arguments: Arguments of the exchange that a redeclaration must repeat.
+      has_hooks: Whether a plugin has to see each message of such an exchange.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class ExchangeType:
     uses_headers: ClassVar[bool] = False
     checks_topic: ClassVar[bool] = False
     compared_arguments: ClassVar[tuple[str, ...]] = ()
+    has_hooks: ClassVar[bool] = False
 
     def __init__(self, arguments: Table) -> None:
         """Make the index for an exchange declared with `arguments`; raise if they will not do."""

@@ -9,14 +9,31 @@ is kept). storage.queue_log has the implementation.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from leveret.broker.core.chunks import Paged
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
-    from leveret.broker.core.runs import Paged
+
+
+class Fact(IntEnum):
+    """A number that a queue knows of one of its messages.
+
+    Attributes:
+      DEADLINE: When it expires, in milliseconds of the wall clock.
+      DUE: Until when it waits, likewise.
+      LANE: What decides when it is served: a priority, the hash of a key.
+      ID: The hash of what identifies it.
+    """
+
+    DEADLINE = 1
+    DUE = 2
+    LANE = 3
+    ID = 4
 
 
 class Log(Protocol):
@@ -55,6 +72,15 @@ class Log(Protocol):
 
     def fetch(self, queue: Queue, paged: Paged) -> None:
         """Have messages read; the queue's `loaded` is called with them."""
+
+    def note(self, fact: Fact, positions: Sequence[int], values: Sequence[int]) -> None:
+        """Keep a number of each of some messages, instead of what was kept before."""
+
+    def positions(self, first: int, end: int) -> Sequence[int]:
+        """Return the positions from one up to another that can be fetched."""
+
+    def sizes(self, position: int) -> tuple[int, int]:
+        """Return the octets of header and body of a message."""
 
     def close(self) -> None:
         """Forget everything: the queue is gone."""

@@ -20,9 +20,9 @@ from leveret.broker.core.runs import FRONT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from leveret.broker.core.chunks import Chunk, Paged
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.returned import Entry
-    from leveret.broker.core.runs import Chunk, Paged
 
 # Octets of returned messages that stay in memory, although the log has them.
 RETURNED_BYTES = 1 << 20

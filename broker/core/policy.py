@@ -8,10 +8,10 @@ again what is there is none.
 Called by: core.vhost (effective), entries (put).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 from leveret.broker.core.patterns import PatternError, compile_pattern
 from leveret.protocol.constants import TEN_YEARS_MS
@@ -28,6 +28,9 @@ APPLY_TO: Mapping[str, tuple[Kind, ...]] = {
 }
 
 EMPTY: Mapping[str, object] = MappingProxyType({})
+
+Check: TypeAlias = Callable[[object], str | None]
+"""Returns what would have been right, None for a value that is."""
 
 
 class PolicyError(ValueError):
@@ -58,7 +61,7 @@ def _anything(value: object) -> str | None:
 
 # What a definition may hold. A check returns what would have been right, or None. The last
 # group is known from exports and has no meaning on one node.
-KEYS: dict[str, Callable[[object], str | None]] = {
+KEYS: dict[str, Check] = {
     "message-ttl": _integer(0, TEN_YEARS_MS),
     "expires": _integer(1, TEN_YEARS_MS),
     "max-length": _integer(0),
@@ -122,7 +125,7 @@ class Policy:
         return kind in APPLY_TO[self.apply_to] and bool(compile_pattern(self.pattern).search(name))
 
 
-def check_policy(policy: Policy) -> None:
+def check_policy(policy: Policy, keys: Mapping[str, Check] = KEYS) -> None:
     """Raise a PolicyError for a policy that means nothing or would take too long to match."""
     place = f"policy '{policy.name}'"
     if policy.apply_to not in APPLY_TO:
@@ -135,9 +138,9 @@ def check_policy(policy: Policy) -> None:
     if not policy.definition:
         raise PolicyError(f"{place}: the definition is empty")
     for key, value in policy.definition.items():
-        if key not in KEYS:
+        if key not in keys:
             raise PolicyError(f"{place}: unknown key '{key}' in its definition")
-        if wanted := KEYS[key](value):
+        if wanted := keys[key](value):
             raise PolicyError(f"{place}: '{key}' is {value!r}, it must be {wanted}")
 
 
@@ -145,11 +148,27 @@ def _tell_nobody(name: str, **fields: object) -> None:
     pass
 
 
+class Known(Protocol):
+    """What keys there are: a registry.
+
+    Attributes:
+      policy_keys: What a definition may hold.
+      smaller_wins: Keys of which the smaller number counts.
+    """
+
+    policy_keys: dict[str, Check]
+    smaller_wins: set[str]
+
+
 class Policies:
     """The policies and operator policies of one virtual host."""
 
-    def __init__(self, emit: Callable[..., None] = _tell_nobody) -> None:
+    def __init__(
+        self, emit: Callable[..., None] = _tell_nobody, known: Known | None = None
+    ) -> None:
         self._emit = emit
+        self._keys = KEYS if known is None else known.policy_keys
+        self._smaller_wins = SMALLER_WINS if known is None else known.smaller_wins
         self._policies: dict[str, Policy] = {}
         self._operator_policies: dict[str, Policy] = {}
 
@@ -163,7 +182,7 @@ class Policies:
 
     def put(self, policy: Policy, *, operator: bool = False) -> None:
         """Add a policy or replace the one of that name."""
-        check_policy(policy)
+        check_policy(policy, self._keys)
         table = self._table(operator)
         if table.get(policy.name) != policy:
             table[policy.name] = policy
@@ -185,15 +204,18 @@ class Policies:
         operator = self.match(kind, name, operator=True) if self._operator_policies else None
         if operator is None:
             return policy.definition if policy is not None else EMPTY
-        return _merge(policy.definition if policy else EMPTY, operator.definition)
+        weak = policy.definition if policy else EMPTY
+        return _merge(weak, operator.definition, self._smaller_wins)
 
     def _table(self, operator: bool) -> dict[str, Policy]:
         return self._operator_policies if operator else self._policies
 
 
-def _merge(weak: Mapping[str, object], strong: Mapping[str, object]) -> dict[str, object]:
+def _merge(
+    weak: Mapping[str, object], strong: Mapping[str, object], smaller_wins: Set[str]
+) -> dict[str, object]:
     merged = {**weak, **strong}
-    for key in SMALLER_WINS & weak.keys() & strong.keys():
+    for key in smaller_wins & weak.keys() & strong.keys():
         ours, theirs = weak[key], strong[key]
         if isinstance(ours, int) and isinstance(theirs, int):
             merged[key] = min(ours, theirs)

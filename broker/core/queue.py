@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
+from leveret.broker.core.hooks import Reason
 from leveret.broker.core.message import OVERHEAD, absent_octets, octets
 from leveret.broker.core.paging import are_returned_loaded, is_loaded, shortened
 from leveret.broker.core.returned import Returned
@@ -24,12 +25,14 @@ from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.extras import Extras
+    from leveret.broker.core.hooks import QueueHook
     from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry
-    from leveret.broker.core.runs import Paged
     from leveret.broker.core.vhost import VirtualHost
 
 # Octets of stored messages dealt before the room of consumers is looked at again: about what a
@@ -56,6 +59,10 @@ class Queue:
       owner: The session that alone may use it, None if all may.
       log: What keeps its messages over a restart, None if nothing does.
       delivered_before: Up to which position messages may have been delivered before a restart.
+      settings: What x-arguments and policies say together, under the names of policy keys.
+      extras: What plugins have to do with it, None if nothing.
+      admitting: Hooks that are asked before a message comes in.
+      is_timed: Whether a message has come that says itself when it expires.
     """
 
     __slots__ = (
@@ -63,13 +70,16 @@ class Queue:
         "_ring",
         "_sealed",
         "absent_bytes",
+        "admitting",
         "arguments",
         "auto_delete",
         "coming",
         "deleted",
         "delivered_before",
         "durable",
+        "extras",
         "incoming",
+        "is_timed",
         "log",
         "name",
         "next_position",
@@ -77,6 +87,7 @@ class Queue:
         "policy",
         "returned",
         "runs",
+        "settings",
         "unacked_bytes",
         "unacked_count",
         "vhost",
@@ -99,6 +110,10 @@ class Queue:
         self.owner = owner
         self.arguments = arguments
         self.policy: Mapping[str, object] = EMPTY_TABLE
+        self.settings: Mapping[str, object] = EMPTY_TABLE
+        self.extras: Extras | None = None
+        self.admitting: tuple[QueueHook, ...] = ()
+        self.is_timed = False
         self.deleted = False
         self.incoming: list[Message] = []
         self.coming = 0
@@ -159,6 +174,19 @@ class Queue:
     def has_takers(self) -> bool:
         """Whether a consumer has room."""
         return self._ring.front() is not None
+
+    @property
+    def waiting_count(self) -> int:
+        """How many messages wait for a moment; none do without a plugin."""
+        return 0
+
+    def all_runs(self) -> Iterable[Runs]:
+        """Return all rows of messages that are not unacknowledged and did not come back."""
+        return (self.runs,)
+
+    def use_ring(self, ring: Ring) -> None:
+        """Have another rule say who gets messages; the queue has no consumers."""
+        self._ring = ring
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""
@@ -235,6 +263,11 @@ class Queue:
         if self._sealed and self._unseal() <= position:
             return max(commit for first, commit in self._sealed if first <= position)
         return 0
+
+    def settle_in(self) -> None:
+        """Give positions to all that came in, before the queue gets another strategy."""
+        if self.incoming:
+            self._store()
 
     def _store(self) -> None:
         messages = self.incoming
@@ -338,6 +371,24 @@ class Queue:
 
     # Settling
 
+    def reject(self, entries: Sequence[tuple[int, Message]]) -> None:
+        """Tell hooks of messages that are rejected; they are settled by the caller."""
+        assert self.extras is not None
+        for dropped in self.extras.dropped:
+            dropped(entries, Reason.REJECTED)
+
+    def keep_time(self) -> None:
+        """Have the queue look at the `expiration` of its messages from now on."""
+        if not self.is_timed:
+            self.is_timed = True
+            self.vhost.refit(self, is_forced=True)
+
+    def used(self) -> None:
+        """Take note that somebody declared the queue, or asked it for a message."""
+        if self.extras is not None:
+            for used in self.extras.used:
+                used()
+
     def settle(self, count: int, size: int) -> None:
         """Forget unacknowledged messages: how many, and their octets, headers and bodies.
 
@@ -408,14 +459,23 @@ class Queue:
         self.deal()
         self._ring.add(consumer)
         self.touch()
+        if self.extras is not None:
+            self._tell_of_consumers()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """Stop dealing to a consumer; with the last one an auto-delete queue goes."""
         self.deal()
         if consumer in self._ring.consumers:
             self._ring.remove(consumer)
+            if self.extras is not None:
+                self._tell_of_consumers()
             if self.auto_delete and not self._ring.consumers:
                 self.vhost.delete_queue(self)
+
+    def _tell_of_consumers(self) -> None:
+        assert self.extras is not None
+        for changed in self.extras.consumers_changed:
+            changed()
 
     def unpark(self, consumer: Consumer) -> None:
         """Give a consumer that has room again its turns back."""
@@ -428,6 +488,8 @@ class Queue:
         for consumer in self.consumers:
             self._ring.remove(consumer)
             consumer.channel.cancelled(consumer)
+        if self.extras is not None:
+            self.extras.close()
         if self.log is not None:
             self.log.close()
             self.log = None

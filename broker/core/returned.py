@@ -13,8 +13,9 @@ from heapq import heapify, heappop, heappush, heapreplace
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import Absent, absent_octets, octets
-from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, UNLIMITED, Paged
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

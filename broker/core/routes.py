@@ -25,21 +25,26 @@ class Routes:
     Attributes:
       by_headers: Exchanges by envelope where the queues depend on each message's headers, and
         nothing else is left to check. As current as what `current` returned last.
+      by_admission: Queues by envelope where one of them has to be asked, and nothing else is left
+        to check. As current as that.
     """
 
-    __slots__ = ("_by_envelope", "_epoch", "_vhost", "by_headers")
+    __slots__ = ("_by_envelope", "_epoch", "_vhost", "by_admission", "by_headers")
 
     def __init__(self, vhost: VirtualHost) -> None:
         self._vhost = vhost
         self._epoch = (-1, -1)
         self._by_envelope: dict[Envelope, tuple[Queue, ...]] = {}
         self.by_headers: dict[Envelope, Exchange] = {}
+        self.by_admission: dict[Envelope, tuple[Queue, ...]] = {}
 
     def current(self) -> dict[Envelope, tuple[Queue, ...]]:
         """Return the memo, emptied if it is stale or full."""
         epoch = (self._vhost.epoch, self._vhost.broker.users.epoch)
-        if epoch != self._epoch or len(self._by_envelope) + len(self.by_headers) > MEMO_LIMIT:
+        others = len(self.by_headers) + len(self.by_admission)
+        if epoch != self._epoch or len(self._by_envelope) + others > MEMO_LIMIT:
             self._by_envelope.clear()
             self.by_headers.clear()
+            self.by_admission.clear()
             self._epoch = epoch
         return self._by_envelope

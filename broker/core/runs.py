@@ -11,29 +11,31 @@ Called by: core.queue, core.paging.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import deque
+from bisect import bisect_left, bisect_right
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, Protocol
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any
 
+from leveret.broker.core.chunks import Chunk, Paged, cut, gaps, has, neighbours
 from leveret.broker.core.message import OVERHEAD, octets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from leveret.broker.core.chunks import Living, Sizes
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.returned import Entry
 
 CHUNK_LENGTH = 1024
 CHUNK_OCTETS = 2 << 20  # of a chunk, unless it is one message
 UNLIMITED = 1 << 62
 PIECE_OCTETS = 1 << 20  # of a paged chunk, unless it is one message
+FEW = 64  # messages without a gap that are worth to have their positions written down
 FRONT = 3  # chunks that are read before they are needed, and stay unless memory is short
 PASSED = 64  # chunks that are elsewhere already, behind which others are looked for
 LEAST_SPILLED = 4096  # octets of a chunk that still grows: for less it is not worth it
-# Chunks from the front in which a loaded one is: what is before it may have been paged out into
-# pieces meanwhile, so it has to be more than FRONT times the pieces of a chunk.
-LOAD_WITHIN = 16
+
+_base, _position = attrgetter("base"), itemgetter(0)
 
 
 def free(items: list[Any], step: int) -> Iterator[None]:
@@ -43,107 +45,15 @@ def free(items: list[Any], step: int) -> Iterator[None]:
         yield
 
 
-class Slot(Protocol):
-    """Where messages are that a scratch file has; they are dropped with it."""
-
-    def fetch(self, queue: Queue, paged: Paged) -> None:
-        """Have messages read; the queue's `loaded` is called with them."""
-
-
-class Chunk:
-    """Neighbouring messages.
-
-    Attributes:
-      base: The position of the first one.
-      messages: The messages.
-      octets: What they are accounted for.
-      positions: Those of all of them, None if there are no gaps.
-    """
-
-    __slots__ = ("base", "messages", "octets", "positions")
-
-    def __init__(
-        self, base: int, messages: list[Message], octets: int, positions: list[int] | None = None
-    ) -> None:
-        self.base = base
-        self.messages = messages
-        self.octets = octets
-        self.positions = positions
-
-    @property
-    def memory(self) -> int:
-        """Octets that it takes in memory, about."""
-        return self.octets + len(self.messages) * OVERHEAD
-
-    @property
-    def end(self) -> int:
-        """The position after the last one."""
-        return self.positions[-1] + 1 if self.positions else self.base + len(self.messages)
-
-    def take(self, count: int, octets: int) -> Sequence[int]:
-        """Remove messages from the front, but not the last one; return their positions."""
-        del self.messages[:count]
-        self.octets -= octets
-        first, positions = self.base, self.positions
-        if positions is None:
-            self.base = first + count
-            return range(first, first + count)
-        taken = positions[:count]
-        del positions[:count]
-        self.base = positions[0]
-        return taken
-
-
-class Paged:
-    """Messages in order that are not in memory.
-
-    Attributes:
-      base: The position of the first one.
-      end: The position after the last one; what is missing between them is settled.
-      count: How many they are.
-      octets: What they are accounted for.
-      slot: Where they are; None if the log knows that by their positions.
-      positions: Those of all of them; None if they are all that is not settled from base to end.
-      is_asked: Whether they are being read.
-    """
-
-    __slots__ = ("base", "count", "end", "is_asked", "octets", "positions", "slot")
-
-    def __init__(
-        self,
-        base: int,
-        end: int,
-        count: int,
-        octets: int,
-        slot: Slot | None = None,
-        positions: Sequence[int] | None = None,
-    ) -> None:
-        self.base = base
-        self.end = end
-        self.count = count
-        self.octets = octets
-        self.slot = slot
-        self.positions = positions
-        self.is_asked = False
-
-
-def _cut(messages: list[Message], limit: int) -> Iterator[tuple[int, int, int]]:
-    """Return start, end and octets of pieces that have no more than so many, unless it is one."""
-    start = size = 0
-    for index, message in enumerate(messages):
-        one = message.header_size + message.size
-        if size and size + one > limit:
-            yield start, index, size
-            start, size = index, 0
-        size += one
-    yield start, len(messages), size
-
-
-def _pieces(chunk: Chunk) -> Iterator[Paged]:
-    """Return what stands for a chunk that is paged out, in pieces that are read at once."""
-    base = chunk.base
-    for start, end, size in _cut(chunk.messages, PIECE_OCTETS):
-        yield Paged(base + start, base + end, end - start, size)
+def _takes(chunk: Chunk, positions: Sequence[int], size: int) -> bool:
+    """Whether messages before or behind a chunk, and their octets, should become part of it."""
+    count = len(positions)
+    if chunk.count + count > CHUNK_LENGTH or chunk.octets + size > CHUNK_OCTETS:
+        return False
+    if positions[0] == chunk.end or positions[-1] == chunk.base - 1:
+        return True
+    are_few = count < FEW or gaps(positions) is not None
+    return are_few and (chunk.count < FEW or chunk.positions is not None)
 
 
 class Runs:
@@ -159,7 +69,8 @@ class Runs:
     __slots__ = ("_chunks", "bytes", "count", "paged_bytes", "paged_count")
 
     def __init__(self) -> None:
-        self._chunks: deque[Chunk | Paged] = deque()
+        # a list: empty, as most are, it takes a tenth of a deque
+        self._chunks: list[Chunk | Paged] = []
         self.count = 0
         self.bytes = 0
         self.paged_count = 0
@@ -186,8 +97,21 @@ class Runs:
         if total <= CHUNK_OCTETS:
             chunks.append(Chunk(base, messages.copy(), total))
             return
-        for start, end, size in _cut(messages, CHUNK_OCTETS):
+        for start, end, size in cut(messages, CHUNK_OCTETS):
             chunks.append(Chunk(base + start, messages[start:end], size))
+
+    def append_at(self, positions: Sequence[int], messages: list[Message]) -> None:
+        """Add messages at the end; their positions ascend, but may have gaps."""
+        count, last = len(messages), self._chunks[-1] if self._chunks else None
+        if positions[-1] - positions[0] == count - 1 and (
+            last is None or count >= FEW or (last.positions is None and last.end == positions[0])
+        ):
+            self.append(positions[0], messages)
+            return
+        at = 0
+        while at < count:
+            end = at + CHUNK_LENGTH
+            at += self._put(len(self._chunks) - 1, positions[at:end], messages[at:end])
 
     def take(self, limit: int, size: int = UNLIMITED) -> tuple[Sequence[int], list[Message]]:
         """Remove messages from the front, which is loaded; return their positions and them.
@@ -209,7 +133,7 @@ class Runs:
             total = ends[limit - 1]
             taken = taken[:limit]
         if len(taken) == len(messages):
-            self._chunks.popleft()
+            del self._chunks[0]
             positions: Sequence[int] = chunk.positions or range(chunk.base, chunk.end)
         else:
             positions = chunk.take(len(taken), total)
@@ -219,8 +143,7 @@ class Runs:
 
     def clear(self) -> Iterator[None]:
         """Drop everything; what is returned frees it, a chunk at a time."""
-        chunks = list(self._chunks)
-        self._chunks.clear()
+        chunks, self._chunks = self._chunks, []
         self.count = self.bytes = 0
         self.paged_count = self.paged_bytes = 0
         return free(chunks, 1)
@@ -229,12 +152,157 @@ class Runs:
         """Return the positions: first and last of each run, between which none is in use."""
         found: list[tuple[int, int]] = []
         for chunk in self._chunks:
-            last = chunk.end - 1
-            if found and found[-1][1] + 1 == chunk.base:
-                found[-1] = found[-1][0], last
-            else:
-                found.append((chunk.base, last))
+            for first, count in neighbours(chunk):
+                if found and found[-1][1] + 1 == first:
+                    found[-1] = found[-1][0], first + count - 1
+                else:
+                    found.append((first, first + count - 1))
         return found
+
+    # What is in the middle
+
+    def items(self) -> Iterator[Chunk | Paged]:
+        """Return the chunks in order, to be looked at as long as nothing changes."""
+        return iter(self._chunks)
+
+    def has_position(self, position: int, living: Living | None = None) -> bool:
+        """Whether the message at a position is here.
+
+        Args:
+          living: Says what the log has, if there is one.
+        """
+        index = self._find(position)
+        if index < 0:
+            return False
+        chunk = self._chunks[index]
+        if isinstance(chunk, Paged):
+            return chunk.has(position, living)
+        return has(chunk.numbers, position)
+
+    def remove(
+        self, first: int, last: int, sizes: Sizes | None = None, living: Living | None = None
+    ) -> list[Entry]:
+        """Remove all messages from a position to another; return their positions and them.
+
+        Of what is not in memory only the sizes come back; what a slot has is not known that
+        exactly: its octets are shared among its messages.
+
+        Args:
+          sizes: Says what messages take that the log has, if there is one.
+          living: Says which messages it has.
+        """
+        chunks = self._chunks
+        entries: list[Entry] = []
+        start, stop = self._find(first), self._find(last)
+        if start < 0 or chunks[start].base < first:
+            if start >= 0:
+                entries += self._cut(chunks[start], first, last, sizes, living)
+            start += 1
+        end = stop + 1
+        is_part = start < end and chunks[stop].end - 1 > last
+        end -= is_part
+        for chunk in chunks[start:end]:
+            if isinstance(chunk, Paged):
+                entries += chunk.entries(sizes, living)
+            else:
+                entries += chunk.entries()
+            self._discount(chunk, chunk.count, chunk.octets)
+        del chunks[start:end]
+        if is_part:
+            entries += self._cut(chunks[start], first, last, sizes, living)
+        return entries
+
+    def insert(
+        self,
+        position: int,
+        message: Message,
+        sizes: Sizes | None = None,
+        living: Living | None = None,
+    ) -> None:
+        """Put back a message that was taken out or removed; see `insert_many`."""
+        self.insert_many([(position, message)], sizes, living)
+
+    def insert_many(
+        self,
+        entries: Sequence[tuple[int, Message]],
+        sizes: Sizes | None = None,
+        living: Living | None = None,
+    ) -> None:
+        """Put back messages that were taken out or removed, wherever they belong.
+
+        Args:
+          entries: Positions, ascending, and messages.
+          sizes: Says what messages take that the log has, if there is one.
+          living: Says which messages it has.
+        """
+        at, chunks = 0, self._chunks
+        while at < len(entries):
+            position, message = entries[at]
+            index = self._find(position)
+            if index < 0 or position >= chunks[index].end:
+                bound = chunks[index + 1].base if index + 1 < len(chunks) else UNLIMITED
+                end = bisect_left(entries, bound, at, key=_position)
+                group = entries[at : min(end, at + CHUNK_LENGTH)]
+                at += self._put(index, [each for each, _ in group], [each for _, each in group])
+                continue
+            chunk = chunks[index]
+            if isinstance(chunk, Paged):
+                chunks.insert(index + 1, chunk.split(position, sizes, living))
+                continue
+            size = message.header_size + message.size
+            if chunk.count >= CHUNK_LENGTH or chunk.octets + size > CHUNK_OCTETS:
+                chunks.insert(index + 1, chunk.halve())
+                continue
+            chunk.insert(position, message)
+            self.count += 1
+            self.bytes += size
+            at += 1
+
+    def _find(self, position: int) -> int:
+        """Return the index of the last chunk that begins at a position or before, -1 for none."""
+        return bisect_right(self._chunks, position, key=_base) - 1
+
+    def _put(self, index: int, positions: Sequence[int], messages: list[Message]) -> int:
+        """Put messages behind a chunk, -1 for none, and before the next; return how many."""
+        _, count, size = next(cut(messages, CHUNK_OCTETS))
+        positions, messages = positions[:count], messages[:count]
+        self.count += count
+        self.bytes += size
+        chunks = self._chunks
+        before = chunks[index] if index >= 0 else None
+        after = chunks[index + 1] if index + 1 < len(chunks) else None
+        if isinstance(before, Chunk) and _takes(before, positions, size):
+            before.extend(positions, messages, size)
+        elif isinstance(after, Chunk) and _takes(after, positions, size):
+            for position, message in zip(reversed(positions), reversed(messages), strict=True):
+                after.insert(position, message)
+        else:
+            chunks.insert(index + 1, Chunk(positions[0], messages, size, gaps(positions)))
+        return count
+
+    def _cut(
+        self,
+        chunk: Chunk | Paged,
+        first: int,
+        last: int,
+        sizes: Sizes | None,
+        living: Living | None,
+    ) -> list[Entry]:
+        """Remove messages of a chunk, but not all."""
+        size = chunk.octets
+        if isinstance(chunk, Paged):
+            entries = chunk.remove(first, last, sizes, living)
+        else:
+            entries = chunk.remove(first, last)
+        self._discount(chunk, len(entries), size - chunk.octets)
+        return entries
+
+    def _discount(self, chunk: Chunk | Paged, count: int, size: int) -> None:
+        self.count -= count
+        self.bytes -= size
+        if isinstance(chunk, Paged):
+            self.paged_count -= count
+            self.paged_bytes -= size
 
     # What is not in memory
 
@@ -271,10 +339,10 @@ class Runs:
                 tail.append(chunks.pop())
                 continue
             chunks.pop()
-            if chunk.positions is not None or not is_kept(chunk.base, len(chunk.messages)):
+            if not all(is_kept(first, count) for first, count in neighbours(chunk)):
                 tail.append(chunk)  # not yet, or never: it holds transient messages
                 continue
-            for piece in reversed(list(_pieces(chunk))):
+            for piece in reversed(list(chunk.pieces(PIECE_OCTETS))):
                 tail.append(piece)
                 self.paged_count += piece.count
                 self.paged_bytes += piece.octets
@@ -293,7 +361,7 @@ class Runs:
         for index, chunk in enumerate(islice(reversed(chunks), max(len(chunks) - front, 0))):
             if excess <= 0:
                 return
-            if isinstance(chunk, Paged) or chunk.positions is not None:
+            if isinstance(chunk, Paged):
                 continue
             is_growing = index == 0 and len(chunk.messages) < CHUNK_LENGTH
             if is_growing and (front >= FRONT or chunk.memory < LEAST_SPILLED):
@@ -303,16 +371,13 @@ class Runs:
 
     def spilled(self, chunk: Chunk, paged: Paged) -> bool:
         """Let go of a chunk that has been written; False if it has changed since."""
-        if chunk.base != paged.base or len(chunk.messages) != paged.count:
+        index = self._find(chunk.base)
+        if index < 0 or self._chunks[index] is not chunk or chunk.numbers != paged.stored:
             return False
-        chunks = self._chunks
-        for index, each in enumerate(reversed(chunks), 1):
-            if each is chunk:
-                chunks[-index] = paged
-                self.paged_count += paged.count
-                self.paged_bytes += paged.octets
-                return True
-        return False
+        self._chunks[index] = paged
+        self.paged_count += paged.count
+        self.paged_bytes += paged.octets
+        return True
 
     @property
     def first(self) -> int:
@@ -338,21 +403,27 @@ class Runs:
         return [each for each in front if isinstance(each, Paged) and not each.is_asked]
 
     def has(self, paged: Paged) -> bool:
-        """Whether a paged chunk is still among the first."""
-        return any(each is paged for each in islice(self._chunks, LOAD_WITHIN))
+        """Whether a paged chunk is still here."""
+        index = self._find(paged.base)
+        return index >= 0 and self._chunks[index] is paged
 
     def load(
-        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+        self, paged: Paged, messages: list[Message], positions: Sequence[int] | None = None
     ) -> bool:
         """Put messages in the place of a paged chunk; False if it is not here any more.
 
         Args:
           positions: Those of all of them, None if there are no gaps.
         """
-        for index, each in enumerate(islice(self._chunks, LOAD_WITHIN)):
-            if each is paged:
-                self._chunks[index] = Chunk(paged.base, messages, paged.octets, positions)
-                self.paged_count -= paged.count
-                self.paged_bytes -= paged.octets
-                return True
-        return False
+        if not self.has(paged):
+            return False
+        self.paged_count -= paged.count
+        self.paged_bytes -= paged.octets
+        size = paged.octets
+        if paged.positions is not None:
+            messages, positions = paged.chosen(messages, positions), paged.positions
+        if paged.slot is not None:  # what is left of it was an estimate if something was taken out
+            size = octets(messages)
+            self.bytes += size - paged.octets
+        self._chunks[self._find(paged.base)] = Chunk(paged.base, messages, size, gaps(positions))
+        return True

@@ -35,9 +35,11 @@ from leveret.broker.core.checks import (
     locked,
 )
 from leveret.broker.core.exchange import Exchange
-from leveret.broker.core.exchange_types import EXCHANGE_TYPES, Default, ExchangeType
+from leveret.broker.core.exchange_types import Default, ExchangeType
+from leveret.broker.core.fitting import fit_exchange, fit_queue
 from leveret.broker.core.policy import Policies
 from leveret.broker.core.queue import Queue
+from leveret.broker.core.settings import settings
 from leveret.protocol.errors import NotFound, PreconditionFailed
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -77,7 +79,7 @@ class VirtualHost:
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.epoch = 0
-        self.policies = Policies(partial(broker.events.emit, vhost=self))
+        self.policies = Policies(partial(broker.events.emit, vhost=self), broker.registry)
         self._max_queues: int | None = None
         self._bindings_to: dict[Destination, dict[Identity, Binding]] = {}
         self._owned: dict[object, dict[Queue, None]] = {}
@@ -122,7 +124,7 @@ class VirtualHost:
 
         RabbitMQ 3.10 closes the connection with 503; this is 3.13's answer.
         """
-        found = EXCHANGE_TYPES.get(name)
+        found = self.broker.registry.exchange_types.get(name)
         if found is None:
             raise PreconditionFailed(f"unknown exchange type '{name}'")
         return found
@@ -175,7 +177,7 @@ class VirtualHost:
             internal=internal,
             arguments=arguments,
         )
-        exchange.apply_policy(self.policies.effective("exchange", name))
+        self._fit_exchange(exchange)
         self.exchanges[name] = exchange
         self.epoch += 1
         self.broker.events.emit("exchange.created", vhost=self, exchange=exchange)
@@ -227,6 +229,7 @@ class VirtualHost:
         """
         arguments = EMPTY_TABLE if arguments is None else arguments
         durable = durable and owner is None
+        registry = self.broker.registry
         known = self.queues.get(name)
         if known is not None:
             subject = self.described("queue", name)
@@ -234,7 +237,7 @@ class VirtualHost:
                 raise locked(known)
             check_field("durable", durable, known.durable, subject)
             check_field("auto_delete", auto_delete, known.auto_delete, subject)
-            check_queue_equivalence(arguments, known.arguments, subject)
+            check_queue_equivalence(arguments, known.arguments, subject, registry.queue_arguments)
             return known
         if not name:
             check_may_be_unnamed(arguments)
@@ -245,6 +248,7 @@ class VirtualHost:
             durable=durable,
             auto_delete=auto_delete,
             exclusive=owner is not None,
+            table=registry.queue_arguments,
         )
         queue = Queue(
             self,
@@ -258,13 +262,13 @@ class VirtualHost:
         return queue
 
     def _add_queue(self, queue: Queue) -> None:
-        queue.policy = self.policies.effective(_policy_kind(queue), queue.name)
+        self.refit(queue)
         self.queues[queue.name] = queue
         if queue.owner is not None:
             self._owned.setdefault(queue.owner, {})[queue] = None
         self.epoch += 1
         self.broker.events.emit("queue.created", vhost=self, queue=queue)
-        self.warn_of(queue, ineffective(queue.arguments))
+        self.warn_of(queue, ineffective(queue.arguments, self.broker.registry.queue_arguments))
 
     def warn_of(self, queue: Queue, arguments: Iterable[str]) -> None:
         """Tell once a name and argument that it has no effect; generated names share theirs."""
@@ -402,10 +406,30 @@ class VirtualHost:
         """Take over changed policies in every exchange and queue."""
         for exchange in self.exchanges.values():
             if exchange.name:
-                exchange.apply_policy(self.policies.effective("exchange", exchange.name))
+                self._fit_exchange(exchange)
         for queue in self.queues.values():
-            queue.policy = self.policies.effective(_policy_kind(queue), queue.name)
+            self.refit(queue)
         self.epoch += 1
+
+    def _fit_exchange(self, exchange: Exchange) -> None:
+        registry = self.broker.registry
+        policy = self.policies.effective("exchange", exchange.name)
+        exchange.apply_policy(policy)
+        exchange.settings = settings(
+            exchange.arguments, registry.exchange_arguments, policy, registry.smaller_wins
+        )
+        if exchange.hooks or exchange.settings or exchange.type.has_hooks:
+            fit_exchange(exchange)
+
+    def refit(self, queue: Queue, *, is_forced: bool = False) -> None:
+        """Have a queue take over what its arguments and the policies say now."""
+        registry = self.broker.registry
+        policy = self.policies.effective(_policy_kind(queue), queue.name)
+        found = settings(queue.arguments, registry.queue_arguments, policy, registry.smaller_wins)
+        is_changed = found != queue.settings
+        queue.policy, queue.settings = policy, found
+        if registry.queue_hooks and (is_changed or is_forced or queue.extras is not None):
+            fit_queue(queue)
 
 
 def _policy_kind(queue: Queue) -> Kind:

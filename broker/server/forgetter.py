@@ -73,7 +73,7 @@ class Forgetter:
             consumer, position, message = entry
             queue = consumer.queue
             log = queue.log
-            if queue not in queues or log is None or isinstance(message, Absent):
+            if queue not in queues or log is None or isinstance(message, Absent) or queue.extras:
                 continue
             if queue not in kept:
                 kept[queue] = Kept(log)

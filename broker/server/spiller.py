@@ -19,7 +19,8 @@ import structlog
 import trio
 
 from leveret.broker.core import paging
-from leveret.broker.core.runs import FRONT, Paged
+from leveret.broker.core.chunks import Paged, gaps
+from leveret.broker.core.runs import FRONT
 from leveret.broker.server.alarms import Resident
 from leveret.broker.server.forgetter import Forgetter
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from leveret.broker.core.chunks import Chunk, Slot
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
-    from leveret.broker.core.runs import Chunk, Slot
     from leveret.broker.server.turns import Turns
 
 PAUSE = 0.1  # seconds between looks
@@ -194,11 +195,11 @@ class Spiller:
 
     async def _write(self, due: list[tuple[Queue, Chunk]]) -> None:
         """Write chunks, and have their queues let go of those that did not change meanwhile."""
-        copies = [(chunk.base, list(chunk.messages), chunk.octets) for _, chunk in due]
+        copies = [(chunk.numbers[:], chunk.messages[:], chunk.octets) for _, chunk in due]
         slots = await self._scratch.write([messages for _, messages, _ in copies])
-        for (queue, chunk), (base, messages, octets), slot in zip(due, copies, slots, strict=True):
-            count = len(messages)
-            queue.runs.spilled(chunk, Paged(base, base + count, count, octets, slot))
+        for (queue, chunk), (at, messages, octets), slot in zip(due, copies, slots, strict=True):
+            paged = Paged(at[0], at[-1] + 1, len(messages), octets, slot, gaps(at))
+            queue.runs.spilled(chunk, paged)
 
 
 def _parts(due: list[tuple[Queue, Chunk]]) -> Iterator[list[tuple[Queue, Chunk]]]:

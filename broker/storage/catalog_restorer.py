@@ -14,7 +14,6 @@ import json
 from struct import error
 from typing import TYPE_CHECKING, NamedTuple
 
-from leveret.broker.core.exchange_types import EXCHANGE_TYPES
 from leveret.broker.core.policy import Policy, PolicyError
 from leveret.broker.core.users import Permissions, TopicPermissions, User
 from leveret.broker.storage.base import StoreError
@@ -187,7 +186,7 @@ class Restorer:
         flags = row.content[0]
         type_name, offset = unpack_name(row.content, 1)
         arguments, _ = decode_shared(row.content, offset)
-        if type_name not in EXCHANGE_TYPES:
+        if type_name not in self._broker.registry.exchange_types:
             self._absent.add((vhost, name))
             raise _Absent(f"its type {type_name!r} is not known")
         self._vhost(vhost).declare_exchange(

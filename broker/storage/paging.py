@@ -23,8 +23,8 @@ from leveret.protocol.methods import BasicPublish
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from leveret.broker.core.chunks import Paged
     from leveret.broker.core.queue import Queue
-    from leveret.broker.core.runs import Paged
     from leveret.broker.storage.base import Ref
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
@@ -89,9 +89,7 @@ class Place:
         """
         base, end = self._paged.base, self._paged.end
         self._parts = [
-            (segment, places)
-            for segment in self._log.parts(base, end)
-            for places in _neighbours(self._wanted(segment.living_places(base, end)))
+            (segment, group) for segment, places in self._places() for group in _neighbours(places)
         ]
         missing = self._paged.count - sum(len(places) for _, places in self._parts)
         if missing:
@@ -102,11 +100,14 @@ class Place:
         self._counts = [len(each) for each in refs]
         return [*chain.from_iterable(refs)]
 
-    def _wanted(self, places: list[Positioned]) -> list[Positioned]:
-        if self._paged.positions is None:
-            return places
-        wanted = set(self._paged.positions)
-        return [place for place in places if place[0] in wanted]
+    def _places(self) -> Iterator[tuple[Segment, list[Positioned]]]:
+        paged = self._paged
+        if paged.positions is None:
+            for segment in self._log.parts(paged.base, paged.end):
+                yield segment, segment.living_places(paged.base, paged.end)
+        else:
+            for segment, positions in self._log.parts_of(paged.positions):
+                yield segment, segment.places_of(positions)
 
     def load(self, octets: Sequence[bytes]) -> None:
         """Put the messages into the queue.
@@ -132,8 +133,9 @@ class Place:
                     raise StoreError(
                         f"{where} of queue {self._log.number} {problem}{hint}"
                     ) from None
-        has_gaps = self._paged.end - self._paged.base > len(messages)
-        self._queue.loaded(self._paged, messages, positions if has_gaps else None)
+        paged = self._paged  # some of it may have been taken out meanwhile
+        has_gaps = paged.positions is not None or paged.end - paged.base > len(messages)
+        self._queue.loaded(paged, messages, positions if has_gaps else None)
 
 
 def message_at(

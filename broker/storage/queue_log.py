@@ -8,7 +8,7 @@ Called by: core.queue, amqp.channel (tell), storage.journal (asks).
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from leveret.broker.storage.counts import Counts
@@ -17,9 +17,9 @@ from leveret.broker.storage.paging import Place
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from leveret.broker.core.chunks import Paged
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
-    from leveret.broker.core.runs import Paged
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.segment import LiveRow, Segment
 
@@ -264,6 +264,16 @@ class QueueLog:
                 return
             if segment.living(base, end):
                 yield segment
+
+    def parts_of(self, positions: Sequence[int]) -> Iterator[tuple[Segment, Sequence[int]]]:
+        """Return the segments that ascending positions are in, and which of them."""
+        at, count = 0, len(positions)
+        while at < count:
+            segment = self.find(positions[at])
+            end = at + 1 if segment is None else bisect_left(positions, segment.end, at)
+            if segment is not None:
+                yield segment, positions[at:end]
+            at = end
 
     def take_recounted(self, limit: int) -> dict[Segment, dict[int, int]]:
         """Return counts that rows do not know yet, once, by where the messages are.

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS, Paged
+from leveret.broker.core.chunks import Paged
+from leveret.broker.core.runs import CHUNK_LENGTH, PIECE_OCTETS
 from leveret.broker.storage.base import Damaged
 from leveret.broker.storage.damage import (
     APART,

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from leveret.broker.core.chunks import Paged
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
-    from leveret.broker.core.runs import Paged
 
 SHARE: Final = 16  # of the disk, the part that is left to others if nothing else is said
 FILE_SIZE = 64 << 20  # octets after which the next file is begun: what a straggler keeps
@@ -146,16 +146,17 @@ class Scratch:
         ]
 
     async def read(self, paged: Paged) -> list[Message]:
-        """Return messages that were written.
+        """Return all messages that were written, whoever has been taken out of the chunk since.
 
         Raises:
           StoreError: They cannot be read.
         """
         assert self._worker is not None
-        slot = paged.slot
+        slot, stored = paged.slot, paged.stored
         assert isinstance(slot, Slot)
+        assert stored is not None
         octets, *more = await self._worker.run(self._read, slot)
-        at = paged.count * SIZES * array("I").itemsize
+        at = len(stored) * SIZES * array("I").itemsize
         sizes = array("I")
         sizes.frombytes(octets[:at])
         messages: list[Message] = []

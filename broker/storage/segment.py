@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from leveret.broker.storage.base import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.records import Enqueued
@@ -214,6 +214,12 @@ class Segment:
             return found
         dead = self._dead[first - self.base : end - self.base]
         return [each for each, is_dead in zip(found, dead, strict=True) if not is_dead]
+
+    def places_of(self, positions: Sequence[int]) -> list[tuple[int, tuple[int, int, int, int]]]:
+        """Return those of ascending positions of its own that are unsettled, and where they are."""
+        first = positions[0]
+        places = self.places(first, positions[-1] + 1 - first)
+        return [(each, places[each - first]) for each in positions if self.has(each)]
 
     def places(self, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """Return where messages are: offset, and octets of publish method, header and body."""

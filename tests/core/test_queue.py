@@ -8,11 +8,12 @@ import pytest
 
 from leveret.broker.core import paging
 from leveret.broker.core.checks import check_consumer
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.message import OVERHEAD, absent, octets
 from leveret.broker.core.paging import page_out, restore
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, Paged
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT
 from leveret.protocol.errors import AccessRefused, NotFound
 from leveret.protocol.properties import Properties
 

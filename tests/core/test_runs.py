@@ -2,16 +2,16 @@
 
 import pytest
 
-from leveret.broker.core.message import OVERHEAD
+from leveret.broker.core.chunks import Paged
+from leveret.broker.core.message import OVERHEAD, Absent, octets
 from leveret.broker.core.runs import (
     CHUNK_LENGTH,
     CHUNK_OCTETS,
+    FEW,
     FRONT,
     PASSED,
     PIECE_OCTETS,
-    Paged,
     Runs,
-    octets,
 )
 
 from ..support.fakes import message, messages
@@ -286,7 +286,7 @@ def test_the_first_position_follows_what_is_taken_across_gaps():
     runs.take(1)
 
     assert 5 == runs.first
-    assert [(5, 9)] == runs.ranges()
+    assert [(5, 5), (9, 9)] == runs.ranges(), "what is between may be in use elsewhere"
 
 
 @pytest.mark.parametrize(("position", "count"), [(1, 1), (2, 1), (4, 1), (5, 2), (9, 3), (50, 3)])
@@ -302,15 +302,40 @@ def test_nothing_is_joined_to_a_chunk_with_gaps():
     assert [] == with_gaps(1, 3).wanted(9)
 
 
-def test_a_chunk_with_gaps_is_not_paged_out_again():
-    runs = spread(CHUNK_LENGTH, CHUNK_LENGTH)
-    last = 2 * CHUNK_LENGTH
-    runs.append_paged(Paged(last, last + 3, 2, 30))
-    [paged] = runs.wanted(FRONT + 1)
-    runs.load(paged, messages(1, 2), [last, last + 2])
-    runs.page_out(0, always)
+def test_a_chunk_with_gaps_is_paged_out_with_its_positions():
+    runs = with_gaps(1, 2, 5, 9)
+    asked = []
 
-    assert 0 == runs.paged_count
+    def is_kept(base, count):
+        asked.append((base, count))
+        return True
+
+    runs.page_out(0, is_kept, 0)
+
+    [paged] = runs.items()
+    assert [(1, 2), (5, 1), (9, 1)] == asked
+    assert (1, 10, 4, [1, 2, 5, 9]) == (paged.base, paged.end, paged.count, [*paged.positions])
+    assert (4, runs.bytes) == (runs.paged_count, runs.paged_bytes)
+
+
+def test_a_chunk_with_gaps_stays_if_the_log_has_not_all_of_it():
+    runs = with_gaps(1, 2, 5, 9)
+
+    runs.page_out(0, lambda base, count: base != 5, 0)
+
+    assert [(1, 4, False)] == kinds(runs)
+
+
+def test_pieces_of_a_chunk_with_gaps_have_positions_only_if_they_have_gaps_themselves():
+    half = PIECE_OCTETS // 2 - 14
+    runs = Runs()
+    runs.append_at([1, 2, 5, 9], messages(*[bytes(half)] * 4))
+
+    runs.page_out(0, always, 0)
+
+    first, second = runs.items()
+    assert (1, 3, None) == (first.base, first.end, first.positions)
+    assert (5, 10, [5, 9]) == (second.base, second.end, [*second.positions])
 
 
 def test_a_chunk_ends_where_its_octets_are_enough():
@@ -338,6 +363,10 @@ class Place:
     """Where a chunk was written."""
 
 
+def written(chunk):
+    return Paged(chunk.base, chunk.end, chunk.count, chunk.octets, Place())
+
+
 def bases(chunks):
     return [chunk.base for chunk in chunks]
 
@@ -359,11 +388,32 @@ def test_when_memory_is_short_the_front_and_what_grows_may_go_too():
     assert [0] == bases(spread(CHUNK_LENGTH, 3).spillable(0, 0)), "too small to be worth it"
 
 
-def test_a_chunk_with_gaps_is_not_spilled():
-    runs = with_gaps(*range(0, 600, 2))
-    runs.append(600, messages(1) * 300)
+def test_a_chunk_with_gaps_is_spilled_and_loaded_with_its_positions():
+    positions = list(range(0, 600, 2))
+    runs = with_gaps(*positions)
+    [chunk] = runs.spillable(0, 0)
+    given, at = list(chunk.messages), chunk.positions[:]
 
-    assert [600] == bases(runs.spillable(0, 0))
+    assert runs.spilled(chunk, Paged(0, 599, 300, chunk.octets, Place(), at))
+    [paged] = runs.wanted(1)
+    assert runs.load(paged, given)
+
+    assert (positions, given) == drain(runs)
+
+
+def test_a_chunk_that_has_other_messages_than_were_written_is_not_the_same():
+    """As many, from the same position on, but one has gone out of the middle."""
+    runs = spread(300)
+    [chunk] = runs.spillable(0, 0)
+    written = Paged(0, 300, 300, chunk.octets, Place())
+    [(_, gone)] = runs.remove(7, 7)
+    runs.append_at([305], messages(b"x"))
+    assert (0, 300) == (chunk.base, chunk.count)
+
+    assert not runs.spilled(chunk, written)
+    runs.remove(305, 305)
+    runs.insert(7, gone)
+    assert runs.spilled(chunk, written), "it is as it was"
 
 
 def test_a_chunk_that_was_written_is_replaced_if_it_is_still_the_same():
@@ -440,7 +490,7 @@ def test_what_was_spilled_is_loaded_like_anything_else():
 def test_chunks_beyond_what_is_paged_are_spilled_too():
     runs = spread(*[CHUNK_LENGTH] * 5)
     chunks = list(runs.spillable(0))
-    runs.spilled(chunks[0], Paged(chunks[0].base, chunks[0].end, CHUNK_LENGTH, chunks[0].octets))
+    runs.spilled(chunks[0], written(chunks[0]))
 
     assert bases(chunks[1:]) == bases(runs.spillable(0))
 
@@ -573,3 +623,304 @@ def test_what_is_paged_out_and_loaded_again_comes_out_as_it_went_in():
     assert list(range(3, 3 + len(given))) == positions
     assert given == found
     assert (0, 0) == (runs.bytes, runs.paged_bytes)
+
+
+# what leaves the middle, and comes back
+
+
+class Disk:
+    """What a log has: as many messages as there are positions, all unsettled but some."""
+
+    def __init__(self, *settled, size=1):
+        self.settled = settled
+        self.size = size
+        self.asked = []
+
+    def sizes(self, position):
+        self.asked.append(position)
+        return 14, self.size
+
+    def living(self, base, end):
+        return [each for each in range(base, end) if each not in self.settled]
+
+
+def taken_out(entries):
+    """The positions of what was removed; all of it was in memory."""
+    assert not any(isinstance(each, Absent) for _, each in entries)
+    return [position for position, _ in entries]
+
+
+def mixed():
+    """A chunk in memory, one that the log has, one in a file, and one in memory: ten each."""
+    runs = spread(10)
+    runs.append_paged(absent(10, 10, 150))
+    runs.append_paged(Paged(20, 30, 10, 159, Place()))
+    runs.append(30, [message(b"x")] * 10)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "left"),
+    [
+        (0, 0, [(1, 9, False)]),
+        (9, 9, [(0, 9, False)]),
+        (4, 5, [(0, 8, False)]),
+        (0, 9, []),
+        (3, 9, [(0, 3, False)]),
+        (3, 14, [(0, 3, False), (15, 5, True)]),
+        (0, 19, []),
+        (12, 12, [(0, 10, False), (10, 9, True)]),
+    ],
+)
+def test_a_range_is_removed_wherever_it_is(first, last, left):
+    runs, disk = mixed(), Disk()
+    whole = runs.bytes
+
+    removed = runs.remove(first, last, disk.sizes, disk.living)
+
+    behind = [(10, 10, True)] if last < 10 else []
+    assert [*left, *behind, (20, 10, True), (30, 10, False)] == kinds(runs)
+    assert list(range(first, last + 1)) == [position for position, _ in removed]
+    assert [position >= 10 for position, _ in removed] == [
+        isinstance(each, Absent) for _, each in removed
+    ]
+    assert (40 - len(removed), whole - 15 * len(removed)) == (runs.count, runs.bytes)
+    assert 20 - sum(position >= 10 for position, _ in removed) == runs.paged_count
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (6, 6), (8, 99), (5, 4)])
+def test_where_nothing_is_nothing_is_removed(first, last):
+    runs = with_gaps(3, 5, 7)
+
+    assert [] == runs.remove(first, last)
+    assert [3, 5, 7] == drain(runs)[0]
+
+
+def test_nothing_is_removed_from_what_is_empty():
+    assert [] == Runs().remove(0, 99)
+
+
+def test_a_paged_chunk_has_explicit_positions_once_something_was_removed():
+    """What was removed is unsettled until it is republished; it must not be read with the rest."""
+    runs, disk = Runs(), Disk(4)
+    runs.append_paged(Paged(2, 9, 6, 90))
+    [paged] = runs.wanted(1)
+
+    [(position, gone)] = runs.remove(5, 5, disk.sizes, disk.living)
+
+    assert (5, 14, 1) == (position, gone.header_size, gone.size)
+    assert [2, 3, 6, 7, 8] == list(paged.positions)
+    assert [5] == disk.asked
+    assert (5, 75, 5, 75) == (runs.count, runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+def test_the_ends_of_a_paged_chunk_follow_what_is_removed():
+    runs, disk = Runs(), Disk(4)
+    runs.append_paged(Paged(2, 9, 6, 90))
+
+    runs.remove(0, 3, disk.sizes, disk.living)
+    runs.remove(8, 8, disk.sizes, disk.living)
+
+    [paged] = runs.items()
+    assert (5, 5, 8) == (runs.first, paged.base, paged.end)
+
+
+def test_what_was_removed_while_a_chunk_was_read_is_left_out():
+    runs, disk = Runs(), Disk()
+    runs.append_paged(absent(0, 4, 60))
+    [paged] = runs.wanted(1)
+    runs.remove(1, 1, disk.sizes, disk.living)
+
+    assert runs.load(paged, messages(0, 1, 2, 3), [0, 1, 2, 3])
+
+    assert ([0, 2, 3], [b"0", b"2", b"3"]) == (
+        [*next(runs.items()).numbers],
+        [each.body for each in next(runs.items()).messages],
+    )
+    drain(runs)
+    assert (0, 0, 0) == (runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+def test_what_was_removed_of_a_file_is_left_out_when_it_is_read():
+    """What each takes is not known before."""
+    runs = Runs()
+    given = messages(b"", bytes(70), b"22", b"333")
+    runs.append_paged(Paged(0, 4, 4, octets(given), Place()))
+    [paged] = runs.wanted(1)
+
+    removed = runs.remove(1, 2)
+    share = octets(given) // 4
+    assert [share, share] == [octets((each,)) for _, each in removed]
+    assert (2, octets(given) - 2 * share) == (runs.paged_count, runs.paged_bytes)
+    assert runs.load(paged, given)
+
+    assert octets([given[0], given[3]]) == runs.bytes
+    assert ([0, 3], [given[0], given[3]]) == drain(runs)
+    assert (0, 0, 0) == (runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+def test_of_a_file_of_which_nothing_is_left_nothing_is_accounted_for():
+    runs = Runs()
+    runs.append_paged(Paged(0, 3, 3, 100, Place()))
+
+    for position in range(3):
+        assert 1 == len(runs.remove(position, position))
+
+    assert (0, 0, 0, 0) == (runs.count, runs.bytes, runs.paged_count, runs.paged_bytes)
+    assert [] == kinds(runs)
+
+
+def test_what_comes_back_into_its_gap_makes_the_chunk_whole_again():
+    runs = spread(10)
+    [(_, gone)] = runs.remove(4, 4)
+    [chunk] = runs.items()
+    assert chunk.positions is not None
+
+    runs.insert(4, gone)
+
+    assert chunk.positions is None
+    assert list(range(10)) == drain(runs)[0]
+
+
+def test_what_comes_back_before_the_front_is_joined_to_it():
+    runs = spread(10)
+    positions, found = runs.take(3)
+
+    runs.insert_many(list(zip(positions, found, strict=True)))
+
+    assert [(0, 10, False)] == kinds(runs)
+    assert next(runs.items()).positions is None
+    assert list(range(10)) == drain(runs)[0]
+
+
+def test_what_comes_back_between_chunks_is_one_of_its_own_if_they_are_long():
+    runs = Runs()
+    runs.append(0, [message(b"x")] * FEW)
+    runs.append(FEW + 9, [message(b"x")] * FEW)
+
+    runs.insert(FEW + 4, message(b"y"))
+
+    assert [(0, FEW, False), (FEW + 4, 1, False), (FEW + 9, FEW, False)] == kinds(runs)
+
+
+def test_what_comes_back_splits_a_paged_chunk_and_asks_for_few_sizes():
+    runs, disk = Runs(), Disk(6)
+    runs.append_paged(Paged(0, 10, 9, 135))
+    runs.remove(7, 7, disk.sizes, disk.living)
+    disk.asked.clear()
+
+    runs.insert(7, message(b"7"), disk.sizes, disk.living)
+
+    assert [(0, 6, True), (7, 1, False), (8, 2, True)] == kinds(runs)
+    before, _, after = runs.items()
+    assert ([0, 1, 2, 3, 4, 5], [8, 9]) == (list(before.positions), list(after.positions))
+    assert (90, 30) == (before.octets, after.octets)
+    assert [8, 9] == disk.asked
+    assert (9, 135, 8, 120) == (runs.count, runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+def test_both_parts_of_a_file_that_was_split_are_read_from_it():
+    runs = Runs()
+    given = messages(*range(6))
+    runs.append_paged(Paged(0, 6, 6, octets(given), Place()))
+    runs.remove(2, 2)
+    runs.insert(2, given[2])
+
+    for paged in runs.wanted(3):
+        assert runs.load(paged, given)
+
+    assert (list(range(6)), given) == drain(runs)
+    assert (0, 0, 0) == (runs.bytes, runs.paged_count, runs.paged_bytes)
+
+
+def test_a_chunk_that_is_being_read_stays_wanted_when_very_much_comes_before_it():
+    runs = Runs()
+    runs.append_paged(absent(1000, 1, 15))
+    [paged] = runs.wanted(1)
+    runs.insert_many([(10 * number, message(bytes(CHUNK_OCTETS))) for number in range(50)])
+    assert 51 == len(kinds(runs))
+
+    assert runs.has(paged)
+    assert runs.load(paged, messages(b"x"))
+
+
+def test_a_full_chunk_is_halved_when_more_comes_into_its_gaps():
+    runs = Runs()
+    positions = list(range(0, 2 * CHUNK_LENGTH, 2))
+    runs.append_at(positions, [message(b"x")] * CHUNK_LENGTH)
+
+    runs.insert(3, message(b"y"))
+
+    half = CHUNK_LENGTH // 2
+    assert [(0, half + 1, False), (CHUNK_LENGTH, half, False)] == kinds(runs)
+    assert sorted([*positions, 3]) == drain(runs)[0]
+
+
+def test_very_many_come_back_in_chunks():
+    runs = Runs()
+    count = 3 * CHUNK_LENGTH + 5
+    runs.append(count, messages(b"x"))
+
+    runs.insert_many([(position, message(b"x")) for position in range(count)])
+
+    assert all(chunk.count <= CHUNK_LENGTH for chunk in runs.items())
+    assert list(range(count + 1)) == drain(runs)[0]
+
+
+def test_neighbours_at_the_end_are_added_like_any_others():
+    runs = spread(5)
+
+    runs.append_at(range(5, 8), [message(b"x")] * 3)
+
+    assert [(0, 8, False)] == kinds(runs)
+    assert next(runs.items()).positions is None
+
+
+def test_scattered_messages_at_the_end_share_a_chunk():
+    runs = Runs()
+    for position in range(0, 40, 2):
+        runs.append_at([position], [message(b"x")])
+    runs.append_at([40, 41, 50], [message(b"x")] * 3)
+
+    assert [(0, 23, False)] == kinds(runs)
+    assert [*range(0, 40, 2), 40, 41, 50] == drain(runs)[0]
+
+
+def test_many_neighbours_are_not_joined_to_what_has_gaps():
+    """Their positions would have to be written down."""
+    runs = Runs()
+    runs.append_at([0, 2], [message(b"x")] * 2)
+    runs.append_at(range(10, 10 + FEW), [message(b"x")] * FEW)
+    runs.append_at([1000], [message(b"x")])
+
+    assert [(0, 2, False), (10, FEW, False), (1000, 1, False)] == kinds(runs)
+    assert [False, True, True] == [each.positions is None for each in runs.items()]
+
+
+def test_very_many_scattered_messages_are_added_in_chunks():
+    runs = Runs()
+    positions = list(range(0, 5 * CHUNK_LENGTH, 2))
+
+    runs.append_at(positions, [message(b"x")] * len(positions))
+
+    assert all(chunk.count <= CHUNK_LENGTH for chunk in runs.items())
+    assert positions == drain(runs)[0]
+
+
+def test_a_position_is_found_wherever_it_is():
+    runs, disk = mixed(), Disk(13)
+    runs.remove(5, 5)
+    runs.remove(25, 25)
+
+    here = [each for each in range(-1, 42) if runs.has_position(each, disk.living)]
+
+    assert [each for each in range(40) if each not in {5, 13, 25}] == here
+
+
+def test_what_was_removed_is_in_no_range():
+    """Its log must not drop it with those around it: somebody else has it."""
+    runs, disk = mixed(), Disk()
+    for position in (5, 15, 25):
+        runs.remove(position, position, disk.sizes, disk.living)
+
+    assert [(0, 4), (6, 14), (16, 24), (26, 39)] == runs.ranges()

@@ -12,9 +12,10 @@ import trio.testing
 
 from leveret.broker.core import runs
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import NotLoaded
-from leveret.broker.core.runs import FRONT, Paged
+from leveret.broker.core.runs import FRONT
 from leveret.broker.server import spiller as spiller_module
 from leveret.broker.server.spiller import (
     BUSY_SHARE,

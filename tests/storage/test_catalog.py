@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.exchange_types import EXCHANGE_TYPES, Direct
-from leveret.broker.core.policy import KEYS, Policy, PolicyError
+from leveret.broker.core.policy import Policy, PolicyError
 from leveret.broker.core.users import Permissions, TopicPermissions, User, hash_password
 from leveret.broker.definitions import export, parse
 from leveret.broker.document import DocumentError
@@ -519,13 +519,12 @@ class Odd(Direct):
 
 
 @pytest.fixture
-def without_odd(kept, monkeypatch):
+def without_odd(kept):
     """A broker that knew an exchange type once, and a binding from there to queue q."""
-    with monkeypatch.context() as patch:
-        patch.setitem(EXCHANGE_TYPES, "x-odd", Odd)
-        kept.vhost.declare_exchange("odd", "x-odd", durable=True)
-        kept.vhost.bind("odd", kept.durable(), "k")
-        kept.vhost.bind("amq.fanout", kept.vhost.exchange("odd"), "")
+    kept.broker.registry.exchange_type(Odd)
+    kept.vhost.declare_exchange("odd", "x-odd", durable=True)
+    kept.vhost.bind("odd", kept.durable(), "k")
+    kept.vhost.bind("amq.fanout", kept.vhost.exchange("odd"), "")
     before = dict(kept.rows)
     kept.restart()
     assert before == kept.rows
@@ -546,7 +545,7 @@ def test_an_exchange_of_an_unknown_type_is_held_with_its_bindings(without_odd, m
     ] == kept.catalog.notes
     assert "odd" not in kept.vhost.exchanges
 
-    monkeypatch.setitem(EXCHANGE_TYPES, "x-odd", Odd)
+    monkeypatch.setitem(EXCHANGE_TYPES, "x-odd", Odd)  # a new broker knows it from the start
     kept.restart()
     assert ["k", ""] == [b.routing_key for b in kept.vhost.bindings()][::-1]
 
@@ -584,11 +583,10 @@ def test_what_is_held_goes_with_its_virtual_host(without_odd):
     assert ["number"] == [kind for kind, _ in without_odd.rows]
 
 
-def test_a_policy_with_an_unknown_setting_is_held(kept, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setitem(KEYS, "odd", lambda value: None)
-        kept.vhost.policies.put(Policy("p", ".*", {"odd": 1}))
-        kept.vhost.policies.put(Policy("p", ".*", {"odd": 1}), operator=True)
+def test_a_policy_with_an_unknown_setting_is_held(kept):
+    kept.broker.registry.argument("x-odd", lambda value, arguments: None)
+    kept.vhost.policies.put(Policy("p", ".*", {"odd": 1}))
+    kept.vhost.policies.put(Policy("p", ".*", {"odd": 1}), operator=True)
     kept.restart()
 
     text = "policy 'p': unknown key 'odd' in its definition; kept as it is"

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from leveret.broker.core.batch import Batch
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import Message
-from leveret.broker.core.runs import Paged
 from leveret.broker.storage import compaction
 from leveret.broker.storage import counts as counts_module
 from leveret.broker.storage import journal as journal_module
@@ -186,6 +186,54 @@ def test_of_messages_far_apart_only_they_are_read(journal: Journal, disk: Disk) 
         queue.positions,
         [each.body for each in queue.messages],
     )
+
+
+def test_positions_far_apart_are_found_in_the_rows_they_are_in(
+    journal: Journal, disk: Disk
+) -> None:
+    log = journal.log(1)
+    for base in range(0, 40, 10):
+        log.enqueued(base, [message(b"%d" % each) for each in range(base, base + 8)])
+        disk.commit(journal)
+    log.settled([25])
+    disk.commit(journal)
+
+    found = [
+        [position for position, _ in segment.places_of(positions)]
+        for segment, positions in log.parts_of([3, 5, 9, 24, 25, 30, 37, 50])
+    ]
+
+    assert [[3, 5], [24], [30, 37]] == found
+    assert [] == list(log.parts_of([]))
+
+
+def test_a_place_tells_what_it_has_read_though_some_was_taken_out_since(
+    journal: Journal, disk: Disk
+) -> None:
+    """Else the rest would be taken for neighbours."""
+    log = journal.log(1)
+    log.enqueued(0, [message(b"%d" % each) for each in range(4)])
+    disk.commit(journal)
+    queue, paged = Waiting(), Paged(0, 4, 4, 60)
+    log.fetch(queue, paged)
+    (place,) = journal.take_asked()
+    refs = place.refs()
+    paged.remove(0, 0, lambda position: (14, 1), lambda base, end: range(base, end))
+
+    place.load([disk.rows[ref.seq][1][ref.offset : ref.offset + ref.length] for ref in refs])
+
+    assert ([0, 1, 2, 3], 4) == (queue.positions, len(queue.messages))
+
+
+def test_a_position_that_the_log_does_not_have_is_missed(journal: Journal, disk: Disk) -> None:
+    log = journal.log(1)
+    log.enqueued(0, [message()])
+    disk.commit(journal)
+    log.fetch(Waiting(), Paged(0, 9, 2, 10, positions=[0, 8]))
+    (place,) = journal.take_asked()
+
+    with pytest.raises(StoreError, match="has lost 1 messages of 0 to 8"):
+        place.refs()
 
 
 def test_what_is_settled_before_its_commit_is_never_written(journal: Journal, disk: Disk) -> None:

@@ -4,8 +4,8 @@ import gc
 
 import pytest
 
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import Message
-from leveret.broker.core.runs import Paged
 from leveret.broker.storage import scratch as module
 from leveret.broker.storage.base import StoreError
 from leveret.broker.storage.scratch import Scratch
@@ -64,6 +64,14 @@ async def test_a_long_message_is_written_as_it_came_and_read_in_pieces(scratch, 
     assert all(any(each is piece for each in written) for piece in body)
     assert content([given]) == content([found])
     assert (b"abcdefghij", b"klmnopqrst", b"uvwxyz") == found.chunks
+
+
+async def test_of_a_chunk_of_which_some_were_taken_out_all_are_read(scratch):
+    [slot] = await scratch.write([messages(1, 2, 3)])
+    chunk = paged(slot, 3)
+    chunk.remove(1, 1, None, None)
+
+    assert content(messages(1, 2, 3)) == content(await scratch.read(chunk))
 
 
 async def test_messages_of_one_kind_share_their_envelope(scratch):

@@ -15,8 +15,8 @@ import trio
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import Message
-from leveret.broker.core.runs import Paged
 from leveret.broker.persistence import Persistence
 from leveret.broker.storage import database, lock, repair, row_builder, salvage, tools
 from leveret.broker.storage.base import CHANGED, Damaged, Definition, StoreError

@@ -1,0 +1,230 @@
+"""Extras: what a queue has besides its messages when plugins have a part in it.
+
+Law: hooks are gathered once, by what they override; what nobody overrides is an empty tuple. A
+queue whose hooks only look at what comes in, is rejected or settled stays plain; one whose hooks
+want to say when, or in which order, messages are served is a `HookedQueue`.
+
+Called by: core.queue (refit), core.hooked, core.placing, amqp.channel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from leveret.broker.core.deadlines import Deadlines
+from leveret.broker.core.hooks import QueueHook
+from leveret.broker.core.lanes import Lanes
+from leveret.broker.core.runs import Runs
+from leveret.broker.core.shards import Shards
+from leveret.broker.core.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.hooked import HookedQueue
+    from leveret.broker.core.hooks import Entry
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.timers import Timer
+
+    Fetched = Callable[[list[Entry]], None]
+
+# What makes a queue a hooked one.
+DEEP: Final = ("placed", "due", "dealt", "lanes", "outgoing", "delivered", "returned")
+
+
+# What `dropped` of a hook that raised returns: what it should have taken is not let go.
+FAILED: Final = object()
+
+
+class Extras:
+    """What hooks and their queue know together.
+
+    Attributes:
+      hooks: Those of the queue by who made them, in the order they are called.
+      is_deep: Whether the queue has to be a hooked one for them.
+      is_stale: Whether the queue is to be fitted anew once nothing is in it.
+      lanes: The order in which messages are served.
+      expiries: Positions by when they expire.
+      deadlines: When each position expires.
+      waiting: Messages that are not ready before a moment.
+      dues: Their positions by that moment.
+      due: The moment of each.
+      returns: How often messages came back, of those that did.
+      fetching: What is being read to be dropped or made ready, and what is done with it then.
+      leaving: How many those are.
+      asked: Lanes by what is being read for them.
+      is_held: Whether nothing is delivered.
+      body_octets: Of the bodies of ready messages.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.hooks: dict[object, QueueHook] = {}
+        self.is_deep = False
+        self.is_stale = False
+        self.lanes = Lanes(cast("HookedQueue", queue))
+        self.expiries = Deadlines()
+        self.deadlines = Timeline()
+        self.waiting = Runs()
+        self.dues = Deadlines()
+        self.due = Shards()
+        self.returns = Shards()
+        self.fetching: dict[Paged, Fetched] = {}
+        self.leaving = 0
+        self.asked: dict[Paged, Runs] = {}
+        self.is_held = False
+        self.body_octets = 0
+        self.placing: dict[int, int] = {}  # while messages are placed: those that wait, until when
+        self._timer: Timer | None = None
+        self._gather()
+
+    def fit(self, kinds: dict[object, type[QueueHook]]) -> list[QueueHook]:
+        """Take over the hooks that the settings ask for now; return those that are new.
+
+        One that was there before stays, with all it knows, and reads the settings anew.
+        """
+        before, self.hooks = self.hooks, {}
+        new: list[QueueHook] = []
+        for choice, kind in kinds.items():
+            known = before.get(choice)
+            if known is not None and type(known) is kind:
+                known.refit()
+                self.hooks[choice] = before.pop(choice)
+            else:
+                self.hooks[choice] = kind(self.queue)
+                new.append(self.hooks[choice])
+        for gone in before.values():
+            gone.close()
+        self._gather()
+        return new
+
+    def _gather(self) -> None:
+        hooks = list(self.hooks.values())
+        batch = self.queue.vhost.broker.batch
+
+        def failed(who: object, problem: Exception) -> None:
+            batch.failed(who, problem)  # who is told is set when the server starts
+
+        self.is_deep = any(
+            hook.is_deep or _overrides(hook, name) for hook in hooks for name in DEEP
+        )
+        self.placed = _gather(hooks, "placed", failed)
+        self.due_hooks = _gather(hooks, "due", failed)
+        self.dealt = _gather(hooks, "dealt", failed)
+        self.outgoing = _gather(hooks, "outgoing", failed)
+        self.delivered = _gather(hooks, "delivered", failed)
+        self.returned = _gather(hooks, "returned", failed)
+        self.settled = _gather(hooks, "settled", failed)
+        self.dropped = _gather(hooks, "dropped", failed)
+        self.used = _gather(hooks, "used", failed)
+        self.consumers_changed = _gather(hooks, "consumers_changed", failed)
+        self.admitting = tuple(
+            hook for hook in hooks if _overrides(hook, "admit") or _overrides(hook, "admitted")
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is known here that a plain queue does not know."""
+        is_timed = self.waiting.count or self.leaving or len(self.expiries)
+        return not (is_timed or self.returns or self.lanes.is_keyed or self.is_held)
+
+    # Time
+
+    @property
+    def next_due(self) -> float:
+        """When something expires or becomes ready next; infinity if nothing does."""
+        expiry, due = self.expiries.next, self.dues.next
+        if expiry is None:
+            return _NEVER if due is None else due
+        return expiry if due is None else min(expiry, due)
+
+    def set_timer(self) -> None:
+        """Have the queue dealt when something is due next."""
+        when = self.next_due
+        timer = self._timer
+        if when is _NEVER:
+            return
+        if timer is None or timer.when is None:
+            timers = self.queue.vhost.broker.timers
+            self._timer = timers.at(int(when), self._ring)
+        elif timer.when > when:
+            timer.move(int(when))
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.queue.touch()
+
+    def forget(self, positions: Sequence[int]) -> None:
+        """Forget what is known of messages that are settled."""
+        if self.returns:
+            self.returns.forget(positions)
+        self.lanes.settled(positions)
+        for settled in self.settled:
+            settled(positions)
+
+    def clear(self) -> None:
+        """Forget what is known of ready messages: they are gone; what waits is not."""
+        self.queue.vhost.broker.batch.debris.append(self.expiries.clear())
+        self.deadlines.clear()
+        self.asked.clear()
+
+    def close(self) -> None:
+        """Let go of everything: the queue is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for hook in self.hooks.values():
+            hook.close()
+        self.hooks = {}
+        self.fetching.clear()
+        self.leaving = 0
+        batch = self.queue.vhost.broker.batch
+        batch.debris += (self.expiries.clear(), self.dues.clear(), self.waiting.clear())
+        self._gather()
+
+
+_NEVER = float("inf")
+
+
+def _overrides(hook: QueueHook, name: str) -> bool:
+    return getattr(type(hook), name) is not getattr(QueueHook, name)
+
+
+def _gather(
+    hooks: Sequence[QueueHook], name: str, failed: Callable[[object, Exception], None]
+) -> tuple[Callable[..., Any], ...]:
+    """Return the methods of a name of those hooks that have one of their own.
+
+    One that raises is reported, and counts as one that does nothing.
+    """
+    return tuple(_guarded(hook, name, failed) for hook in hooks if _overrides(hook, name))
+
+
+def _guarded(
+    hook: QueueHook, name: str, failed: Callable[[object, Exception], None]
+) -> Callable[..., Any]:
+    method = getattr(hook, name)
+    nothing = _NOTHING.get(name, _none)
+
+    def call(*arguments: object) -> object:
+        try:
+            result: object = method(*arguments)
+        except Exception as problem:
+            failed(hook, problem)
+            return nothing(*arguments)
+        return result
+
+    return call
+
+
+def _none(*arguments: object) -> None:
+    return None
+
+
+_NOTHING: Final[dict[str, Callable[..., object]]] = {
+    "due": lambda entries: entries,
+    "returned": lambda entries: entries,
+    "outgoing": lambda position, message: message,
+    "dropped": lambda entries, reason: FAILED,
+}

@@ -1,0 +1,574 @@
+"""Hooked queues: queues in whose order and time plugins have a part.
+
+Law: all that comes in gets its position and stands in a lane, or waits, before anything is dealt;
+messages may leave from the middle. What is due is done before anything is dealt, so nothing that
+has expired is ever delivered; very much of it is done in pieces, and nothing is dealt in between.
+A message whose body only the log has is taken out at once and read before a hook gets it; until
+then the log keeps it, so that a crash undoes it.
+
+A queue becomes a hooked one, and plain again, while it lives: `core.fitting`.
+
+Called by: as core.queue; plugins (expire_at, wait_until, drop, wait_entries, take_out).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from leveret.broker.core import paging
+from leveret.broker.core.chunks import Paged
+from leveret.broker.core.consumer import DEAL_LIMIT
+from leveret.broker.core.extras import FAILED
+from leveret.broker.core.hooks import Reason
+from leveret.broker.core.log import Fact
+from leveret.broker.core.message import OVERHEAD, Absent, octets
+from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Callable, Iterable, Sequence
+
+    from leveret.broker.core.consumer import Consumer
+    from leveret.broker.core.extras import Extras
+    from leveret.broker.core.hooks import Entry
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.returned import Entry as AnyEntry
+    from leveret.broker.core.runs import Runs
+
+# Messages that expire, or become ready, at a stroke.
+DUE_LIMIT = 2048
+
+
+class HookedQueue(Queue):
+    """A queue with hooks that say when, or in which order, messages are served."""
+
+    __slots__ = ()
+
+    extras: Extras
+
+    # What can be seen
+
+    @property
+    def ready_count(self) -> int:
+        """How many messages are ready, after dealing what is due."""
+        self.deal()
+        waiting = self._awaited + len(self.incoming) + self.coming
+        return self.extras.lanes.count + self.returned.count + waiting
+
+    @property
+    def waiting_count(self) -> int:
+        """How many messages wait for a moment."""
+        return self.extras.waiting.count
+
+    def all_runs(self) -> Iterable[Runs]:
+        """Return all rows of messages: lanes, and what waits."""
+        yield from self.extras.lanes.all()
+        yield self.extras.waiting
+
+    @property
+    def bytes(self) -> int:
+        """Octets of header and body of its messages: ready, waiting, unacked."""
+        return (
+            sum(runs.bytes for runs in self.all_runs()) + self.returned.bytes + self.unacked_bytes
+        )
+
+    @property
+    def memory(self) -> int:
+        """Octets its messages are accounted for, as far as they are in memory."""
+        returned = self.returned
+        count = returned.count + self._awaited + self.unacked_count
+        octets_here = returned.bytes - returned.absent_bytes + self.unacked_memory
+        runs = sum(each.memory for each in self.all_runs())
+        return runs + octets_here + count * OVERHEAD
+
+    # Dealing
+
+    def deal(self) -> None:
+        """Do what is due, place what came in, and hand ready messages to those that have room."""
+        extras = self.extras
+        if self._awaited:  # what comes back goes before what is here
+            self._let_wait()
+            return
+        now = self.vhost.broker.now
+        is_done = extras.next_due > now or self._run_due(now)
+        had_incoming = bool(self.incoming)
+        if had_incoming:
+            self._store()
+        if is_done and not extras.is_held:
+            self._deal_lanes()
+            if extras.next_due <= now:  # time to live 0: whoever was there has got it
+                is_done = self._run_due(now)
+        for dealt in extras.dealt:
+            dealt()
+        if not is_done:
+            self.touch()
+        if had_incoming and extras.lanes.count and self._ring.consumers:
+            self.vhost.broker.batch.is_crowded = True
+        if extras.is_stale and not (extras.lanes.count or self.unacked_count):
+            self.vhost.refit(self)
+        extras.set_timer()
+
+    def _deal_lanes(self) -> None:
+        limit = DEAL_LIMIT
+        end = self._unseal() if self._sealed else UNLIMITED
+        lanes = self.extras.lanes
+        level = self._ring.front()
+        while level is not None and limit > 0:
+            if self.returned.count:  # they came back before the queue was a hooked one
+                if not paging.are_returned_loaded(self):
+                    return
+                limit -= self._deal_returned(level, limit)
+            else:
+                lane = lanes.front()
+                if lane is None or lane.first >= end or not self._is_loaded(lane):
+                    return
+                limit -= self._deal_lane(level, limit, lane, end)
+            level = self._ring.front()
+        if level is not None:
+            self.touch()
+
+    def _is_loaded(self, lane: Runs) -> bool:
+        if not lane.paged_count:
+            return True
+        for paged in lane.wanted(FRONT):
+            source = paged.slot or self.log
+            if source is not None:
+                paged.is_asked = True
+                self.extras.asked[paged] = lane
+                source.fetch(self, paged)
+        return not lane.is_front_paged
+
+    def _deal_lane(
+        self, level: OrderedDict[Consumer, None], limit: int, lane: Runs, end: int
+    ) -> int:
+        lanes = self.extras.lanes
+        most = min(lane.count, lanes.most(lane))
+        consumers, share, cost = self._ring.next(level, limit, most)
+        if consumers:
+            positions, messages = self._take_lane(lane, len(consumers) * share, end)
+            cost += len(messages)
+            self._hand_out(level, consumers, positions, messages)
+        return cost
+
+    def _take_lane(
+        self, lane: Runs, limit: int, end: int = UNLIMITED
+    ) -> tuple[Sequence[int], list[Message]]:
+        """Take messages from the front of a lane, which is loaded."""
+        lanes = self.extras.lanes
+        wanted = min(limit, lane.count, lanes.most(lane), DEAL_LIMIT)
+        if end != UNLIMITED:
+            wanted = min(wanted, lane.until(end - 1))
+        positions, messages = lane.take(wanted, DEAL_BYTES)
+        self.extras.body_octets -= _bodies(messages)
+        lanes.took(lane, positions)
+        return positions, messages
+
+    def _hand_out(
+        self,
+        level: OrderedDict[Consumer, None],
+        consumers: list[Consumer],
+        positions: Sequence[int],
+        messages: list[Message],
+    ) -> None:
+        """Deliver messages in turns; those that came back are marked, and go by themselves."""
+        ring, extras = self._ring, self.extras
+        start = 0
+        for end, redelivered in self._stretches(positions):
+            some = messages[start:end]
+            where = positions[start:end]
+            if redelivered and extras.outgoing:
+                some = [self._outgoing(*entry) for entry in zip(where, some, strict=True)]
+            ring.distribute(level, consumers, where, some, redelivered)
+            if extras.delivered:
+                self._tell(consumers, where)
+            start = end
+
+    def _tell(self, consumers: list[Consumer], positions: Sequence[int]) -> None:
+        """Tell hooks who got what, as `Ring.distribute` shares it out."""
+        width = len(consumers)
+        for index, consumer in enumerate(consumers[: len(positions)]):
+            if not consumer.no_ack:
+                for delivered in self.extras.delivered:
+                    delivered(consumer, positions[index::width])
+
+    def _outgoing(self, position: int, message: Message) -> Message:
+        for outgoing in self.extras.outgoing:
+            message = outgoing(position, message)
+        return message
+
+    def _stretches(self, positions: Sequence[int]) -> list[tuple[int, bool]]:
+        """Return ends of neighbours that all, or none of which, were delivered before."""
+        returns, before = self.extras.returns, self.delivered_before
+        count = len(positions)
+        if not returns and positions[0] > before:
+            return [(count, False)]
+        found: list[tuple[int, bool]] = []
+        for index, position in enumerate(positions, 1):
+            redelivered = position <= before or returns.get(position) > 0
+            if found and found[-1][1] is redelivered:
+                found[-1] = (index, redelivered)
+            else:
+                found.append((index, redelivered))
+        return found
+
+    def pop(self) -> tuple[int, Message, bool] | None:
+        """Take the first ready message for basic.get: position, message, redelivered.
+
+        Raises:
+          NotLoaded: It is being read, or comes in pieces; the same may be asked again once it is
+            here.
+        """
+        self.deal()
+        extras = self.extras
+        if self._awaited or extras.next_due <= self.vhost.broker.now:
+            raise NotLoaded
+        if self.returned.count:
+            return super().pop()
+        lane = None if extras.is_held else extras.lanes.front()
+        if lane is None:
+            if self.coming:
+                raise NotLoaded
+            return None
+        if not self._is_loaded(lane):
+            raise NotLoaded
+        (position,), (message,) = self._take_lane(lane, 1)
+        ((_, redelivered),) = self._stretches((position,))
+        if redelivered and extras.outgoing:
+            message = self._outgoing(position, message)
+        if self.log is not None:
+            self.log.delivered(position)
+        for delivered in extras.delivered:
+            delivered(None, (position,))
+        self.unacked_count += 1
+        self.unacked_bytes += octets((message,))
+        return position, message, redelivered
+
+    # What comes in
+
+    def _let_wait(self) -> None:
+        if self.incoming:
+            self._store()
+            if self._ring.consumers:
+                self.vhost.broker.batch.is_crowded = True
+
+    def _store(self) -> None:
+        extras, base = self.extras, self.next_position
+        messages, self.incoming = self.incoming, []
+        if self.log is not None:
+            self.log.enqueued(base, messages)
+        self.next_position = base + len(messages)
+        for placed in extras.placed:
+            placed(base, messages)
+        if extras.placing:
+            self._store_some(base, messages)
+        else:
+            extras.body_octets += _bodies(messages)
+            extras.lanes.append(base, messages)
+
+    def _store_some(self, base: int, messages: list[Message]) -> None:
+        """Put those messages aside that wait, and the others into their lanes."""
+        extras = self.extras
+        waits, extras.placing = extras.placing, {}
+        entries = list(enumerate(messages, base))
+        late = [entry for entry in entries if entry[0] in waits]
+        ready = [entry for entry in entries if entry[0] not in waits]
+        self._put_aside(late, [waits[position] for position, _ in late], is_new=True)
+        if ready:
+            messages = [message for _, message in ready]
+            extras.body_octets += _bodies(messages)
+            extras.lanes.append_at([position for position, _ in ready], messages)
+
+    def _put_aside(self, entries: Sequence[Entry], whens: Sequence[int], *, is_new: bool) -> None:
+        """Have messages wait until moments; what is new is after all that waits."""
+        extras = self.extras
+        positions = [position for position, _ in entries]
+        if is_new:
+            extras.waiting.append_at(positions, [message for _, message in entries])
+        else:
+            extras.waiting.insert_many(entries, self.sizes, self.living)
+        self._note_due(positions, whens)
+
+    def _note_due(self, positions: Sequence[int], whens: Sequence[int]) -> None:
+        extras, offset = self.extras, self.vhost.broker.wall_offset
+        for position, when in zip(positions, whens, strict=True):
+            extras.due.set(position, when)
+            extras.dues.add(when, position)
+        if self.log is not None:
+            self.log.note(Fact.DUE, positions, [when + offset for when in whens])
+        extras.set_timer()
+
+    # What plugins tell
+
+    def expire_at(self, when: int, first: int, count: int = 1) -> None:
+        """Have messages dropped at a moment (`broker.now`) if they are still in the queue then."""
+        extras = self.extras
+        extras.expiries.add(when, first, count)
+        extras.deadlines.append(first, count, when)
+        if self.log is not None:
+            wall = when + self.vhost.broker.wall_offset
+            self.log.note(Fact.DEADLINE, range(first, first + count), [wall] * count)
+
+    def wait_until(self, position: int, when: int) -> None:
+        """Have a message that is being placed wait until a moment."""
+        self.extras.placing[position] = when
+
+    def waits_until(self, position: int) -> int:
+        """Return until when a message waits, or is about to wait; 0 if it does not."""
+        return self.extras.placing.get(position, 0) or self.extras.due.get(position)
+
+    def wait_entries(self, entries: Sequence[Entry], whens: Sequence[int]) -> None:
+        """Have messages wait that came back."""
+        ordered = sorted(zip(entries, whens, strict=True), key=lambda each: each[0][0])
+        some = [entry for entry, _ in ordered]
+        self._put_aside(some, [when for _, when in ordered], is_new=False)
+
+    def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
+        """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
+        results = [dropped(entries, reason) for dropped in self.extras.dropped]
+        if FAILED not in results:  # else they are gone from here, but come back with a restart
+            self.take_out(entries)
+
+    def take_out(self, entries: Sequence[AnyEntry]) -> None:
+        """Let go of messages that are in no lane any more, as if they had been acknowledged."""
+        positions = [position for position, _ in entries]
+        if self.log is not None:
+            self.log.settled(positions)
+        self.extras.forget(positions)
+
+    def drop_range(self, first: int, last: int, reason: Reason) -> int:
+        """Drop the ready and waiting messages of a range of positions; return how many."""
+        found = self._remove(first, last)
+        self._drop_found(found, reason)
+        return len(found)
+
+    def drop_front(self, count: int, reason: Reason) -> None:
+        """Drop ready messages from where they would be served next."""
+        lanes = self.extras.lanes
+        while count > 0:
+            lane = lanes.first_to_drop()
+            if lane is None:
+                return
+            found = self._take_front(lane, count)
+            self.extras.body_octets -= sum([message.size for _, message in found])
+            lanes.left(lane)
+            count -= len(found)
+            self._drop_found(found, reason)
+
+    def _take_front(self, lane: Runs, count: int) -> list[AnyEntry]:
+        """Take out at most so many messages from the front of a lane, loaded or not."""
+        if not lane.is_front_paged:
+            return list(zip(*lane.take(count), strict=True))
+        chunk = next(iter(lane.items()))
+        positions = chunk.positions or self.living(chunk.base, chunk.end)
+        last = positions[min(count, len(positions)) - 1]
+        return lane.remove(lane.first, last, self.sizes, self.living)
+
+    def _remove(self, first: int, last: int) -> list[AnyEntry]:
+        extras = self.extras
+        found = extras.lanes.remove(first, last)
+        extras.body_octets -= sum([message.size for _, message in found])
+        if extras.waiting.count:
+            late = extras.waiting.remove(first, last, self.sizes, self.living)
+            extras.due.forget([position for position, _ in late])
+            found += late
+        return found
+
+    def _drop_found(self, found: list[AnyEntry], reason: Reason) -> None:
+        if not found:
+            return
+        if not self.extras.dropped:
+            self.take_out(found)
+            return
+        self.with_bodies(found, partial(self._drop_fetched, reason))
+
+    def _drop_fetched(self, reason: Reason, entries: list[Entry]) -> None:
+        self.drop_entries(entries, reason)
+
+    def sizes(self, position: int) -> tuple[int, int]:
+        """Return the octets of header and body of a message that only the log has."""
+        return (0, 0) if self.log is None else self.log.sizes(position)
+
+    def living(self, first: int, end: int) -> Sequence[int]:
+        """Return the positions from one up to another that the log has."""
+        return () if self.log is None else self.log.positions(first, end)
+
+    # What is due
+
+    def _run_due(self, now: int) -> bool:
+        """Make ready what has waited, drop what has expired; return whether that was all."""
+        extras = self.extras
+        for first, count in extras.dues.due(now, DUE_LIMIT):
+            self._end_wait(first, count, now)
+        for first, count in extras.expiries.due(now, DUE_LIMIT):
+            self.drop_range(first, first + count - 1, Reason.EXPIRED)
+        return extras.next_due > now
+
+    def _end_wait(self, first: int, count: int, now: int) -> None:
+        extras, due = self.extras, self.extras.due
+        found = extras.waiting.remove(first, first + count - 1, self.sizes, self.living)
+        late = [entry for entry in found if due.get(entry[0]) > now]
+        if late:  # their moment has been changed
+            found = [entry for entry in found if due.get(entry[0]) <= now]
+            self.with_bodies(late, self._wait_on)
+        due.forget([position for position, _ in found])
+        if found:
+            self.with_bodies(found, self._make_ready)
+
+    def _wait_on(self, entries: list[Entry]) -> None:
+        self.extras.waiting.insert_many(entries, self.sizes, self.living)
+
+    def _make_ready(self, entries: list[Entry]) -> None:
+        extras = self.extras
+        some: Sequence[Entry] = entries
+        for due in extras.due_hooks:
+            some = due(some)
+        now, deadlines = self.vhost.broker.now, extras.deadlines
+        expired = [entry for entry in some if 0 < deadlines.get(entry[0]) <= now]
+        if expired:
+            gone = {position for position, _ in expired}
+            some = [entry for entry in some if entry[0] not in gone]
+            self.drop_entries(expired, Reason.EXPIRED)
+        if some:
+            self._insert(some)
+            self.touch()
+
+    def _insert(self, entries: Sequence[Entry]) -> None:
+        """Put messages into their lanes, ascending by position."""
+        self.extras.body_octets += sum([message.size for _, message in entries])
+        self.extras.lanes.insert(entries)
+
+    # What is not in memory
+
+    def with_bodies(self, found: list[AnyEntry], then: Callable[[list[Entry]], None]) -> None:
+        """Do something with messages that were taken out, once all of each is here."""
+        here = [entry for entry in found if entry[1].__class__ is not Absent]
+        if here:
+            then(here)  # type: ignore[arg-type]
+        absent = [entry for entry in found if entry[1].__class__ is Absent]
+        log = self.log
+        if not absent or log is None:
+            return
+        for start in range(0, len(absent), CHUNK_LENGTH):
+            some = absent[start : start + CHUNK_LENGTH]
+            positions = [position for position, _ in some]
+            size = octets(message for _, message in some)
+            paged = Paged(positions[0], positions[-1] + 1, len(some), size, positions=positions)
+            paged.is_asked = True
+            self.extras.fetching[paged] = then
+            self.extras.leaving += len(some)
+            log.fetch(self, paged)
+
+    def waits_for(self, paged: Paged) -> bool:
+        """Whether messages that were asked for are still needed."""
+        extras = self.extras
+        if self.deleted:
+            return False
+        if paged in extras.fetching:
+            return True
+        lane = extras.asked.get(paged)
+        return super().waits_for(paged) if lane is None else lane.has(paged)
+
+    def loaded(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
+        """Take in messages that were asked for, and their positions if there are gaps."""
+        extras = self.extras
+        then = extras.fetching.pop(paged, None)
+        if then is not None and paged.positions is not None:
+            extras.leaving -= paged.count
+            then(list(zip(paged.positions, messages, strict=True)))
+            self.touch()
+            return
+        lane = extras.asked.pop(paged, None)
+        if lane is None:
+            super().loaded(paged, messages, positions)
+        elif lane.load(paged, messages, positions):
+            self.touch()
+
+    # Settling
+
+    def requeue(self, entries: Sequence[AnyEntry], *, are_awaited: bool = False) -> None:
+        """Put unsettled messages back at their original positions, or where hooks want them."""
+        size, extras = octets(message for _, message in entries), self.extras
+        if are_awaited:
+            self._awaited -= len(entries)
+            self.unacked_bytes -= size
+        else:
+            self.settle(len(entries), size)
+        absent = [entry for entry in entries if entry[1].__class__ is Absent]
+        if absent:
+            self.absent_bytes -= octets(message for _, message in absent)
+        if self.deleted:
+            return
+        positions = [position for position, _ in entries]
+        if self.log is not None:
+            self.log.returned(positions)
+        returns = extras.returns
+        for position in positions:
+            returns.set(position, returns.get(position) + 1)
+        extras.lanes.settled(positions)
+        self.with_bodies(sorted(entries, key=_position), self._take_back)
+
+    def _take_back(self, entries: list[Entry]) -> None:
+        some: Sequence[Entry] = entries
+        for returned in self.extras.returned:
+            if some:
+                some = returned(some)
+        if some:
+            self._make_ready_again(list(some))
+        self.touch()
+
+    def _make_ready_again(self, entries: list[Entry]) -> None:
+        now, extras = self.vhost.broker.now, self.extras
+        deadlines = extras.deadlines
+        ready: list[Entry] = []
+        expired: list[Entry] = []
+        for entry in entries:
+            when = deadlines.get(entry[0])
+            if when and when <= now:
+                expired.append(entry)
+                continue
+            ready.append(entry)
+            if when:  # the entry made when it was placed may have been looked at meanwhile
+                extras.expiries.add(when, entry[0])
+        if ready:
+            self._insert(ready)
+        if expired:
+            self.drop_entries(expired, Reason.EXPIRED)
+
+    # The end
+
+    def _drop_ready(self) -> None:
+        log, extras, batch = self.log, self.extras, self.vhost.broker.batch
+        self.incoming.clear()
+        is_kept = not self.deleted and (extras.waiting.count or extras.leaving)
+        if log is not None and (self.unacked_count or is_kept):
+            for lane in extras.lanes.all():
+                log.dropped(lane.ranges())
+            batch.unfinished.append(self.returned.clear(log))
+        else:
+            if log is not None:
+                log.dropped([(0, self.next_position - 1)])
+            batch.debris.append(self.returned.clear())
+        batch.debris += extras.lanes.clear()
+        extras.body_octets = 0
+        if not is_kept:
+            batch.debris.append(extras.waiting.clear())
+            extras.clear()
+
+    def become_plain(self) -> None:
+        """Become a plain queue again: there is nothing here that one does not know."""
+        extras = self.extras
+        self.__class__ = Queue  # type: ignore[assignment]
+        if not extras.hooks:
+            self.extras = None  # type: ignore[assignment]
+
+
+def _bodies(messages: Sequence[Message]) -> int:
+    return sum([message.size for message in messages])
+
+
+def _position(entry: AnyEntry) -> int:
+    return entry[0]

@@ -1,0 +1,116 @@
+"""Placing: from an exchange into queues, past the hooks of both.
+
+Law: first all queues of a message are asked whether they take it, then those that do get it; who
+raises before that leaves it nowhere. What a queue sends on (a dead letter, a message whose delay is
+over) goes the same way, in the same commit as all else of the slice.
+
+Called by: amqp.publish (the careful way), plugins (republish).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leveret.broker.core.exchange import route
+from leveret.broker.core.hooks import Verdict
+from leveret.protocol.constants import HAS_EXPIRATION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from leveret.broker.core.exchange import Exchange, Routing
+    from leveret.broker.core.hooks import QueueHook
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+
+
+def pass_hooks(
+    found: Routing, routing_keys: Sequence[str], message: Message
+) -> tuple[tuple[Queue, ...], bool]:
+    """Let the exchanges at which a route stopped see the message, and go on from there.
+
+    Returns:
+      All queues it goes to; whether a hook has taken it, so that it counts as routed.
+    """
+    queues = dict.fromkeys(found.queues)
+    stops = list(found.stops)
+    seen = set(stops)
+    is_taken = False
+    while stops:
+        exchange = stops.pop()
+        diverted = _divert(exchange, routing_keys, message)
+        if diverted is not None:
+            is_taken = True
+            queues.update(dict.fromkeys(diverted))
+            continue
+        onward = route(exchange, routing_keys, message.headers or {}, is_past_hooks=True)
+        queues.update(dict.fromkeys(onward.queues))
+        stops += [stop for stop in onward.stops if stop not in seen]
+        seen.update(onward.stops)
+    return tuple(queues), is_taken
+
+
+def _divert(
+    exchange: Exchange, routing_keys: Sequence[str], message: Message
+) -> Sequence[Queue] | None:
+    for hook in exchange.hooks.values():
+        diverted = hook.divert(message, routing_keys)
+        if diverted is not None:
+            return diverted
+    return None
+
+
+def admitted(message: Message, queues: Sequence[Queue]) -> tuple[Sequence[Queue], bool]:
+    """Ask the hooks of queues about a message.
+
+    Returns:
+      The queues that get it; whether one of them has refused it.
+    """
+    taking: list[Queue] = []
+    agreed: list[QueueHook] = []
+    refusing: list[QueueHook] = []
+    for queue in queues:
+        verdict = Verdict.ADMIT
+        for hook in queue.admitting:
+            verdict = hook.admit(message)
+            if verdict is Verdict.REFUSE:
+                refusing.append(hook)
+            if verdict is not Verdict.ADMIT:
+                break
+        if verdict is Verdict.ADMIT:
+            taking.append(queue)
+            agreed += queue.admitting
+    for hook in agreed:
+        hook.admitted(message)
+    for hook in refusing:
+        hook.refused(message)
+    return taking, bool(refusing)
+
+
+def find(exchange: Exchange, routing_keys: Sequence[str], message: Message) -> Sequence[Queue]:
+    """Return the queues of a message that the broker itself sends."""
+    found = route(exchange, routing_keys)
+    if found.depends_on_headers:
+        found = route(exchange, routing_keys, message.headers or {})
+    if found.stops:
+        return pass_hooks(found, routing_keys, message)[0]
+    return found.queues
+
+
+def republish(message: Message, queues: Sequence[Queue]) -> int:
+    """Put a message that the broker itself sends into queues; return how many have taken it.
+
+    Whatever has caused it is in the same commit.
+    """
+    if any(queue.admitting for queue in queues):
+        queues, _ = admitted(message, queues)
+    count = 0
+    is_timed = message.flags & HAS_EXPIRATION
+    for queue in queues:
+        if not queue.deleted:
+            if is_timed:
+                queue.keep_time()
+            queue.incoming.append(message)
+            queue.vhost.broker.batch.caused[queue] = None
+            count += 1
+    return count

@@ -1,0 +1,45 @@
+"""Settings: what x-arguments and policies together say about a queue or exchange.
+
+Law: settings go by the names of policy keys. Where argument and policy both give a number whose
+smaller value counts (a length, a time to live), the smaller one does; of all others the argument
+wins (RabbitMQ's rule).
+
+Called by: core.vhost (when something is declared, when policies change).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leveret.broker.core.registry import policy_key
+from leveret.protocol.wire import EMPTY_TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+
+def settings(
+    arguments: Mapping[str, object],
+    known: Iterable[str],
+    policy: Mapping[str, object],
+    smaller_wins: Collection[str],
+) -> Mapping[str, object]:
+    """Return what counts, under the names of policy keys; often the shared empty mapping.
+
+    Args:
+      arguments: The x-arguments it was declared with.
+      known: Those that mean something.
+      policy: What policies and operator policies say together.
+      smaller_wins: Keys of which the smaller number counts.
+    """
+    if not arguments:
+        return policy or EMPTY_TABLE
+    found = dict(policy)
+    for name in known:
+        if name in arguments:
+            key, value = policy_key(name), arguments[name]
+            other = policy.get(key)
+            if key in smaller_wins and isinstance(other, int) and isinstance(value, int):
+                value = min(value, other)
+            found[key] = value
+    return found or EMPTY_TABLE

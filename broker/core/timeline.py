@@ -1,0 +1,114 @@
+"""Timeline: one number for each position, where neighbours mostly have the same.
+
+Law: positions are appended in ascending order, as a queue gives them. Only where a run of equal
+values begins is written down, so a number that never changes costs nothing and one that always
+does sixteen octets. Values of the past are forgotten a chunk at a time.
+
+Called by: queues, for what they know of many messages (when they came).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+
+CHUNK_LENGTH = 4096  # runs
+
+
+class _Chunk:
+    """Some runs: where each begins, ascending, and its value."""
+
+    __slots__ = ("firsts", "values")
+
+    def __init__(self, firsts: array[int], values: array[int]) -> None:
+        self.firsts = firsts
+        self.values = values
+
+
+class Timeline:
+    """Values by position; 0 stands for none."""
+
+    __slots__ = ("_bases", "_chunks", "_end", "_start")
+
+    def __init__(self) -> None:
+        self._chunks: list[_Chunk] = []
+        self._bases: list[int] = []  # where each chunk begins
+        self._start = 0  # what is before it is forgotten
+        self._end = 0  # what is from here on has not come yet
+
+    @property
+    def runs(self) -> int:
+        """How many runs of equal values are kept."""
+        return sum([len(chunk.firsts) for chunk in self._chunks])
+
+    def append(self, first: int, count: int, value: int) -> None:
+        """Give a value, below 2^64, to positions behind all that came before."""
+        assert first >= self._end, "positions ascend"
+        if first > self._end:
+            self._begin_run(self._end, 0)
+        self._begin_run(first, value)
+        self._end = first + count
+
+    def _begin_run(self, first: int, value: int) -> None:
+        chunk = self._chunks[-1] if self._chunks else None
+        if chunk is not None and chunk.values[-1] == value:
+            return
+        if chunk is None or len(chunk.firsts) >= CHUNK_LENGTH:
+            self._chunks.append(_Chunk(array("Q", (first,)), array("Q", (value,))))
+            self._bases.append(first)
+        else:
+            chunk.firsts.append(first)
+            chunk.values.append(value)
+
+    def get(self, position: int) -> int:
+        """Return the value of a position; 0 if it is not known, or not any more."""
+        if not self._start <= position < self._end:
+            return 0
+        chunk = self._chunks[bisect_right(self._bases, position) - 1]
+        return chunk.values[bisect_right(chunk.firsts, position) - 1]
+
+    def set(self, position: int, value: int) -> None:
+        """Change the value of a position; of one that is forgotten nothing is known any more."""
+        if position >= self._end:
+            self.append(position, 1, value)
+        elif position >= self._start and self.get(position) != value:
+            self._cut(position)
+            self._cut(position + 1)
+            index = bisect_right(self._bases, position) - 1
+            chunk = self._chunks[index]
+            chunk.values[bisect_right(chunk.firsts, position) - 1] = value
+            self._divide(index)
+
+    def _cut(self, position: int) -> None:
+        """Have a run begin at a position, unless nothing is there."""
+        if position >= self._end:
+            return
+        chunk = self._chunks[bisect_right(self._bases, position) - 1]
+        index = bisect_right(chunk.firsts, position)
+        if chunk.firsts[index - 1] != position:
+            chunk.firsts.insert(index, position)
+            chunk.values.insert(index, chunk.values[index - 1])
+
+    def _divide(self, index: int) -> None:
+        """Make two chunks of one that has become too long."""
+        chunk = self._chunks[index]
+        if len(chunk.firsts) > CHUNK_LENGTH:
+            half = len(chunk.firsts) // 2
+            rest = _Chunk(chunk.firsts[half:], chunk.values[half:])
+            del chunk.firsts[half:], chunk.values[half:]
+            self._chunks.insert(index + 1, rest)
+            self._bases.insert(index + 1, rest.firsts[0])
+
+    def forget_before(self, position: int) -> None:
+        """Forget the values of all positions before one."""
+        if position > self._start:
+            self._start = position
+            gone = bisect_right(self._bases, position) - 1
+            if gone > 0:
+                del self._chunks[:gone], self._bases[:gone]
+
+    def clear(self) -> None:
+        """Forget all values; what is appended comes behind them nevertheless."""
+        self._start = max(self._start, self._end)
+        self._chunks.clear()
+        self._bases.clear()

@@ -1,0 +1,114 @@
+"""Time to live: messages that nobody has taken in time are dropped, and so are unused queues.
+
+Law: a message expires at the moment it entered its queue, plus the smaller of the queue's time to
+live and its own `expiration`; one that waits for a moment enters then. It goes in whatever order,
+not only at the head, and keeps its moment when it comes back to the queue. A time to live of 0
+means: to somebody who can take it now, or to nobody.
+
+RabbitMQ: ttl.html. Registered for: x-message-ttl, the property `expiration`, x-expires.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from leveret.broker.core.hooks import Phase, QueueHook
+from leveret.protocol.constants import HAS_EXPIRATION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from leveret.broker.core.hooked import HookedQueue
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.registry import Registry
+    from leveret.broker.core.timers import Timer
+
+
+class TimeToLive(QueueHook):
+    """Tells when the messages of a queue expire."""
+
+    _ttl: int | None
+
+    def refit(self) -> None:
+        """Read the time to live of the queue; None if only messages have one."""
+        self._ttl = cast("int | None", self.queue.settings.get("message-ttl"))
+
+    def placed(self, base: int, messages: Sequence[Message]) -> None:
+        """Tell when messages expire."""
+        queue = cast("HookedQueue", self.queue)
+        ttl, now = self._ttl, queue.vhost.broker.now
+        if not (queue.extras.placing or any(each.flags & HAS_EXPIRATION for each in messages)):
+            if ttl is not None:
+                queue.expire_at(now + ttl, base, len(messages))
+            return
+        for position, message in enumerate(messages, base):
+            life = _expiration(message) if message.flags & HAS_EXPIRATION else None
+            if life is None or (ttl is not None and ttl < life):
+                life = ttl
+            if life is not None:
+                queue.expire_at((queue.waits_until(position) or now) + life, position)
+
+    def adopt(self, first: int, count: int) -> None:
+        """Have messages expire that were there before: their time starts now."""
+        queue = cast("HookedQueue", self.queue)
+        if self._ttl is not None:
+            queue.expire_at(queue.vhost.broker.now + self._ttl, first, count)
+
+
+def _expiration(message: Message) -> int | None:
+    text = message.properties.expiration
+    return None if text is None else int(text)
+
+
+class Expires(QueueHook):
+    """Deletes a queue that nobody uses for some time."""
+
+    _timer: Timer | None = None
+    _life: int
+
+    def refit(self) -> None:
+        """Read how long the queue may be unused."""
+        self._life = cast("int", self.queue.settings["expires"])
+        self.used()
+
+    def used(self) -> None:
+        """Start to wait anew, as long as there are no consumers."""
+        broker = self.queue.vhost.broker
+        if self.queue.consumer_count:
+            if self._timer is not None:
+                self._timer.cancel()
+        elif self._timer is None:
+            self._timer = broker.timers.at(broker.now + self._life, self._expire)
+        else:
+            self._timer.move(broker.now + self._life)
+
+    def consumers_changed(self) -> None:
+        """Wait while there are no consumers, and only then."""
+        self.used()
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        queue = self.queue
+        queue.vhost.broker.events.emit("queue.expired", vhost=queue.vhost, queue=queue)
+        queue.vhost.delete_queue(queue)
+
+
+def _time_to_live(queue: Queue) -> type[QueueHook] | None:
+    return TimeToLive if queue.is_timed or "message-ttl" in queue.settings else None
+
+
+def _expires(queue: Queue) -> type[QueueHook] | None:
+    return Expires if "expires" in queue.settings else None
+
+
+def register(registry: Registry) -> None:
+    """Add what this plugin is for."""
+    registry.argument("x-message-ttl")
+    registry.argument("x-expires")
+    registry.queue_hook(_time_to_live, phase=Phase.EXPIRE)
+    registry.queue_hook(_expires, phase=Phase.EXPIRE)

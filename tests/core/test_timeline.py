@@ -1,0 +1,166 @@
+"""Timeline: one number for each position, few octets where neighbours have the same."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from leveret.broker.core import timeline as module
+from leveret.broker.core.timeline import CHUNK_LENGTH, Timeline
+
+
+@pytest.fixture
+def timeline():
+    return Timeline()
+
+
+def test_what_never_came_has_no_value(timeline):
+    timeline.append(5, 2, 7)
+
+    assert [0, 7, 7, 0] == [timeline.get(position) for position in (4, 5, 6, 7)]
+
+
+def test_gap_has_no_value(timeline):
+    timeline.append(0, 2, 7)
+    timeline.append(4, 2, 7)
+
+    assert [7, 7, 0, 0, 7, 7] == [timeline.get(position) for position in range(6)]
+
+
+def test_neighbours_with_one_value_are_one_run(timeline):
+    for position in range(10 * CHUNK_LENGTH):
+        timeline.append(position, 1, (1 << 64) - 1)
+
+    assert 1 == timeline.runs
+    assert (1 << 64) - 1 == timeline.get(10 * CHUNK_LENGTH - 1)
+
+
+def test_values_that_always_change_are_in_chunks(timeline):
+    for position in range(3 * CHUNK_LENGTH):
+        timeline.append(2 * position, 2, position + 1)
+
+    assert [CHUNK_LENGTH] * 3 == [len(chunk.firsts) for chunk in timeline._chunks]
+    assert [index // 2 + 1 for index in range(6 * CHUNK_LENGTH)] == [
+        timeline.get(index) for index in range(6 * CHUNK_LENGTH)
+    ]
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 9])
+def test_value_of_one_position_changes(timeline, position):
+    timeline.append(0, 10, 7)
+
+    timeline.set(position, 3)
+
+    expected = [7] * 10
+    expected[position] = 3
+    assert expected == [timeline.get(index) for index in range(10)]
+    timeline.append(10, 1, 7)
+    assert 7 == timeline.get(10)
+
+
+def test_value_of_a_position_to_come_may_be_set(timeline):
+    timeline.append(0, 1, 7)
+
+    timeline.set(3, 9)
+
+    assert [7, 0, 0, 9, 0] == [timeline.get(index) for index in range(5)]
+
+
+def test_chunk_that_becomes_too_long_is_divided(timeline):
+    timeline.append(0, 2 * CHUNK_LENGTH, 7)
+    for position in range(1, 2 * CHUNK_LENGTH, 2):
+        timeline.set(position, position)
+
+    assert max(len(chunk.firsts) for chunk in timeline._chunks) <= CHUNK_LENGTH
+    assert [index if index % 2 else 7 for index in range(2 * CHUNK_LENGTH)] == [
+        timeline.get(index) for index in range(2 * CHUNK_LENGTH)
+    ]
+
+
+def test_what_is_forgotten_has_no_value_and_takes_no_room(timeline):
+    for position in range(3 * CHUNK_LENGTH):
+        timeline.append(position, 1, position + 1)
+
+    timeline.forget_before(2 * CHUNK_LENGTH + 5)
+    timeline.set(7, 7)
+
+    assert CHUNK_LENGTH == timeline.runs
+    assert [0, 0, 2 * CHUNK_LENGTH + 6] == [
+        timeline.get(index) for index in (7, 2 * CHUNK_LENGTH + 4, 2 * CHUNK_LENGTH + 5)
+    ]
+
+
+def test_forgetting_less_than_before_changes_nothing(timeline):
+    timeline.append(0, 10, 7)
+    timeline.forget_before(5)
+
+    timeline.forget_before(3)
+
+    assert [0, 7] == [timeline.get(4), timeline.get(5)]
+
+
+def test_after_a_clear_nothing_has_a_value_and_more_may_come(timeline):
+    timeline.append(0, 10, 7)
+
+    timeline.clear()
+    timeline.append(10, 1, 8)
+    timeline.append(12, 1, 9)
+
+    assert [0, 0, 8, 0, 9] == [timeline.get(index) for index in (0, 9, 10, 11, 12)]
+
+
+def test_what_comes_before_others_is_our_own_mistake(timeline):
+    timeline.append(5, 1, 1)
+
+    with pytest.raises(AssertionError):
+        timeline.append(4, 1, 1)
+
+
+VALUES = st.integers(0, 3)
+APPEND = st.tuples(st.just("append"), st.integers(0, 3), st.integers(1, 5), VALUES)
+SET = st.tuples(st.just("set"), st.integers(0, 60), VALUES)
+FORGET = st.tuples(st.just("forget"), st.integers(0, 60))
+CLEAR = st.tuples(st.just("clear"))
+
+
+class Model:
+    """A timeline, and a dict of values by position."""
+
+    def __init__(self):
+        self.timeline = Timeline()
+        self.values = {}
+        self.start = self.end = 0
+
+    def append(self, gap, count, value):
+        first = self.end + gap
+        self.timeline.append(first, count, value)
+        self.end = first + count
+        self.values |= dict.fromkeys(range(first, self.end), value)
+
+    def set(self, position, value):
+        self.timeline.set(position, value)
+        self.values[position] = value
+        self.end = max(self.end, position + 1)
+
+    def forget(self, position):
+        self.timeline.forget_before(position)
+        self.start = max(self.start, position)
+
+    def clear(self):
+        self.timeline.clear()
+        self.start = max(self.start, self.end)
+
+    def get(self, position):
+        return self.values.get(position, 0) if position >= self.start else 0
+
+
+@given(st.lists(st.one_of(APPEND, APPEND, SET, FORGET, CLEAR), max_size=40), st.integers(1, 6))
+def test_timeline_is_what_a_dict_of_positions_is(steps, length):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_LENGTH", length)
+        model = Model()
+        for name, *arguments in steps:
+            getattr(model, name)(*arguments)
+            assert model.timeline._bases == [chunk.firsts[0] for chunk in model.timeline._chunks]
+            assert [model.get(each) for each in range(model.end + 2)] == [
+                model.timeline.get(each) for each in range(model.end + 2)
+            ]
