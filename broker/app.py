@@ -23,7 +23,7 @@ from leveret.broker import __version__, logs, plugins
 from leveret.broker.amqp.ending import fail
 from leveret.broker.core.broker import Broker, Limits
 from leveret.broker.reports import subscribe
-from leveret.broker.server import alarms, disk, listener, timers
+from leveret.broker.server import alarms, clock, disk, listener, timers
 from leveret.broker.server.turns import Turns
 from leveret.protocol.errors import AMQPError, ConnectionForced, InternalError
 
@@ -66,7 +66,7 @@ def load_plugins(config: Config) -> Registry:
 
 
 def build(config: Config, registry: Registry | None = None) -> Broker:
-    """Return a broker with nothing in it."""
+    """Return a broker with nothing in it, and with the time of the event loop."""
     broker = Broker(
         Limits(
             frame_max=config.limits.frame_max,
@@ -83,6 +83,7 @@ def build(config: Config, registry: Registry | None = None) -> Broker:
         node=NODE,
         registry=load_plugins(config) if registry is None else registry,
     )
+    clock.set_clock(broker)
     subscribe(broker, config.log.level)
     return broker
 
@@ -230,10 +231,6 @@ def _shown(bound: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
-def _now() -> int:
-    return int(trio.current_time() * 1000)
-
-
 async def serve(
     broker: Broker,
     bound: list[socket.socket],
@@ -251,8 +248,7 @@ async def serve(
     Raises:
       StartError: What was defined cannot be kept; in a group.
     """
-    turns = Turns(broker, _now)
-    broker.now = _now()
+    turns = Turns(broker, clock.now)
     raised = alarms.Alarms(broker)
     memory = alarms.MemoryAlarm(raised, config.memory.limit_bytes(), config.memory.resume)
     try:
@@ -266,6 +262,7 @@ async def serve(
                 await _start(persistence, turns, nursery, stop)
             nursery.start_soon(turns.poller.run)
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
+            nursery.start_soon(clock.Clock(turns).run)
             nursery.start_soon(alarms.watch, memory, turns)
             for one in bound:
                 nursery.start_soon(listener.accept, one, turns, nursery)

@@ -38,6 +38,7 @@ def subscribe(broker: Broker, level: str = "info") -> None:
         ("handshake.failed", _handshake_failed),
         ("authentication.failed", _authentication_failed),
         ("argument.ineffective", _ineffective),
+        ("clock.jumped", _clock_jumped),
     ):
         broker.events.subscribe(name, subscriber)
 
@@ -109,3 +110,7 @@ def _ineffective(vhost: VirtualHost, queue: Queue, argument: str) -> None:
         argument=argument,
         reason="this argument has no effect yet",
     )
+
+
+def _clock_jumped(difference: int) -> None:
+    log.warning("clock.jumped", difference_ms=difference)

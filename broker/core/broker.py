@@ -63,6 +63,8 @@ class Broker:
     Attributes:
       now: Milliseconds of a clock that never goes back; set at the start of each slice.
       registry: What plugins have added.
+      wall_offset: What the wall clock shows beyond `now`, in milliseconds since 1970.
+      timers: What is to be called at some time of `now`.
       envelopes: Decoded publish methods, shared by all connections' readers.
       blocked: Why publishers are blocked ("low on memory"), empty when they are not.
       sessions: The open client connections.
@@ -128,6 +130,11 @@ class Broker:
         if memo is None:
             memo = self._routes[vhost.name, user] = Routes(vhost)
         return memo
+
+    @property
+    def wall(self) -> int:
+        """Milliseconds since 1970: what is kept over a restart, or shown, is in this time."""
+        return self.now + self.wall_offset
 
     @property
     def memory(self) -> int:

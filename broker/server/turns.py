@@ -6,8 +6,8 @@ again goes. What is left over goes on after the others had their turn, and a con
 caused more than fitted is not read from until it is done.
 
 Called by: server.connection (`run`), what causes something beside it (server.timers,
-server.alarms, server.disk, server.pager, server.spiller, server.housekeeper), server.committer,
-persistence, app.
+server.clock, server.alarms, server.disk, server.pager, server.spiller, server.housekeeper),
+server.committer, persistence, app.
 """
 
 from __future__ import annotations
@@ -113,6 +113,19 @@ class Turns:
         is_done = session.run(self._must_stop)
         self._deadline += self._slice
         return self._finish() and is_done
+
+    def run_timers(self) -> bool:
+        """Give a slice to what is due.
+
+        Returns:
+          False if there was no time for all that is due.
+        """
+        self.broker.now = self._clock()
+        self._start()
+        is_done = self.broker.timers.run_due(self.broker.now, self._is_over)
+        self._deadline += self._slice
+        self._finish()
+        return is_done
 
     def finish(self) -> bool:
         """Carry out what was caused; return False if there was no time for all of it."""

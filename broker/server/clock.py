@@ -1,0 +1,87 @@
+"""The clock: what is due is run when it is due, and jumps of the wall clock are noticed.
+
+Law: time is that of the event loop, so a virtual clock drives it. It stands still while the machine
+sleeps: deadlines are late by as long as that was, and the wall clock seems to have jumped. Where
+nothing is due, this wakes up once a second to look at that.
+
+Called by: app (sets the clock, starts it).
+"""
+
+from __future__ import annotations
+
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.server.turns import Turns
+
+TICK = 1.0  # seconds between looks at the wall clock
+JUMP_MS = 1000  # differences above this are jumps
+# Seconds that a wake-up is late on purpose: a sleep may end a rounding error too early.
+ROUNDING = 1e-5
+
+
+def now() -> int:
+    """Return the event loop's time in milliseconds: `Broker.now`."""
+    return int(trio.current_time() * 1000)
+
+
+def difference() -> int:
+    """Return by how many milliseconds the wall clock is ahead of the monotonic one."""
+    return int((time() - monotonic()) * 1000)
+
+
+def set_clock(broker: Broker) -> None:
+    """Set a broker's time, and what the wall clock shows then."""
+    broker.now = now()
+    broker.wall_offset = int(time() * 1000) - broker.now
+
+
+class Clock:
+    """Runs the timers of a broker.
+
+    Args:
+      turns: Where what is due has its slices.
+      ahead: By how much the wall clock is ahead of one that never jumps, in milliseconds.
+    """
+
+    def __init__(self, turns: Turns, ahead: Callable[[], int] = difference) -> None:
+        self._turns = turns
+        self._broker = turns.broker
+        self._ahead = ahead
+        self._known = ahead()
+        self._pause = trio.CancelScope()
+        self._broker.timers.changed = self._set_pause
+
+    async def run(self) -> None:
+        """Run what is due, for ever."""
+        while True:
+            with trio.CancelScope() as self._pause:
+                self._pause.deadline = trio.current_time() + TICK
+                self._set_pause()
+                await trio.sleep_forever()
+            self._look_at_wall()
+            while not self._turns.run_timers():
+                await self._turns.caught_up()
+                await trio.lowlevel.checkpoint()
+
+    def _set_pause(self) -> None:
+        """Wake up when the next timer is due."""
+        when = self._broker.timers.next
+        if when is not None:
+            self._pause.deadline = min(self._pause.deadline, when / 1000 + ROUNDING)
+
+    def _look_at_wall(self) -> None:
+        """Take a jump of the wall clock over; small differences are added up until they are one."""
+        ahead = self._ahead()
+        jump = ahead - self._known
+        if abs(jump) > JUMP_MS:
+            self._known = ahead
+            self._turns.look_at_clock()
+            self._broker.wall_offset += jump
+            self._broker.events.emit("clock.jumped", difference=jump)
