@@ -1,26 +1,34 @@
 """Properties: the fourteen properties of a content, in its header frame.
 
 Law: a header payload is decoded only when somebody asks, and encoded again only when something
-changed; `with_headers` exchanges the table and leaves every other octet as it came.
+changed; `with_headers` exchanges the table, `splice_headers` single entries of it, and both leave
+every other octet as it came.
 
     class id (2)  weight (2)  body size (8)  flags (2, or more words)  values in the order of flags
 
 Called by: content (on demand), core and plugins (to change headers), clients.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from struct import Struct, error
 from typing import NamedTuple, cast
 
-from leveret.protocol.constants import BASIC_CLASS_ID, HAS_HEADERS, HAS_MORE_FLAGS
+from leveret.protocol.constants import (
+    BASIC_CLASS_ID,
+    HAS_EXPIRATION,
+    HAS_HEADERS,
+    HAS_MORE_FLAGS,
+)
 from leveret.protocol.errors import FieldError, FrameError
-from leveret.protocol.table import decode_table, encode_table
-from leveret.protocol.wire import LONGLONG, SHORT, Value, decode_shortstr, encode_shortstr
+from leveret.protocol.table import Entry, decode_table, encode_table, scan_entries
+from leveret.protocol.wire import LONG, LONGLONG, SHORT, Value, decode_shortstr, encode_shortstr
 
 HEADER = Struct(">HHQH")  # class id, weight, body size, the first flag word
 FLAGS_OFFSET = 12
 VALUES_OFFSET = 14
 FIRST_FLAG = 1 << 15
+
+Places = tuple[int, int, int, int, int]  # see `locate`
 
 
 class Properties(NamedTuple):
@@ -119,6 +127,81 @@ def with_headers(header: bytes, headers: Mapping[str, Value] | None) -> bytes:
     return header[:FLAGS_OFFSET] + SHORT.pack(word) + between + table + header[end:]
 
 
+def splice_headers(
+    header: bytes,
+    remove: Container[bytes] | None = (),
+    append: bytes = b"",
+    *,
+    keeps_expiration: bool = True,
+    places: Places | None = None,
+) -> bytes:
+    """Return the header payload with fewer and more headers, decoding nothing.
+
+    Args:
+      header: The payload of a header frame.
+      remove: Names of headers that go, as octets; `None` are all.
+      append: Entries that come, as `table.encode_entries` makes them; what is put in place of a
+        header must be removed, too, because of equal names the first one counts.
+      keeps_expiration: Whether the property expiration stays.
+      places: What `locate` says of this header, if the caller asked already.
+
+    Raises:
+      FrameError: Lengths do not fit.
+    """
+    flags, start, end, expiry, behind = places or locate(header)
+    if keeps_expiration:
+        expiry = behind
+    elif behind > expiry:
+        flags &= ~HAS_EXPIRATION
+    table = append
+    if end > start:
+        if remove:
+            table = _without(header, start + 4, end, remove) + append
+        elif remove is not None:
+            table = header[start + 4 : end] + append
+    elif not append:
+        return b"".join(
+            (
+                header[:FLAGS_OFFSET],
+                SHORT.pack(flags),
+                header[VALUES_OFFSET:expiry],
+                header[behind:],
+            )
+        )
+    return b"".join(
+        (
+            header[:FLAGS_OFFSET],
+            SHORT.pack(flags | HAS_HEADERS),
+            header[VALUES_OFFSET:start],
+            LONG.pack(len(table)),
+            table,
+            header[end:expiry],
+            header[behind:],
+        )
+    )
+
+
+def _without(header: bytes, start: int, end: int, names: Container[bytes]) -> bytes:
+    entries = _entries(header, start, end)
+    return b"".join([header[at:stop] for name, at, _, stop in entries if name not in names])
+
+
+def split_headers(header: bytes, places: Places | None = None) -> dict[bytes, bytes]:
+    """Return the octets of each header's value with its tag, by the octets of its name.
+
+    Raises:
+      FrameError: Lengths do not fit; what is in a value is not looked at.
+    """
+    _, start, end, _, _ = places or locate(header)
+    if start == end:
+        return {}
+    values: dict[bytes, bytes] = {}
+    for name, _, tagged, stop in _entries(header, start + 4, end):
+        if name not in values:  # of equal names the first one counts
+            values[name] = header[tagged:stop]
+    return values
+
+
 class _LocatingErrors:
     """Makes every failure to decode a `FrameError` with the class of the content."""
 
@@ -178,6 +261,55 @@ _FIELDS = tuple(
     (name, FIRST_FLAG >> index, *_CODERS.get(name, _SHORTSTR))
     for index, name in enumerate(Properties._fields)
 )
+
+
+# Where headers and expiration are. One function is compiled for each flags word that comes up, of
+# the same steps as the check below.
+
+Locate = Callable[[bytes, int], Places]
+_LOCATE: dict[int, Locate] = {}
+
+
+def locate(header: bytes) -> Places:
+    """Return where the table of headers and the expiration are, decoding nothing.
+
+    Returns:
+      The first flags word; where the table begins (with its length) and ends, where the
+      expiration begins (with its length) and ends. What is not there ends where it begins.
+
+    Raises:
+      FrameError: Lengths do not fit.
+    """
+    try:
+        flags, offset = header[FLAGS_OFFSET] << 8 | header[FLAGS_OFFSET + 1], VALUES_OFFSET
+        if flags & _UNDEFINED:
+            with _locating_errors:
+                flags, offset = _flags(header)
+        places = (_LOCATE.get(flags) or _compile_locate(flags))(header, offset)
+    except IndexError:
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
+    if places[4] > len(header):
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID)
+    return places
+
+
+def _entries(header: bytes, start: int, end: int) -> list[Entry]:
+    with _locating_errors:
+        return scan_entries(header, start, end)
+
+
+def _compile_locate(flags: int) -> Locate:
+    lines = []
+    for name, flag, *_ in _FIELDS[: Properties._fields.index("expiration") + 1]:
+        step = [_STEPS.get(name, "p += 1 + d[p]")] if flags & flag else []
+        if name in ("headers", "expiration"):
+            step = [f"{name} = p", *step, f"{name}_end = p"]
+        lines += step
+    lines.append(f"return {flags}, headers, headers_end, expiration, expiration_end")
+    names: dict[str, object] = {"number": int.from_bytes}
+    exec("def locate(d, p):\n " + "\n ".join(lines), names)
+    function = _LOCATE[flags] = cast(Locate, names["locate"])
+    return function
 
 
 # Whether the values fill a header exactly, for the reader: lengths are followed, nothing is

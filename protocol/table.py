@@ -132,6 +132,18 @@ _shared: dict[bytes, Mapping[str, Value]] = {}
 # value and the offset behind it. It may run past the end of its table; the table notices.
 
 Decoder = Callable[[bytes, int, int], tuple[Value, int]]
+Entry = tuple[bytes, int, int, int]  # name, its offset, the offset of the tag, the end
+
+# Octets of a value behind its tag; the others begin with their length in four octets.
+SIZES = {
+    **dict.fromkeys(b"V", 0),
+    **dict.fromkeys(b"tbB", 1),
+    **dict.fromkeys(b"su", 2),
+    **dict.fromkeys(b"Iif", 4),
+    **dict.fromkeys(b"D", 5),
+    **dict.fromkeys(b"lLdT", 8),
+}
+_LENGTH_FIRST = frozenset(b"SAFx")
 
 
 def decode_table(data: bytes, offset: int = 0, depth: int = 0) -> tuple[dict[str, Value], int]:
@@ -180,6 +192,48 @@ def decode_entries(data: bytes, offset: int, end: int, depth: int = 0) -> dict[s
     if offset != end:
         raise FrameError("cannot decode table: an entry exceeds it")
     return table
+
+
+def scan_entries(data: bytes, offset: int, end: int) -> list[Entry]:
+    """Return where the entries are that fill `offset` to `end` exactly, without decoding them.
+
+    Returns:
+      Of each entry: its name's octets, where it begins, where the tag of its value is, its end.
+
+    Raises:
+      FrameError: Lengths do not fit, or a tag is unknown; what is in a value is not looked at.
+    """
+    entries = []
+    try:
+        while offset < end:
+            start = offset + 1
+            tagged = start + data[offset]
+            tag = data[tagged]
+            size = SIZES.get(tag)
+            if size is None:
+                if tag not in _LENGTH_FIRST:
+                    raise _unknown(tag)
+                size = 4 + int.from_bytes(data[tagged + 1 : tagged + 5])
+            entries.append((data[start:tagged], offset, tagged, tagged + 1 + size))
+            offset = tagged + 1 + size
+    except IndexError:
+        raise FrameError("cannot decode table: cut short") from None
+    if offset != end:
+        raise FrameError("cannot decode table: an entry exceeds it")
+    return entries
+
+
+def decode_value(octets: bytes) -> Value:
+    """Return the value that stands there with its tag.
+
+    Raises:
+      FrameError: It cannot be decoded, or anything stands behind it.
+    """
+    try:
+        [value] = decode_array(LONG.pack(len(octets)) + octets, 0, 0)[0]
+    except (IndexError, ValueError, error):
+        raise FrameError("cannot decode value: cut short, or octets left over") from None
+    return value
 
 
 def decode_array(data: bytes, offset: int, depth: int) -> tuple[list[Value], int]:

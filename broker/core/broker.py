@@ -142,9 +142,7 @@ class Broker:
 
         A message in several queues counts in each.
         """
-        queues = sum(
-            queue.memory for vhost in self.vhosts.values() for queue in vhost.queues.values()
-        )
+        queues = sum(queue.memory for vhost in self.vhosts.values() for queue in vhost.all_queues())
         return queues + sum(session.memory for session in self.sessions)
 
     def announcement(self) -> Mapping[str, str]:

@@ -52,11 +52,11 @@ class ExchangeType:
     """
 
     name: ClassVar[str]
-    uses_key: ClassVar[bool] = True
-    uses_headers: ClassVar[bool] = False
-    checks_topic: ClassVar[bool] = False
+    uses_key: bool = True
+    uses_headers: bool = False
+    checks_topic: bool = False
     compared_arguments: ClassVar[tuple[str, ...]] = ()
-    has_hooks: ClassVar[bool] = False
+    has_hooks: bool = False
 
     def __init__(self, arguments: Table) -> None:
         """Make the index for an exchange declared with `arguments`; raise if they will not do."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from leveret.protocol.codec import encode_method
 from leveret.protocol.constants import (
     HAS_CONTENT_ENCODING,
     HAS_CONTENT_TYPE,
@@ -20,17 +21,21 @@ from leveret.protocol.constants import (
     HAS_MORE_FLAGS,
     PERSISTENT,
 )
-from leveret.protocol.content import FRAME_HEAD, Content
+from leveret.protocol.content import FRAME_HEAD, Content, Envelope
 from leveret.protocol.errors import FrameError
-from leveret.protocol.properties import VALUES_OFFSET, with_headers
+from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import VALUES_OFFSET, encode, splice_headers, with_headers
+from leveret.protocol.wire import LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
+    from leveret.protocol.properties import Properties
     from leveret.protocol.wire import Value
 
 # What a queued message costs besides its octets: object, bytes header, place in the run.
 OVERHEAD = 250
+CHANNEL_END = 3  # of a frame: type and channel
 
 
 class Message(Content):
@@ -70,10 +75,71 @@ class Message(Content):
         """Return a copy with other headers; the body is shared."""
         return self.with_header(with_headers(self.header, headers))
 
-    def with_header(self, header: bytes) -> Message:
-        """Return a copy with another header payload; the body is shared."""
-        flags = int.from_bytes(header[12:14])
-        return Message(self.envelope, (header, *self.chunks), len(header), self.size, flags)
+    def with_header(self, header: bytes, envelope: Envelope | None = None) -> Message:
+        """Return a copy with another header payload, and another envelope if one is given.
+
+        What came in one piece stays in one piece, because such go out fastest.
+
+        Args:
+          header: The payload.
+          envelope: One of the same channel.
+        """
+        frames = self.frames
+        size = len(header)
+        if isinstance(frames, tuple):
+            frames = (header, *frames[1:])
+        else:
+            head = frames[:CHANNEL_END] + LONG.pack(size)
+            frames = b"".join((head, header, frames[FRAME_HEAD + self.header_size :]))
+        flags = header[12] << 8 | header[13]
+        return Message(envelope or self.envelope, frames, size, self.size, flags)
+
+    def spliced(self, remove: Container[bytes] = (), append: bytes = b"") -> Message:
+        """Return a copy with fewer and more headers: see `properties.splice_headers`."""
+        return self.with_header(splice_headers(self.header, remove, append))
+
+    def with_address(self, exchange: str, routing_key: str) -> Message:
+        """Return the same message as if it had been published elsewhere."""
+        old = self.envelope
+        envelope = address(exchange, routing_key, old.channel, self.is_dead_letter)
+        return Message(envelope, self.frames, self.header_size, self.size, self.flags)
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether the broker wrote its x-death, and not a publisher: see `address`."""
+        method = self.envelope.method
+        return isinstance(method, BasicPublish) and method.immediate
+
+    @staticmethod
+    def make(
+        exchange: str, routing_key: str, properties: Properties, body: bytes, *, channel: int = 0
+    ) -> Message:
+        """Return a message that the broker itself publishes.
+
+        Raises:
+          FieldError: A name or a property does not fit into its field.
+        """
+        header = encode(properties, len(body))
+        frames = (header, body) if body else (header,)
+        envelope = address(exchange, routing_key, channel)
+        return Message(envelope, frames, len(header), len(body), int.from_bytes(header[12:14]))
+
+
+@lru_cache(4096)
+def address(
+    exchange: str, routing_key: str, channel: int = 0, is_dead_letter: bool = False
+) -> Envelope:
+    """Return the envelope of messages that the broker publishes to such an exchange and key.
+
+    A dead letter's has the bit `immediate`. It is part of the octets that are stored, nobody gets
+    to see it, and no client can set it: publishing with it is refused (540). So it tells for
+    good, and without anything else to keep, that what the headers say of deaths is true.
+
+    Raises:
+      FieldError: A name is longer than 255 octets.
+    """
+    method = BasicPublish(exchange, routing_key, immediate=is_dead_letter)
+    return Envelope(method, channel, encode_method(method))
 
 
 class Absent:

@@ -87,11 +87,22 @@ def admitted(message: Message, queues: Sequence[Queue]) -> tuple[Sequence[Queue]
     return taking, bool(refusing)
 
 
-def find(exchange: Exchange, routing_keys: Sequence[str], message: Message) -> Sequence[Queue]:
-    """Return the queues of a message that the broker itself sends."""
-    found = route(exchange, routing_keys)
+def find(
+    exchange: Exchange,
+    routing_keys: Sequence[str],
+    message: Message,
+    *,
+    is_past_hooks: bool = False,
+) -> Sequence[Queue]:
+    """Return the queues of a message that the broker itself sends.
+
+    Args:
+      is_past_hooks: Whether the hooks of the exchange have seen it.
+    """
+    found = route(exchange, routing_keys, is_past_hooks=is_past_hooks)
     if found.depends_on_headers:
-        found = route(exchange, routing_keys, message.headers or {})
+        headers = message.headers or {}
+        found = route(exchange, routing_keys, headers, is_past_hooks=is_past_hooks)
     if found.stops:
         return pass_hooks(found, routing_keys, message)[0]
     return found.queues

@@ -69,6 +69,7 @@ class VirtualHost:
       broker: The root object.
       exchanges: By name; the default exchange has the empty one.
       queues: By name.
+      hidden: Queues of plugins, which no client can name.
       epoch: Grows with every change of the topology.
       policies: What policies say, by kind and name.
     """
@@ -78,6 +79,7 @@ class VirtualHost:
         self.name = name
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.hidden: dict[str, Queue] = {}
         self.epoch = 0
         self.policies = Policies(partial(broker.events.emit, vhost=self), broker.registry)
         self._max_queues: int | None = None
@@ -204,6 +206,8 @@ class VirtualHost:
                 self._remove(exchange, self._destination(binding), binding)
             doomed += self._unbind_all(exchange)
             del self.exchanges[exchange.name]
+            for hook in exchange.hooks.values():
+                hook.close()
             self.epoch += 1
             self.broker.events.emit("exchange.deleted", vhost=self, exchange=exchange)
 
@@ -269,6 +273,34 @@ class VirtualHost:
         self.epoch += 1
         self.broker.events.emit("queue.created", vhost=self, queue=queue)
         self.warn_of(queue, ineffective(queue.arguments, self.broker.registry.queue_arguments))
+
+    def hidden_queue(
+        self, name: str, *, durable: bool = False, arguments: Table = EMPTY_TABLE
+    ) -> Queue:
+        """Return a queue that only a plugin knows, made now or before.
+
+        Args:
+          arguments: What its hooks find in its settings, just like this.
+        """
+        queue = self.hidden.get(name)
+        if queue is None:
+            queue = self.hidden[name] = Queue(self, name, durable=durable, arguments=arguments)
+            queue.settings = arguments
+            fit_queue(queue)
+            self.broker.events.emit("queue.created", vhost=self, queue=queue)
+        return queue
+
+    def delete_hidden(self, name: str) -> None:
+        """Delete a hidden queue with its messages; one that is not there is gone already."""
+        queue = self.hidden.pop(name, None)
+        if queue is not None:
+            queue.delete()
+            self.broker.events.emit("queue.deleted", vhost=self, queue=queue)
+
+    def all_queues(self) -> Iterator[Queue]:
+        """Return all queues, hidden ones too."""
+        yield from self.queues.values()
+        yield from self.hidden.values()
 
     def warn_of(self, queue: Queue, arguments: Iterable[str]) -> None:
         """Tell once a name and argument that it has no effect; generated names share theirs."""
@@ -394,6 +426,8 @@ class VirtualHost:
         """Delete all that is in it, as it is being deleted itself."""
         for queue in tuple(self.queues.values()):
             self.delete_queue(queue)
+        for name in tuple(self.hidden):
+            self.delete_hidden(name)
         self._delete_exchanges([exchange for name, exchange in self.exchanges.items() if name])
         for policy in tuple(self.policies):
             self.policies.delete(policy.name)

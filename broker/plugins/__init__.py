@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 GROUP: Final = "leveret.plugins"
 
 BUILT_IN: Final = (
+    "dead_letter",
+    "delayed",
     "max_length",
+    "priority",
+    "redelivery",
+    "single_active_consumer",
     "ttl",
 )
 

@@ -191,7 +191,7 @@ class Spiller:
 
     def _queues(self) -> list[Queue]:
         vhosts = self._turns.broker.vhosts.values()
-        return list(chain.from_iterable(vhost.queues.values() for vhost in vhosts))
+        return list(chain.from_iterable(vhost.all_queues() for vhost in vhosts))
 
     async def _write(self, due: list[tuple[Queue, Chunk]]) -> None:
         """Write chunks, and have their queues let go of those that did not change meanwhile."""

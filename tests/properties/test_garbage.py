@@ -74,7 +74,12 @@ def test_a_garbage_payload_gives_a_method_or_an_amqp_error(payload):
 @given(st.integers(0, 65535), st.one_of(st.binary(max_size=80), table_octets))
 def test_a_garbage_header_gives_properties_or_an_amqp_error(flags, octets):
     header = b"\x00\x3c" + bytes(10) + flags.to_bytes(2) + octets
-    for change in (properties.decode, lambda header: properties.with_headers(header, {"a": 1})):
+    for change in (
+        properties.decode,
+        lambda header: properties.with_headers(header, {"a": 1}),
+        lambda header: properties.splice_headers(header, (b"a",), keeps_expiration=False),
+        properties.split_headers,
+    ):
         with suppress(AMQPError):
             change(header)
 

@@ -26,7 +26,9 @@ from leveret.protocol.table import (
     UInt32,
     decode_shared,
     decode_table,
+    decode_value,
     encode_table,
+    scan_entries,
 )
 
 # The octets of a value behind its name, and the value: encoder and decoder agree on each.
@@ -245,3 +247,33 @@ def test_large_tables_and_many_tables_are_not_kept():
 
     assert decode_shared(large)[0] is not decode_shared(large)[0]
     assert decode_shared(small)[0] is not early
+
+
+@pytest.mark.parametrize(("octets", "value", "kind"), CASES)
+def test_every_entry_is_scanned_without_being_decoded(octets, value, kind):
+    data = one_entry(octets) + b"\x01lV"
+    end = 4 + 2 + len(octets)
+
+    assert [(b"k", 4, 6, end), (b"l", end, end + 2, end + 3)] == scan_entries(data, 4, end + 3)
+
+
+@pytest.mark.parametrize(("octets", "value", "kind"), CASES)
+def test_a_value_alone_is_decoded(octets, value, kind):
+    decoded = decode_value(octets)
+
+    assert value == decoded
+    assert kind is type(decoded)
+
+
+@pytest.mark.parametrize("octets", [b"?", b"I\x00", b"S\x00\x00\x00\x05a", b"", b"VV"])
+def test_a_malformed_value_alone_is_a_501(octets):
+    with pytest.raises(FrameError):
+        decode_value(octets)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"\x01k?", b"\x01", b"\x01k", b"\x01kI\x00", b"\x01kS\x00\x00\x00\x02a", b"\xffk"]
+)
+def test_scanning_malformed_entries_is_a_501(octets):
+    with pytest.raises(FrameError):
+        scan_entries(octets, 0, len(octets))

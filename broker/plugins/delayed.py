@@ -1,0 +1,196 @@
+"""Delayed delivery: messages that are routed, or become ready, only after some time.
+
+Law: what a delayed exchange holds stands in a hidden queue of that exchange, ordered by when it is
+due, so that it is kept, paged and counted like any message. It is routed by the bindings of that
+moment; its permissions were checked when it was published. A header that only looks like a delay
+routes at once. Deleting the exchange drops what waits.
+
+RabbitMQ: the delayed message exchange plugin. Registered for: exchange type x-delayed-message
+(argument x-delayed-type, headers x-delay and x-deliver-at), the argument and policy `delayed` of
+any other exchange, x-message-delay of queues.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from leveret.broker.core.arguments import boolean, positive_milliseconds, type_name
+from leveret.broker.core.exchange_types import ExchangeType
+from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook
+from leveret.broker.core.placing import find, republish
+from leveret.broker.plugins.headers import negated_delay
+from leveret.protocol.constants import HAS_HEADERS, TEN_YEARS_MS
+from leveret.protocol.errors import PreconditionFailed
+from leveret.protocol.methods import BasicPublish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from leveret.broker.core.exchange import Destination, Exchange
+    from leveret.broker.core.exchange_types import Table
+    from leveret.broker.core.hooked import HookedQueue
+    from leveret.broker.core.hooks import Entry
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.registry import Registry
+
+DELAY, DELIVER_AT = "x-delay", "x-deliver-at"
+INNER = "x-delayed-type"
+HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
+
+
+def due_at(message: Message, now: int, wall_offset: int) -> int | None:
+    """Return when a message is due, in `Broker.now`; None if it is not to be delayed.
+
+    Args:
+      wall_offset: What the wall clock shows beyond now.
+    """
+    if not message.flags & HAS_HEADERS:
+        return None
+    headers = message.headers or {}
+    delay, at = headers.get(DELAY), headers.get(DELIVER_AT)
+    if _is_number(at):
+        when = int(cast("float", at)) - wall_offset
+        return when if now < when <= now + TEN_YEARS_MS else None
+    if _is_number(delay) and 0 < cast("float", delay) <= TEN_YEARS_MS:
+        return now + int(cast("float", delay))
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+class DelayedMessage(ExchangeType):
+    """An exchange of another type, whose messages may be delayed."""
+
+    name = "x-delayed-message"
+    has_hooks = True
+    compared_arguments = (INNER,)
+    known: ClassVar[Mapping[str, type[ExchangeType]]] = {}
+
+    def __init__(self, arguments: Table) -> None:
+        inner = arguments.get(INNER)
+        kind = self.known.get(inner) if isinstance(inner, str) else None
+        if kind is None or inner == self.name:
+            shown = "none" if INNER not in arguments else f"'{inner}' ({type_name(inner)})"
+            raise PreconditionFailed(
+                f"invalid argument '{INNER}': {shown}; it must be the type of another exchange"
+            )
+        self._inner = kind(arguments)
+        self.uses_key = kind.uses_key
+        self.uses_headers = kind.uses_headers
+        self.checks_topic = kind.checks_topic
+
+    def check_binding(self, binding_key: str, arguments: Table) -> None:
+        """Raise `PreconditionFailed` for a binding that means nothing to the other type."""
+        self._inner.check_binding(binding_key, arguments)
+
+    def bind(self, binding_key: str, arguments: Table, destination: Destination) -> None:
+        """Add a binding."""
+        self._inner.bind(binding_key, arguments, destination)
+
+    def unbind(self, binding_key: str, arguments: Table, destination: Destination) -> None:
+        """Remove a binding."""
+        self._inner.unbind(binding_key, arguments, destination)
+
+    def match(self, routing_key: str, headers: Table | None) -> Iterable[Destination]:
+        """Return the destinations of a message that is not delayed, or not any more."""
+        return self._inner.match(routing_key, headers)
+
+
+class Delay(ExchangeHook):
+    """Puts messages aside that are to be delayed."""
+
+    def divert(self, message: Message, routing_keys: Sequence[str]) -> Sequence[Queue] | None:
+        """Return the hidden queue for a message that is to be delayed."""
+        exchange = self.exchange
+        broker = exchange.vhost.broker
+        if due_at(message, broker.now, broker.wall_offset) is None:
+            return None
+        return (self.holder(),)
+
+    def holder(self) -> Queue:
+        """Return the hidden queue, made now or before."""
+        exchange = self.exchange
+        arguments = {HOLDS: exchange.name}
+        return exchange.vhost.hidden_queue(
+            f"delayed:{exchange.name}", durable=exchange.durable, arguments=arguments
+        )
+
+    def close(self) -> None:
+        """Drop what waits if the exchange is gone; else it is delivered when it is due."""
+        exchange = self.exchange
+        if exchange.deleted:
+            exchange.vhost.delete_hidden(f"delayed:{exchange.name}")
+
+
+class Holding(QueueHook):
+    """What a hidden queue does: it has messages wait, and publishes those that are due."""
+
+    def placed(self, base: int, messages: Sequence[Message]) -> None:
+        """Have messages wait; who is due already goes at once."""
+        queue = cast("HookedQueue", self.queue)
+        broker = queue.vhost.broker
+        now, offset = broker.now, broker.wall_offset
+        for position, message in enumerate(messages, base):
+            queue.wait_until(position, due_at(message, now, offset) or now)
+
+    def due(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Publish messages to their exchange, past its delay."""
+        queue = cast("HookedQueue", self.queue)
+        exchange = queue.vhost.exchanges.get(cast("str", queue.settings[HOLDS]))
+        if exchange is not None:
+            for _, message in entries:
+                _deliver(exchange, negated_delay(message))
+        queue.take_out(entries)
+        return ()
+
+
+def _deliver(exchange: Exchange, message: Message) -> None:
+    method = message.envelope.method
+    assert isinstance(method, BasicPublish)
+    copies = (message.headers or {}).get("CC")
+    keys = [method.routing_key]
+    if isinstance(copies, list):
+        keys += [key for key in copies if isinstance(key, str)]
+    republish(message, find(exchange, keys, message, is_past_hooks=True))
+
+
+class MessageDelay(QueueHook):
+    """Has each message of a queue wait for the same time."""
+
+    def placed(self, base: int, messages: Sequence[Message]) -> None:
+        """Have messages wait."""
+        queue = cast("HookedQueue", self.queue)
+        when = queue.vhost.broker.now + cast("int", queue.settings["message-delay"])
+        for position in range(base, base + len(messages)):
+            queue.wait_until(position, when)
+
+
+def _of_exchange(exchange: Exchange) -> type[ExchangeHook] | None:
+    is_delayed = exchange.type.has_hooks and isinstance(exchange.type, DelayedMessage)
+    return Delay if is_delayed or exchange.settings.get("delayed") is True else None
+
+
+def _of_queue(queue: Queue) -> type[QueueHook] | None:
+    if HOLDS in queue.settings:
+        return Holding
+    return MessageDelay if queue.settings.get("message-delay") else None
+
+
+def register(registry: Registry) -> None:
+    """Add what this plugin is for."""
+
+    class Kind(DelayedMessage):
+        known = registry.exchange_types
+
+    registry.exchange_type(Kind)
+    registry.argument("delayed", boolean, wanted="true or false", applies_to="exchanges")
+    registry.argument(
+        "x-message-delay",
+        positive_milliseconds,
+        wanted=f"an integer from 1 to {TEN_YEARS_MS} (milliseconds)",
+    )
+    registry.exchange_hook(_of_exchange, phase=Phase.DELAY)
+    registry.queue_hook(_of_queue, phase=Phase.DELAY)
