@@ -17,7 +17,7 @@ from leveret.broker.amqp import reply_to
 from leveret.broker.amqp.queue_methods import last_queue
 from leveret.broker.amqp.transaction import Settlement
 from leveret.broker.core.arguments import check_consumer_arguments, ineffective
-from leveret.broker.core.checks import check_consumer, check_exclusive
+from leveret.broker.core.checks import check_consumer, check_exclusive, check_may_be_asked
 from leveret.broker.core.consumer import Consumer
 from leveret.broker.core.message import octets
 from leveret.protocol.errors import NotAllowed, Unsupported
@@ -135,6 +135,7 @@ def get(channel: Channel, method: BasicGet) -> None:
     """Hand out the first ready message of a queue."""
     queue = _readable_queue(channel, method.queue)
     check_exclusive(queue, channel.session)
+    check_may_be_asked(queue)
     queue.used()
     found = queue.pop()
     if found is None:

@@ -80,6 +80,15 @@ def check_consumer(queue: Queue, exclusive: bool) -> None:
         raise AccessRefused(f"queue '{queue.name}' in vhost '{queue.vhost.name}' in exclusive use")
 
 
+def check_may_be_asked(queue: Queue) -> None:
+    """Raise `ResourceLocked` for basic.get where RabbitMQ has none."""
+    if is_quorum(queue.arguments) and queue.arguments.get("x-single-active-consumer") is True:
+        raise ResourceLocked(
+            f"cannot obtain access to locked queue '{queue.name}' in vhost '{queue.vhost.name}'. "
+            "basic.get operations are not supported by quorum queues with single active consumer"
+        )
+
+
 def locked(queue: Queue) -> ResourceLocked:
     """Return the error of a session that may not touch an exclusive queue."""
     return ResourceLocked(

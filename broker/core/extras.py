@@ -166,8 +166,9 @@ class Extras:
     def clear(self) -> None:
         """Forget what is known of ready messages: they are gone; what waits is not."""
         self.queue.vhost.broker.batch.debris.append(self.expiries.clear())
-        self.deadlines.clear()
         self.asked.clear()
+        if not self.queue.unacked_count:
+            self.deadlines.clear()
 
     def close(self) -> None:
         """Let go of everything: the queue is gone."""

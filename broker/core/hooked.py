@@ -22,7 +22,7 @@ from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
 from leveret.broker.core.log import Fact
-from leveret.broker.core.message import OVERHEAD, Absent, octets
+from leveret.broker.core.message import OVERHEAD, Absent, Altered, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED
 
@@ -94,7 +94,9 @@ class HookedQueue(Queue):
         now = self.vhost.broker.now
         is_done = extras.next_due > now or self._run_due(now)
         had_incoming = bool(self.incoming)
-        if had_incoming:
+        if had_incoming and extras.dealt and extras.lanes.is_keyed:
+            self._store_singly(now)
+        elif had_incoming:
             self._store()
         if is_done and not extras.is_held:
             self._deal_lanes()
@@ -194,9 +196,10 @@ class HookedQueue(Queue):
                     delivered(consumer, positions[index::width])
 
     def _outgoing(self, position: int, message: Message) -> Message:
+        altered = message
         for outgoing in self.extras.outgoing:
-            message = outgoing(position, message)
-        return message
+            altered = outgoing(position, altered)
+        return message if altered is message else Altered(altered, message)
 
     def _stretches(self, positions: Sequence[int]) -> list[tuple[int, bool]]:
         """Return ends of neighbours that all, or none of which, were delivered before."""
@@ -266,6 +269,18 @@ class HookedQueue(Queue):
         else:
             extras.body_octets += _bodies(messages)
             extras.lanes.append(base, messages)
+
+    def _store_singly(self, now: int) -> None:
+        """Place one message after the other: what is too many depends on which came before."""
+        extras = self.extras
+        messages, self.incoming = self.incoming, []
+        for message in messages:
+            self.incoming.append(message)
+            self._store()
+            if extras.next_due > now and not extras.is_held and self._ring.front() is not None:
+                self._deal_lanes()
+            for dealt in extras.dealt:
+                dealt()
 
     def _store_some(self, base: int, messages: list[Message]) -> None:
         """Put those messages aside that wait, and the others into their lanes."""
@@ -509,7 +524,11 @@ class HookedQueue(Queue):
         for position in positions:
             returns.set(position, returns.get(position) + 1)
         extras.lanes.settled(positions)
-        self.with_bodies(sorted(entries, key=_position), self._take_back)
+        self.with_bodies(sorted(map(_unaltered, entries), key=_position), self._take_back)
+
+    def reject(self, entries: Sequence[Entry]) -> None:
+        """Tell hooks of messages that are rejected; they are settled by the caller."""
+        super().reject(list(map(_unaltered, entries)))
 
     def _take_back(self, entries: list[Entry]) -> None:
         some: Sequence[Entry] = entries
@@ -568,6 +587,11 @@ class HookedQueue(Queue):
 
 def _bodies(messages: Sequence[Message]) -> int:
     return sum([message.size for message in messages])
+
+
+def _unaltered(entry: AnyEntry) -> AnyEntry:
+    message = entry[1]
+    return (entry[0], message.original) if isinstance(message, Altered) else entry
 
 
 def _position(entry: AnyEntry) -> int:

@@ -142,6 +142,21 @@ def address(
     return Envelope(method, channel, encode_method(method))
 
 
+class Altered(Message):
+    """A message as it was delivered, with headers that the one in the queue does not have.
+
+    Attributes:
+      original: The one in the queue.
+    """
+
+    __slots__ = ("original",)
+
+    def __init__(self, altered: Message, original: Message) -> None:
+        frames, size = altered.frames, altered.header_size
+        super().__init__(altered.envelope, frames, size, altered.size, altered.flags)
+        self.original = original
+
+
 class Absent:
     """What stands for a message that only the log has.
 

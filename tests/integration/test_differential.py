@@ -6,13 +6,17 @@ wait, some for the three seconds after which RabbitMQ closes a socket without a 
 
 import json
 from collections.abc import Iterator
+from time import time
 
 import pytest
+
+from leveret.protocol.table import Timestamp
 
 from ..support.leveret import Server, leveret
 from ..support.rabbitmq import Node
 from .differential.conversation import CONVERSATIONS, Conversation, Transcript, differs
 from .differential.definitions import DEFINITIONS
+from .differential.letters import written_down
 from .differential.suite import disagreement, hold
 
 Transcripts = dict[str, list[Transcript]]
@@ -89,3 +93,27 @@ def test_exception_that_is_not_needed_is_a_disagreement() -> None:
 
 def test_failing_script_is_a_disagreement() -> None:
     assert "boom" in _compare((ASKED,), (ASKED,), failure="boom")
+
+
+DEATH = {"reason": "expired", "queue": "q", "exchange": ""}
+
+
+def test_order_and_second_of_a_death_are_nobodys_business() -> None:
+    now, later = ({"time": Timestamp(time() + seconds), **DEATH} for seconds in (0, 2))
+
+    first = written_down({"b": 1, "x-death": [now]})
+    second = written_down({"x-death": [dict(reversed(later.items()))], "b": 1})
+
+    assert repr(first) == repr(second)
+
+
+def test_death_of_another_day_is_written_down() -> None:
+    death = {"time": Timestamp(1_000_000), **DEATH}
+
+    assert written_down({"x-death": [death]})["x-death"] == [death]
+
+
+def test_last_death_is_left_out_only_where_it_is_the_newest() -> None:
+    headers = {"x-death": [DEATH], "x-last-death-queue": "q", "x-last-death-reason": "rejected"}
+
+    assert set(written_down(headers)) == {"x-death", "x-last-death-reason"}

@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import b64encode
+from itertools import starmap
 
 ALL = ".*"
 
@@ -23,6 +24,55 @@ def _permission(
 ) -> dict[str, str]:
     return {"user": user, "vhost": vhost, "configure": configure, "write": write, "read": read}
 
+
+def _policy(
+    name: str, pattern: str, priority: int = 0, apply_to: str = "queues", **definition: object
+) -> dict[str, object]:
+    return {
+        "vhost": "/",
+        "name": name,
+        "pattern": pattern,
+        "apply-to": apply_to,
+        "definition": definition,
+        "priority": priority,
+    }
+
+
+def _for_queues(word: str, definition: dict[str, object]) -> dict[str, object]:
+    return _policy(word, _called(word), **definition)
+
+
+def _for_operators(word: str, definition: dict[str, object]) -> dict[str, object]:
+    value = _policy(word, _called(word), **definition)
+    del value["vhost"], value["name"]
+    return {"vhost": "/", "component": "operator_policy", "name": word, "value": value}
+
+
+def _called(word: str) -> str:
+    """Return the pattern of queues that a conversation calls `word`, or `word+other`."""
+    return rf"[.+]{word}([+]|$)"
+
+
+# Of queues, by the word in their name
+POLICIES: dict[str, dict[str, object]] = {
+    "fleeting": {"message-ttl": 20},
+    "lasting": {"message-ttl": 60_000},
+    "vanishing": {"expires": 800},
+    "confined": {"max-length": 2},
+    "thin": {"max-length-bytes": 4},
+    "picky": {"max-length": 2, "overflow": "reject-publish"},
+    "mourned": {"dead-letter-exchange": "amq.direct", "max-length": 1},
+    "renamed": {
+        "dead-letter-exchange": "amq.direct",
+        "dead-letter-routing-key": "the key of a policy",
+        "message-ttl": 0,
+    },
+    "patient": {"delivery-limit": 1},
+}
+OPERATOR_POLICIES: dict[str, dict[str, object]] = {
+    "watched": {"message-ttl": 20},
+    "lenient": {"message-ttl": 60_000, "max-length": 5},
+}
 
 DEFINITIONS: dict[str, object] = {
     "rabbit_version": "3.10.8",
@@ -61,18 +111,18 @@ DEFINITIONS: dict[str, object] = {
             "component": "vhost-limits",
             "name": "limits",
             "value": {"max-queues": 2},
-        }
+        },
+        *starmap(_for_operators, OPERATOR_POLICIES.items()),
     ],
     "global_parameters": [],
     "policies": [
-        {
-            "vhost": "/",
-            "name": "alternate",
-            "pattern": r"^by_policy",
-            "apply-to": "exchanges",
-            "definition": {"alternate-exchange": "amq.fanout"},
-            "priority": 0,
-        }
+        _policy(
+            "alternate", r"^by_policy", apply_to="exchanges", **{"alternate-exchange": "amq.fanout"}
+        ),
+        *starmap(_for_queues, POLICIES.items()),
+        _policy("of exchanges", r"\.of_exchanges$", apply_to="exchanges", **{"message-ttl": 20}),
+        _policy("outvoted", r"\.elected$", **{"message-ttl": 20}),
+        _policy("elected", r"\.elected$", 7, **{"max-length": 2}),
     ],
     "queues": [],
     "exchanges": [],

@@ -22,6 +22,16 @@ TOPICS = (
     "transactions",
     "reply_to",
     "permissions",
+    "ttl",
+    "expires",
+    "dead_letter",
+    "deaths",
+    "max_length",
+    "priority",
+    "single_active",
+    "delivery_limit",
+    "policies",
+    "queue_types",
 )
 AT_ONCE = 24  # most of their time conversations wait
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from leveret.protocol import properties as contents
 from leveret.protocol.codec import decode_method, encode_method
@@ -49,11 +49,14 @@ from leveret.protocol.methods import (
     ConnectionStart,
     ConnectionStartOk,
     ConnectionTuneOk,
+    ExchangeDeclare,
     Method,
     QueueDeclare,
     QueueDeclareOk,
 )
 from leveret.protocol.properties import Properties
+
+from .letters import written_down
 
 PATIENCE = 6.0  # seconds of silence that end a step; more than the 3 of RabbitMQ's silent closes
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -486,10 +489,12 @@ class Channel:
             *(frame(BODY, self.number, chunk) for chunk in chunks),
         ]
 
-    def drain(self, queue: str) -> None:
-        """Get what is in a queue, and settle it."""
+    def drain(self, queue: str) -> int:
+        """Get what is in a queue, and settle it; return how many messages it was."""
+        count = 0
         while isinstance(self(BasicGet(queue, no_ack=True)), BasicGetOk):
-            pass
+            count += 1
+        return count
 
     def count(self, queue: str, messages: int, consumers: int | None = None) -> None:
         """Ask for the counts of a queue until they are as given.
@@ -501,19 +506,25 @@ class Channel:
         def is_done(answer: QueueDeclareOk) -> bool:
             return answer.message_count == messages and consumers in (None, answer.consumer_count)
 
-        self._ask(queue, is_done)
+        self._ask(QueueDeclare(queue, passive=True), is_done)
 
     def gone(self, queue: str) -> None:
         """Ask for a queue until it is gone."""
-        self._ask(queue, lambda answer: False)
+        self._ask(QueueDeclare(queue, passive=True), lambda answer: False)
 
-    def _ask(self, queue: str, is_done: Callable[[QueueDeclareOk], bool]) -> None:
+    def exchange_gone(self, exchange: str) -> None:
+        """Ask for an exchange until it is gone."""
+        self._ask(ExchangeDeclare(exchange, passive=True), lambda answer: False)
+
+    def _ask(self, question: Method, is_done: Callable[[Any], bool]) -> None:
         deadline = monotonic() + PATIENCE
         lines = self.peer.talk.lines
         start = len(lines)
         while True:
-            answer = self(QueueDeclare(queue, passive=True))
-            if not isinstance(answer, QueueDeclareOk) or is_done(answer) or monotonic() > deadline:
+            answer = self(question)
+            if not isinstance(answer, question.replies) or is_done(answer):
+                return
+            if monotonic() > deadline:
                 return
             del lines[start:]
 
@@ -642,6 +653,8 @@ def shown_value(value: object) -> str:
 
 def shown_content(properties: Properties, body: bytes) -> str:
     """Return a content as text: the properties that are there, and the body."""
+    if properties.headers:
+        properties = properties._replace(headers=written_down(properties.headers))
     text = "".join(
         f" {name}={shown_value(value)}"
         for name, value in zip(Properties._fields, properties, strict=True)
