@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from leveret.broker.core.paging import restore
+from leveret.broker.core.log import Fact
 from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.server.committer import Committer
 from leveret.broker.server.housekeeper import Housekeeper
@@ -110,7 +110,9 @@ class Persistence:
             self._attach(queue, number)
             if number in found:
                 queue.delivered_before = found[number].delivered
-                restore(queue, found[number].next_position, found[number].runs)
+                if next(found[number].log.facts(Fact.DEADLINE), None) is not None:
+                    queue.keep_time()
+                queue.restore(found[number].next_position, found[number].runs)
         ready = sum(each.count for one in found.values() for each in one.runs)
         milliseconds = round((perf_counter() - started) * 1000)
         log.info("store.opened", queues=len(queues), messages=ready, milliseconds=milliseconds)
@@ -149,7 +151,7 @@ class Persistence:
         """Return what a queue is called for people; its definition may be gone."""
         queue = queues.get(number)
         for vhost in self._broker.vhosts.values():
-            if queue is not None and vhost.queues.get(queue.name) is queue:
+            if queue is not None and any(each is queue for each in vhost.all_queues()):
                 return f"queue {queue.name!r} in vhost {vhost.name!r}"
         return f"a queue that is gone (number {number})"
 

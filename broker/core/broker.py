@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.events import Events
+from leveret.broker.core.notes import Notes
 from leveret.broker.core.registry import Registry
 from leveret.broker.core.routes import Routes
 from leveret.broker.core.timers import Timers
@@ -65,6 +66,7 @@ class Broker:
       registry: What plugins have added.
       wall_offset: What the wall clock shows beyond `now`, in milliseconds since 1970.
       timers: What is to be called at some time of `now`.
+      notes: What plugins keep of virtual hosts, exchanges and queues.
       envelopes: Decoded publish methods, shared by all connections' readers.
       blocked: Why publishers are blocked ("low on memory"), empty when they are not.
       sessions: The open client connections.
@@ -93,6 +95,7 @@ class Broker:
         self.events = Events()
         self.users = Users(loopback_users, self.events)
         self.vhosts: dict[str, VirtualHost] = {}
+        self.notes = Notes(self.vhosts, self.events)
         self.envelopes: dict[bytes, Envelope] = {}
         self.sessions: dict[Peer, None] = {}
         self.blocked = ""

@@ -13,7 +13,9 @@ Called by: as core.queue; plugins (expire_at, wait_until, drop, wait_entries, ta
 
 from __future__ import annotations
 
+from array import array
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from leveret.broker.core import paging
@@ -24,15 +26,17 @@ from leveret.broker.core.hooks import Reason
 from leveret.broker.core.log import Fact
 from leveret.broker.core.message import OVERHEAD, Absent, Altered, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, UNLIMITED
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, UNLIMITED
+from leveret.broker.core.shards import Shards
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.core.consumer import Consumer
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import Entry
+    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry as AnyEntry
     from leveret.broker.core.runs import Runs
@@ -528,7 +532,7 @@ class HookedQueue(Queue):
 
     def reject(self, entries: Sequence[Entry]) -> None:
         """Tell hooks of messages that are rejected; they are settled by the caller."""
-        super().reject(list(map(_unaltered, entries)))
+        super().reject([(position, _original(message)) for position, message in entries])
 
     def _take_back(self, entries: list[Entry]) -> None:
         some: Sequence[Entry] = entries
@@ -556,6 +560,61 @@ class HookedQueue(Queue):
             self._insert(ready)
         if expired:
             self.drop_entries(expired, Reason.EXPIRED)
+
+    # After a restart
+
+    def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
+        """Take over what the log has, after a restart, and what it knows of each message."""
+        extras, log = self.extras, self.log
+        assert log is not None
+        self.next_position = next_position
+        offset = self.vhost.broker.wall_offset
+        waits = self._waits(log)
+        if waits or extras.lanes.is_keyed:
+            self._restore_apart(log, runs, waits)
+        else:
+            for paged in runs:
+                self.runs.append_paged(paged)
+        for position, wall in log.facts(Fact.DEADLINE):
+            extras.deadlines.append(position, 1, wall - offset)
+            extras.expiries.add(wall - offset, position)
+        for position, count in log.counted():
+            extras.returns.set(position, count)
+        if any(hook.counts_octets for hook in extras.hooks.values()):
+            ready = chain.from_iterable(lane.items() for lane in extras.lanes.all())
+            pages = (chunk.numbers(self.living) for chunk in ready if isinstance(chunk, Paged))
+            extras.body_octets = sum(log.sizes(each)[1] for each in chain.from_iterable(pages))
+        self.touch()
+
+    def _waits(self, log: Log) -> Shards:
+        """Return until when messages wait; where a hook wants those that are due, of all."""
+        broker, found = self.vhost.broker, Shards()
+        for position, wall in log.facts(Fact.DUE):
+            if self.extras.due_hooks or wall > broker.wall:
+                found.set(position, wall - broker.wall_offset)
+        return found
+
+    def _restore_apart(self, log: Log, runs: Iterable[Paged], waits: Shards) -> None:
+        """Put messages aside that wait, and the others into their lanes."""
+        extras = self.extras
+        late: list[int] = []
+        by_key: dict[int, list[int]] = {}
+        keys = dict(log.facts(Fact.LANE)) if extras.lanes.is_keyed else {}
+        for paged in runs:
+            for position in log.positions(paged.base, paged.end):
+                if waits.get(position):
+                    late.append(position)
+                else:
+                    by_key.setdefault(keys.get(position, 0), []).append(position)
+        for key, positions in by_key.items():
+            for paged in _in_pieces(positions, log):
+                extras.lanes.restore(key, paged)
+        for paged in _in_pieces(late, log):
+            extras.waiting.append_paged(paged)
+        for position in late:
+            when = waits.get(position)
+            extras.due.set(position, when)
+            extras.dues.add(when, position)
 
     # The end
 
@@ -585,8 +644,30 @@ class HookedQueue(Queue):
             self.extras = None  # type: ignore[assignment]
 
 
+def _in_pieces(positions: Sequence[int], log: Log) -> Iterator[Paged]:
+    """Return messages that only a log has in pieces that are read at once."""
+    start = size = 0
+    for index, position in enumerate(positions):
+        one = sum(log.sizes(position))
+        if index - start == CHUNK_LENGTH or (size and size + one > PIECE_OCTETS):
+            yield _piece(positions[start:index], size)
+            start, size = index, 0
+        size += one
+    if positions:
+        yield _piece(positions[start:], size)
+
+
+def _piece(positions: Sequence[int], size: int) -> Paged:
+    count = len(positions)
+    return Paged(positions[0], positions[-1] + 1, count, size, positions=array("Q", positions))
+
+
 def _bodies(messages: Sequence[Message]) -> int:
     return sum([message.size for message in messages])
+
+
+def _original(message: Message) -> Message:
+    return message.original if isinstance(message, Altered) else message
 
 
 def _unaltered(entry: AnyEntry) -> AnyEntry:

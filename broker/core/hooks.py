@@ -69,9 +69,11 @@ class QueueHook:
 
     Attributes:
       is_deep: Whether the queue has to be a `HookedQueue` in any case.
+      counts_octets: Whether it looks at the octets of bodies (`Extras.body_octets`).
     """
 
     is_deep = False
+    counts_octets = False
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue

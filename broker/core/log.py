@@ -1,10 +1,11 @@
 """Logs: what durable queues tell whoever keeps their messages, and ask for what is only there.
 
 Law: a queue without a log keeps nothing; one with a log tells it each position that is given and
-each that is settled. The log decides what that means for a disk.
+each that is settled. The log decides what that means for a disk. What else is to be known of a
+message after a restart, without its octets, is a fact: a number that its position has.
 
 Called by: core.queue, amqp.channel, amqp.basic_methods, core.paging and server.forgetter (ask what
-is kept). storage.queue_log has the implementation.
+is kept), plugins (facts). storage.queue_log has the implementation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from leveret.broker.core.chunks import Paged
     from leveret.broker.core.message import Message
@@ -21,19 +22,15 @@ if TYPE_CHECKING:
 
 
 class Fact(IntEnum):
-    """A number that a queue knows of one of its messages.
+    """What a queue may know of a message; a number up to 64 bits, 0 if there is nothing to know.
 
-    Attributes:
-      DEADLINE: When it expires, in milliseconds of the wall clock.
-      DUE: Until when it waits, likewise.
-      LANE: What decides when it is served: a priority, the hash of a key.
-      ID: The hash of what identifies it.
+    The values are written into rows: they stay what they are.
     """
 
-    DEADLINE = 1
-    DUE = 2
-    LANE = 3
-    ID = 4
+    DEADLINE = 1  # milliseconds of the wall clock when it expires
+    DUE = 2  # milliseconds of the wall clock until which it waits
+    LANE = 3  # its priority, or the hash of its key
+    ID = 4  # the hash of what makes it the same as another
 
 
 class Log(Protocol):
@@ -47,6 +44,15 @@ class Log(Protocol):
 
     def returned(self, positions: Sequence[int]) -> None:
         """Count that messages came back to the queue."""
+
+    def note(self, fact: Fact, positions: Sequence[int], values: Sequence[int]) -> None:
+        """Keep a fact of messages with all else that the slice has caused.
+
+        What was noted before is replaced, 0 forgets it. Messages that are not kept are left out.
+
+        Args:
+          values: One for each position.
+        """
 
     def settled(self, positions: Iterable[int]) -> None:
         """Forget messages."""
@@ -73,17 +79,28 @@ class Log(Protocol):
     def fetch(self, queue: Queue, paged: Paged) -> None:
         """Have messages read; the queue's `loaded` is called with them."""
 
-    def note(self, fact: Fact, positions: Sequence[int], values: Sequence[int]) -> None:
-        """Keep a number of each of some messages, instead of what was kept before."""
-
-    def positions(self, first: int, end: int) -> Sequence[int]:
-        """Return the positions from one up to another that can be fetched."""
-
-    def sizes(self, position: int) -> tuple[int, int]:
-        """Return the octets of header and body of a message."""
-
     def close(self) -> None:
         """Forget everything: the queue is gone."""
+
+    # What is known without any octets of messages
+
+    def value(self, fact: Fact, position: int) -> int:
+        """Return a fact of a message that is not settled, 0 if there is none."""
+
+    def facts(self, fact: Fact) -> Iterator[tuple[int, int]]:
+        """Return positions that have a fact, ascending, and its values."""
+
+    def positions(self, first: int, end: int) -> list[int]:
+        """Return those from one up to another, which is not meant, that are unsettled in rows."""
+
+    def sizes(self, position: int) -> tuple[int, int]:
+        """Return octets of header and body of a message; `LookupError` if it is not kept."""
+
+    def count(self, position: int) -> int:
+        """Return how often a message came back."""
+
+    def counted(self) -> Iterator[tuple[int, int]]:
+        """Return positions of messages that ever came back, in any order, and how often."""
 
 
 class Kept:

@@ -5,8 +5,7 @@ has leave memory: `Runs` then has their places, `Returned` their positions and s
 asked for when the queue comes to them; who has read them tells the queue (`Queue.loaded`). How
 much may stay is decided elsewhere: `server.spiller`. How rows are read: `storage.paging`.
 
-Called by: core.queue (what is to be read), storage.journal and server.spiller (what leaves),
-persistence (restore).
+Called by: core.queue (what is to be read), storage.journal and server.spiller (what leaves).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from leveret.broker.core.message import absent
 from leveret.broker.core.runs import FRONT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from leveret.broker.core.chunks import Chunk, Paged
+    from leveret.broker.core.chunks import Chunk
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.returned import Entry
 
@@ -33,9 +32,10 @@ RETURNED_BYTES = 1 << 20
 
 def page_out(queue: Queue, limit: int, front: int = FRONT) -> None:
     """Leave messages to the log alone, except so many octets and the first few chunks."""
-    runs = queue.runs
-    if queue.log is not None and runs.memory > limit:
-        runs.page_out(limit, queue.log.is_kept, front)
+    if queue.log is not None:
+        for runs in queue.all_runs():
+            if runs.memory > limit:
+                runs.page_out(limit, queue.log.is_kept, front)
 
 
 def to_spill(queue: Queue, limit: int, front: int = FRONT) -> list[Chunk]:
@@ -96,15 +96,3 @@ def are_returned_loaded(queue: Queue) -> bool:
     if returned.asked is None and queue.log is not None:
         queue.log.fetch(queue, returned.gather())
     return False
-
-
-def restore(queue: Queue, next_position: int, runs: Iterable[Paged]) -> None:
-    """Have a queue take over what its log has, after a restart.
-
-    Args:
-      next_position: The position that the next message gets.
-      runs: The messages, ascending.
-    """
-    queue.next_position = next_position
-    for paged in runs:
-        queue.runs.append_paged(paged)

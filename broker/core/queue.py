@@ -62,6 +62,7 @@ class Queue:
       settings: What x-arguments and policies say together, under the names of policy keys.
       extras: What plugins have to do with it, None if nothing.
       admitting: Hooks that are asked before a message comes in.
+      is_hidden: Whether only a plugin knows it, and no client can name it.
       is_timed: Whether a message has come that says itself when it expires.
     """
 
@@ -79,6 +80,7 @@ class Queue:
         "durable",
         "extras",
         "incoming",
+        "is_hidden",
         "is_timed",
         "log",
         "name",
@@ -114,6 +116,7 @@ class Queue:
         self.extras: Extras | None = None
         self.admitting: tuple[QueueHook, ...] = ()
         self.is_timed = False
+        self.is_hidden = False
         self.deleted = False
         self.incoming: list[Message] = []
         self.coming = 0
@@ -357,6 +360,17 @@ class Queue:
         return position, message, redelivered
 
     # What was not in memory
+
+    def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
+        """Take over what the log has, after a restart.
+
+        Args:
+          next_position: The position that the next message gets.
+          runs: The messages, ascending.
+        """
+        self.next_position = next_position
+        for paged in runs:
+            self.runs.append_paged(paged)
 
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""

@@ -285,6 +285,7 @@ class VirtualHost:
         queue = self.hidden.get(name)
         if queue is None:
             queue = self.hidden[name] = Queue(self, name, durable=durable, arguments=arguments)
+            queue.is_hidden = True
             queue.settings = arguments
             fit_queue(queue)
             self.broker.events.emit("queue.created", vhost=self, queue=queue)

@@ -27,6 +27,7 @@ class _Limits(QueueHook):
     """What both kinds know."""
 
     is_deep = True
+    counts_octets = True
 
     def refit(self) -> None:
         """Read the limits."""

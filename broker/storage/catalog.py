@@ -1,4 +1,4 @@
-"""Catalog: virtual hosts, users, exchanges, queues and bindings as definitions, and back again.
+"""Catalog: virtual hosts, users, exchanges, queues, bindings, notes as definitions, and back again.
 
 Law: what survives a restart is written down as it changes, by listening to the broker's events;
 what is exclusive or transient never is. What `Restorer` held, because a part is absent, stays as
@@ -20,7 +20,9 @@ from leveret.broker.storage.catalog_format import (
     AUTO_DELETE,
     BINDING,
     EXCHANGE,
+    HIDDEN_QUEUE,
     INTERNAL,
+    NOTE,
     NUMBER,
     NUMBER_CONTENT,
     OPERATOR_POLICY,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.binding import Binding
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.exchange import Destination, Exchange
+    from leveret.broker.core.notes import Owner
     from leveret.broker.core.policy import Policy
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.users import Permissions, TopicPermissions, User
@@ -68,7 +71,7 @@ class Catalog:
         self._held: dict[tuple[str, bytes], tuple[str, ...]] = {}  # what is held, and its names
         self._is_restoring = False
         for name, subscriber in (
-            ("vhost.created", self._vhost_changed),
+            ("vhost.created", self._vhost_created),
             ("vhost.changed", self._vhost_changed),
             ("vhost.deleted", self._vhost_deleted),
             ("user.changed", self._user_changed),
@@ -85,6 +88,7 @@ class Catalog:
             ("queue.deleted", self._queue_deleted),
             ("binding.created", self._binding_created),
             ("binding.deleted", self._binding_deleted),
+            ("note.changed", self._note_changed),
         ):
             broker.events.subscribe(name, subscriber)
 
@@ -118,8 +122,11 @@ class Catalog:
 
     def _keep(self, kind: str, key: bytes, content: bytes = b"") -> None:
         if not self._is_restoring:
-            self._held.pop((kind, key), None)
-            self._note(seal(kind, key, content))
+            self._put(kind, key, content)
+
+    def _put(self, kind: str, key: bytes, content: bytes) -> None:
+        self._held.pop((kind, key), None)
+        self._note(seal(kind, key, content))
 
     def _forget(self, kind: str, key: bytes) -> None:
         self._note(Definition(kind, key, None))
@@ -131,6 +138,10 @@ class Catalog:
             self._forget(*held)
 
     # Virtual hosts, users, policies
+
+    def _vhost_created(self, vhost: VirtualHost) -> None:
+        self._let_go_of(vhost, "vhost", vhost.name)
+        self._vhost_changed(vhost)
 
     def _vhost_changed(self, vhost: VirtualHost) -> None:
         self._keep(VHOST, pack_names(vhost.name), pack_json({"max_queues": vhost.max_queues}))
@@ -175,29 +186,34 @@ class Catalog:
     def _exchange_created(self, vhost: VirtualHost, exchange: Exchange) -> None:
         if not exchange.durable or exchange.name in _PREDECLARED or self._is_restoring:
             return
-        self._let_go_of_bindings(vhost, "exchange", exchange.name)
+        self._let_go_of(vhost, "exchange", exchange.name)
         flags = AUTO_DELETE * exchange.auto_delete | INTERNAL * exchange.internal
         content = bytes((flags,)) + pack_names(exchange.type_name) + pack_table(exchange.arguments)
         self._keep(EXCHANGE, pack_names(vhost.name, exchange.name), content)
 
     def _exchange_deleted(self, vhost: VirtualHost, exchange: Exchange) -> None:
         if exchange.durable and exchange.name not in _PREDECLARED:
-            self._let_go_of_bindings(vhost, "exchange", exchange.name)
+            self._let_go_of(vhost, "exchange", exchange.name)
             self._forget(EXCHANGE, pack_names(vhost.name, exchange.name))
 
     def _queue_created(self, vhost: VirtualHost, queue: Queue) -> None:
         if not queue.durable or self._is_restoring:
             return
+        kind = HIDDEN_QUEUE if queue.is_hidden else QUEUE
+        if kind == QUEUE:
+            self._let_go_of(vhost, "queue", queue.name)
         number = self._numbers[queue] = self._highest = self._highest + 1
         flags = AUTO_DELETE * queue.auto_delete
         content = QUEUE_CONTENT.pack(flags, number) + pack_table(queue.arguments)
-        self._keep(QUEUE, pack_names(vhost.name, queue.name), content)
+        self._keep(kind, pack_names(vhost.name, queue.name), content)
 
     def _queue_deleted(self, vhost: VirtualHost, queue: Queue) -> None:
         if not queue.durable:
             return
-        self._let_go_of_bindings(vhost, "queue", queue.name)
-        self._forget(QUEUE, pack_names(vhost.name, queue.name))
+        kind = HIDDEN_QUEUE if queue.is_hidden else QUEUE
+        if kind == QUEUE:
+            self._let_go_of(vhost, "queue", queue.name)
+        self._forget(kind, pack_names(vhost.name, queue.name))
         if self._numbers.pop(queue) == self._highest:
             self._keep(NUMBER, b"", NUMBER_CONTENT.pack(self._highest))
 
@@ -209,17 +225,32 @@ class Catalog:
         if _is_durable(vhost, binding):
             self._forget(BINDING, _binding_key(vhost, binding))
 
-    def _let_go_of_bindings(self, vhost: VirtualHost, kind: str, name: str) -> None:
-        """Forget held bindings that lead from or to what is gone or defined anew."""
+    def _let_go_of(self, vhost: VirtualHost, kind: str, name: str) -> None:
+        """Forget what is held of what is gone or defined anew: notes, bindings from or to it."""
 
         def is_meant(names: tuple[str, ...]) -> bool:
             match names:
                 case (where, source, end_kind, end, _) if where == vhost.name:
                     return (kind, name) in (("exchange", source), (end_kind, end))
+                case (where, owner_kind, owner, _) if where == vhost.name:
+                    return (kind, name) == (owner_kind, owner)
             return False
 
         if self._held:
             self._let_go(is_meant)
+
+    # Plugins
+
+    def _note_changed(
+        self, owner: Owner, plugin: str, key: bytes, value: bytes | None, durable: bool
+    ) -> None:
+        if not durable:
+            return
+        key = pack_names(*owner, plugin) + key
+        if value is None:
+            self._forget(NOTE, key)
+        else:
+            self._put(NOTE, key, value)  # also while others are restored: it comes of a plugin
 
 
 def _binding_key(vhost: VirtualHost, binding: Binding) -> bytes:

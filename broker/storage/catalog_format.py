@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 
-# The kinds, in the order in which one can stand on another.
+# The kinds, in the order in which one can stand on another. Notes are there before their owners:
+# what plugins do with those that are declared may need them.
 NUMBER: Final = "number"
+NOTE: Final = "note"
 VHOST: Final = "vhost"
 USER: Final = "user"
 PERMISSIONS: Final = "permissions"
@@ -35,11 +37,15 @@ POLICY: Final = "policy"
 OPERATOR_POLICY: Final = "operator_policy"
 EXCHANGE: Final = "exchange"
 QUEUE: Final = "queue"
+HIDDEN_QUEUE: Final = "hidden_queue"  # that only a plugin knows
 BINDING: Final = "binding"
 KINDS: Final = (
-    *(NUMBER, VHOST, USER, PERMISSIONS, TOPIC_PERMISSIONS),
-    *(POLICY, OPERATOR_POLICY, EXCHANGE, QUEUE, BINDING),
+    *(NUMBER, NOTE, VHOST, USER, PERMISSIONS, TOPIC_PERMISSIONS),
+    *(POLICY, OPERATOR_POLICY, EXCHANGE, QUEUE, HIDDEN_QUEUE, BINDING),
 )
+
+# How many names those keys begin with that have something else behind them.
+NAMES: Final[Mapping[str, int]] = {BINDING: 5, NOTE: 4}
 
 # What the content of some begins with, or is.
 NUMBER_CONTENT: Final = Struct("<Q")
@@ -119,7 +125,7 @@ def unseal(kind: str, key: bytes, value: bytes) -> bytes:
 def shown(kind: str, key: bytes) -> str:
     """Return kind and key for people, on one line."""
     try:
-        names = " ".join(map(repr, unpack_names(key, 5 if kind == BINDING else 1 << 16)[0]))
+        names = " ".join(map(repr, unpack_names(key, NAMES.get(kind, 1 << 16))[0]))
     except (ValueError, IndexError, error):
         names = key.hex()
     return f"{printable(kind)} {names}".rstrip()

@@ -2,8 +2,9 @@
 
 Law: what is read was written by `Catalog`, or it stops the start; only what belongs to a part
 that is absent (a kind, an exchange type, a policy's setting) is held: left as it is kept, and
-told in a note. Kinds come in the order in which one can stand on another, whatever the order of
-the rows.
+told in a note. So is what a plugin has noted of an owner that is absent; other notes are brought
+back, whether their plugin is there or not. Kinds come in the order in which one can stand on
+another, whatever the order of the rows.
 
 Called by: storage.catalog.
 """
@@ -21,8 +22,11 @@ from leveret.broker.storage.catalog_format import (
     AUTO_DELETE,
     BINDING,
     EXCHANGE,
+    HIDDEN_QUEUE,
     INTERNAL,
     KINDS,
+    NAMES,
+    NOTE,
     NUMBER,
     NUMBER_CONTENT,
     OPERATOR_POLICY,
@@ -33,6 +37,7 @@ from leveret.broker.storage.catalog_format import (
     TOPIC_PERMISSIONS,
     USER,
     VHOST,
+    pack_names,
     printable,
     shown,
     unpack_name,
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.notes import Owner
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
 
@@ -85,9 +91,11 @@ class Restorer:
         self._held: dict[tuple[str, bytes], tuple[str, ...]] = {}
         self._absent: set[tuple[str, str]] = set()  # exchanges that are held
         self._limits: list[tuple[VirtualHost, int | None]] = []
+        self._noted: dict[Owner, dict[bytes, tuple[str, ...]]] = {}  # keys of notes, and names
         self._kinds: dict[str, tuple[int, Callable[[_Row], None]]] = {
             # with the number of names in their keys
             NUMBER: (0, self._restore_number),
+            NOTE: (NAMES[NOTE], self._restore_note),
             VHOST: (1, self._restore_vhost),
             USER: (1, self._restore_user),
             PERMISSIONS: (2, self._restore_permissions),
@@ -96,7 +104,8 @@ class Restorer:
             OPERATOR_POLICY: (2, self._restore_operator_policy),
             EXCHANGE: (2, self._restore_exchange),
             QUEUE: (2, self._restore_queue),
-            BINDING: (5, self._restore_binding),
+            HIDDEN_QUEUE: (2, self._restore_hidden_queue),
+            BINDING: (NAMES[BINDING], self._restore_binding),
         }
 
     def restore(
@@ -114,6 +123,7 @@ class Restorer:
                 self._restore(kind, key, value)
         for vhost, most in self._limits:  # it may have been set below what was there
             vhost.max_queues = most
+        self._hold_notes()
         return self._held
 
     def _restore(self, kind: str, key: bytes, value: bytes) -> None:
@@ -135,6 +145,15 @@ class Restorer:
             reason = printable(problem.text if isinstance(problem, AMQPError) else problem)
             raise StoreError(f"{shown(kind, key)} cannot be restored: {reason}") from None
 
+    def _hold_notes(self) -> None:
+        """Hold notes whose owners are not there."""
+        for owner, keys in self._noted.items():
+            if self._broker.notes.give_up(owner):
+                self._held |= {(NOTE, key): names for key, names in keys.items()}
+                vhost, kind, name = owner
+                text = printable(f"{kind} {name!r} in vhost {vhost!r}")
+                self.notes.append(f"{len(keys):,} notes: {text} is not there; kept as they are")
+
     def _vhost(self, name: str) -> VirtualHost:
         vhost = self._broker.vhosts.get(name)
         if vhost is None:
@@ -145,6 +164,13 @@ class Restorer:
 
     def _restore_number(self, row: _Row) -> None:
         (self.highest,) = NUMBER_CONTENT.unpack(row.content)
+
+    def _restore_note(self, row: _Row) -> None:
+        vhost, kind, name, plugin = row.names
+        owner = vhost, kind, name
+        self._broker.notes.restore(owner, plugin, row.rest, row.content)
+        key = pack_names(*row.names) + row.rest
+        self._noted.setdefault(owner, {})[key] = row.names
 
     def _restore_vhost(self, row: _Row) -> None:
         (name,) = row.names
@@ -206,6 +232,16 @@ class Restorer:
             raise ValueError(f"its number {number} is that of {self.queues[number]!r}")
         self.queues[number] = self._vhost(vhost).declare_queue(
             name, durable=True, auto_delete=bool(flags & AUTO_DELETE), arguments=arguments
+        )
+
+    def _restore_hidden_queue(self, row: _Row) -> None:
+        vhost, name = row.names
+        _, number = QUEUE_CONTENT.unpack_from(row.content)
+        arguments, _ = decode_shared(row.content, QUEUE_CONTENT.size)
+        if number in self.queues:
+            raise ValueError(f"its number {number} is that of {self.queues[number]!r}")
+        self.queues[number] = self._vhost(vhost).hidden_queue(
+            name, durable=True, arguments=arguments
         )
 
     def _restore_binding(self, row: _Row) -> None:

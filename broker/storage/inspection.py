@@ -15,7 +15,7 @@ from leveret.broker.core.broker import Broker
 from leveret.broker.storage.base import Damaged, StoreError
 from leveret.broker.storage.bodies import places_in, shortages
 from leveret.broker.storage.catalog import Catalog
-from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, KINDS, shown
+from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, KINDS, NOTE, shown
 from leveret.broker.storage.database import path_of
 from leveret.broker.storage.findings import Inspection, Problem, numbers
 from leveret.broker.storage.row_inspection import RowInspection
@@ -98,7 +98,9 @@ def _look_at_definitions(connection: sqlite3.Connection, leaves: Leaves, found: 
     broker = Broker()
     restorer = Catalog(broker, lambda _: None)
     absent: list[tuple[str, bytes, bytes]] = []  # exchanges of a type that is not there
-    for kind, rows in _read_definitions(connection, leaves, found).items():
+    by_kind = _read_definitions(connection, leaves, found)
+    by_kind[NOTE] = by_kind.pop(NOTE)  # to the end: their owners have to be there
+    for kind, rows in by_kind.items():
         for number, key, value in rows:
             one = (kind, key, value)
             before = absent if kind == BINDING else []

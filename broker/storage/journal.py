@@ -21,6 +21,7 @@ from leveret.broker.storage.records import (
     encode_counted,
     encode_defined,
     encode_delivered,
+    encode_facts,
     encode_present,
     encode_settled,
     seal,
@@ -30,7 +31,7 @@ from leveret.broker.storage.segment import LEAST_ROW
 from leveret.broker.storage.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from leveret.broker.core.batch import Batch
     from leveret.broker.storage.base import Definition, Row
@@ -223,7 +224,8 @@ class Journal:
         if self._moving:
             dirty |= self._move(builder)
         last = builder.finish()
-        last.statements = b"".join([*self._settled(last, hits), *self._counted(last, dirty)])
+        settled, counted = self._settled(last, hits), self._counted(last, dirty)
+        last.statements = b"".join([*settled, *counted, *self._noted(last, dirty)])
         for log in {**dirty, **self._unmarked}:
             if log.needs_mark:
                 log.mark, log.mark_row = log.highest, last
@@ -279,15 +281,21 @@ class Journal:
         """Say how often messages came back; of very many the next commits say the rest."""
         left = TOLD_COUNTS
         for log in logs:
-            counts: dict[int, int] = {}
-            for segment, some in log.take_recounted(left).items():
-                counts |= some
-                last.refer(segment.row)
+            if log.counts.are_told:
+                continue
+            counts = _referred(last, log.take_recounted(left))
             if counts:
                 yield encode_counted(log.number, counts)
             left = max(left - len(counts), 0)
             if not log.counts.are_told:
                 self.dirty[log] = None
+
+    def _noted(self, last: LiveRow, logs: Iterable[QueueLog]) -> Iterator[bytes]:
+        """Say what was noted of messages in rows: all of it, as what caused it is in here, too."""
+        for log in logs:
+            for fact, found in log.take_noted() if log.known.later else ():
+                if values := _referred(last, found):
+                    yield encode_facts(log.number, fact, values)
 
     def keep(self, row: LiveRow) -> None:
         """Take in a row that will be in the store."""
@@ -341,3 +349,12 @@ class Journal:
                 log.mark, log.mark_row = -1, None
                 self._unmarked[log] = None
         row.marks.clear()
+
+
+def _referred(last: LiveRow, found: Mapping[Segment, dict[int, int]]) -> dict[int, int]:
+    """Have a row stay as long as those of which it says something; return what, by position."""
+    values: dict[int, int] = {}
+    for segment, some in found.items():
+        values |= some
+        last.refer(segment.row)
+    return values

@@ -9,15 +9,18 @@ Called by: core.queue, amqp.channel (tell), storage.journal (asks).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from leveret.broker.storage.counts import Counts
+from leveret.broker.storage.facts import Facts
 from leveret.broker.storage.paging import Place
+from leveret.broker.storage.values import EMPTY, Values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.log import Fact
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.storage.journal import Journal
@@ -54,6 +57,7 @@ class QueueLog:
       segments: Those that are, by position.
       highest: The highest position that was delivered, -1 for none.
       counts: How often messages came back to the queue.
+      known: What else is known of them.
     """
 
     __slots__ = (
@@ -65,6 +69,7 @@ class QueueLog:
         "counts",
         "highest",
         "is_closed",
+        "known",
         "mark",
         "mark_row",
         "number",
@@ -82,7 +87,8 @@ class QueueLog:
         self.highest = -1
         self.mark = -1  # what the rows say of `highest`
         self.mark_row: LiveRow | None = None  # the one that says it
-        self.counts = Counts()
+        self.counts = Values()
+        self.known = Facts()
         self.is_closed = False
         self._settled: list[int] = []
         self._settled_ranges: list[Range] = []
@@ -117,10 +123,29 @@ class QueueLog:
             self.counts.add(positions)
             self._journal.dirty[self] = None
 
+    def note(self, fact: Fact, positions: Sequence[int], values: Sequence[int]) -> None:
+        """Keep a fact of messages; transient ones, and those that are settled, are left out."""
+        pending, known = self.pending, self.known
+        fresh = known.fresh.setdefault(fact, {}) if pending else {}
+        segment: Segment | None = None
+        for position, value in zip(positions, values, strict=True):
+            if position in pending:
+                fresh[position] = value
+                continue
+            if segment is None or not segment.base <= position < segment.end:
+                segment = self.find(position)
+            if segment is None or not segment.has(position):
+                continue
+            if known.put(segment, fact, position, value):
+                self._journal.dirty[self] = None
+
     def settled(self, positions: Iterable[int]) -> None:
         """Forget messages; those that are in no row yet never will be."""
         pending, journal = self.pending, self._journal
         if pending:
+            if self.known.fresh:
+                positions = tuple(positions)
+                self.known.forget(positions)
             count = octets = 0
             have_returned = bool(self.counts)
             for position in positions:
@@ -146,6 +171,8 @@ class QueueLog:
             self.settled([each for each in pending if _is_within(each, ranges, firsts)])
         if self.counts:
             self.counts.drop(ranges)
+        if self.known.later:
+            self.known.drop(ranges)
         if self.segments:
             self._settled_ranges += ranges
             self._journal.dirty[self] = None
@@ -183,6 +210,52 @@ class QueueLog:
         self.dropped([(0, 1 << 62)])
         self._journal.dirty[self] = None
 
+    # What is known of messages
+
+    def value(self, fact: Fact, position: int) -> int:
+        """Return a fact of a message that is not settled, 0 if there is none."""
+        if position in self.pending:
+            return self.known.fresh.get(fact, EMPTY).get(position, 0)
+        segment = self.find(position)
+        if segment is None or not segment.has(position):
+            return 0
+        return self.known.of(segment, fact, position)
+
+    def facts(self, fact: Fact) -> Iterator[tuple[int, int]]:
+        """Return positions that have a fact, ascending, and its values."""
+        self.apply()
+        for segment in tuple(self.segments):
+            if segment.live:
+                yield from self.known.within(segment, fact).items()
+        fresh = self.known.fresh.get(fact, EMPTY)
+        yield from sorted((position, value) for position, value in fresh.items() if value)
+
+    def positions(self, first: int, end: int) -> list[int]:
+        """Return those from one up to another, which is not meant, that are unsettled in rows."""
+        self.apply()
+        parts = [segment.positions(first, end) for segment in self.parts(first, end)]
+        return [*chain.from_iterable(parts)]
+
+    def sizes(self, position: int) -> tuple[int, int]:
+        """Return octets of header and body of a message; `LookupError` if it is not kept."""
+        message = self.pending.get(position)
+        if message is not None:
+            return message.header_size, message.size
+        segment = self.find(position)
+        if segment is None or not segment.has(position):
+            raise LookupError(f"queue {self.number} keeps nothing at {position}")
+        at = position - segment.base
+        return segment.record.header_sizes[at], segment.record.body_sizes[at]
+
+    def count(self, position: int) -> int:
+        """Return how often a message came back."""
+        return self.counts.get(position) or 0
+
+    def counted(self) -> Iterator[tuple[int, int]]:
+        """Return positions of messages that ever came back, in any order, and how often."""
+        self.apply()
+        return iter(self.counts)
+
     # What the journal asks
 
     def apply(self) -> None:
@@ -191,6 +264,8 @@ class QueueLog:
             settled = list(ranges_of(self._settled))
             if self.counts:
                 self.counts.drop(settled)
+            if self.known.later:
+                self.known.drop(settled)
             ranges = [*self._settled_ranges, *settled]
             self._settled, self._settled_ranges = [], []
             for first, last in ranges:
@@ -281,13 +356,22 @@ class QueueLog:
         Args:
           limit: How many are enough for now.
         """
+        return self._placed(self.counts.take(limit))
+
+    def take_noted(self) -> Iterator[tuple[int, dict[Segment, dict[int, int]]]]:
+        """Return facts that rows do not know yet, once, by where the messages are."""
+        for fact, values in self.known.take():
+            yield fact, self._placed(values)
+
+    def _placed(self, values: Iterable[tuple[int, int]]) -> dict[Segment, dict[int, int]]:
+        """Return the values of unsettled messages in rows, by where those are."""
         found: dict[Segment, dict[int, int]] = {}
         segment: Segment | None = None
-        for position, count in self.counts.take(limit):
+        for position, value in values:
             if segment is None or position >= segment.end:
                 segment = self.find(position)
             if segment is not None and segment.has(position):
-                found.setdefault(segment, {})[position] = count
+                found.setdefault(segment, {})[position] = value
         return found
 
     @property

@@ -32,6 +32,8 @@ COUNTED: Final = 4
 PRESENT: Final = 5
 DEFINED: Final = 6
 LONG: Final = 7
+COLUMN: Final = 8
+FACTS: Final = 9
 
 SCATTERED: Final = 1  # flag of ENQUEUED: each message has an offset of its own
 
@@ -44,6 +46,8 @@ _mark = Struct("<QQ")  # queue, position
 _present = Struct("<Q")  # count of rows
 _defined = Struct("<QQ")  # count of definitions, sum of their checksums
 _long = Struct("<QQ")  # the row where a message begins, octets in this one
+_of_column = Struct("<QQBI")  # queue, first position, fact, count
+_of_facts = Struct("<QBI")  # queue, fact, count
 _RECORDS: Final = _start.size + _part.size  # where they begin
 _IS_BIG = sys.byteorder == "big"
 
@@ -136,6 +140,33 @@ class Long(NamedTuple):
     octets: int
 
 
+class Column(NamedTuple):
+    """A fact of messages that were put into a queue; it stands right behind their record.
+
+    Attributes:
+      queue: The queue's number.
+      base: The position of the first one.
+      fact: Which fact it is.
+      values: One for each message, 0 for none.
+    """
+
+    queue: int
+    base: int
+    fact: int
+    values: array[int]
+
+
+class Facts(NamedTuple):
+    """A fact that messages got later: in this row or older ones, never in younger.
+
+    It takes the place of what was said before; 0 says that there is none any more.
+    """
+
+    queue: int
+    fact: int
+    values: dict[int, int]  # by position
+
+
 class Unknown(NamedTuple):
     """A record of a later version."""
 
@@ -143,7 +174,9 @@ class Unknown(NamedTuple):
     octets: bytes
 
 
-Record: TypeAlias = Enqueued | Settled | Delivered | Counted | Present | Defined | Long | Unknown
+Record: TypeAlias = (
+    Enqueued | Settled | Delivered | Counted | Present | Defined | Long | Column | Facts | Unknown
+)
 
 _FIXED: Final[Mapping[int, tuple[Struct, Callable[..., Record]]]] = {
     DELIVERED: (_mark, Delivered),
@@ -238,6 +271,18 @@ def long_of(records: Iterable[Record]) -> Long | None:
     return next((record for record in records if isinstance(record, Long)), None)
 
 
+def encode_column(record: Column) -> bytes:
+    """Return the record of a fact of messages."""
+    queue, base, fact, values = record
+    return _record(COLUMN, 0, _of_column.pack(queue, base, fact, len(values)) + _little(values))
+
+
+def encode_facts(queue: int, fact: int, values: Mapping[int, int]) -> bytes:
+    """Return the record of a fact that messages got later, by position."""
+    columns = _little(array("Q", values)) + _little(array("Q", values.values()))
+    return _record(FACTS, 0, _of_facts.pack(queue, fact, len(values)) + columns)
+
+
 def _record(kind: int, flags: int, octets: bytes) -> bytes:
     return _head.pack(kind, flags, len(octets)) + octets
 
@@ -287,16 +332,8 @@ def _records(index: bytes) -> Iterator[Record]:
         if len(octets) != length:
             raise ValueError("it is cut off")
         at += length
-        if kind == ENQUEUED:
-            yield _decode_enqueued(flags, octets)
-        elif kind == SETTLED:
-            queue, count = _settled.unpack_from(octets)
-            flat = _column("Q", octets[_settled.size :])
-            if len(flat) != 2 * count:
-                raise ValueError("ranges are missing")
-            yield Settled(queue, list(zip(flat[::2], flat[1::2], strict=True)))
-        elif kind == COUNTED:
-            yield _decode_counted(octets)
+        if kind in _VARIABLE:
+            yield _VARIABLE[kind](flags, octets)
         elif kind in _FIXED:
             layout, make = _FIXED[kind]
             yield make(*layout.unpack(octets))
@@ -304,12 +341,34 @@ def _records(index: bytes) -> Iterator[Record]:
             yield Unknown(kind, _head.pack(kind, flags, length) + octets)
 
 
-def _decode_counted(octets: bytes) -> Counted:
+def _decode_settled(_: int, octets: bytes) -> Settled:
+    queue, count = _settled.unpack_from(octets)
+    flat = _column("Q", octets[_settled.size :])
+    if len(flat) != 2 * count:
+        raise ValueError("ranges are missing")
+    return Settled(queue, list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _decode_counted(_: int, octets: bytes) -> Counted:
     queue, count = _settled.unpack_from(octets)
     middle = _settled.size + count * array("Q").itemsize
     positions = _column("Q", octets[_settled.size : middle])
     counts = _column("I", octets[middle:])
     return Counted(queue, dict(zip(positions, counts, strict=True)))
+
+
+def _decode_column(_: int, octets: bytes) -> Column:
+    queue, base, fact, count = _of_column.unpack_from(octets)
+    values = _column("Q", octets[_of_column.size :])
+    if len(values) != count:
+        raise ValueError("values are missing")
+    return Column(queue, base, fact, values)
+
+
+def _decode_facts(_: int, octets: bytes) -> Facts:
+    queue, fact, count = _of_facts.unpack_from(octets)
+    flat = _column("Q", octets[_of_facts.size :])
+    return Facts(queue, fact, dict(zip(flat[:count], flat[count:], strict=True)))
 
 
 def _decode_enqueued(flags: int, octets: bytes) -> Enqueued:
@@ -325,3 +384,12 @@ def _decode_enqueued(flags: int, octets: bytes) -> Enqueued:
     if not flags & SCATTERED:
         columns.insert(0, array("Q", (offset,)))
     return Enqueued(queue, base, *columns)
+
+
+_VARIABLE: Final[Mapping[int, Callable[[int, bytes], Record]]] = {
+    ENQUEUED: _decode_enqueued,
+    SETTLED: _decode_settled,
+    COUNTED: _decode_counted,
+    COLUMN: _decode_column,
+    FACTS: _decode_facts,
+}

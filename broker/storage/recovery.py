@@ -26,12 +26,15 @@ from leveret.broker.storage.damage import (
     unfinished,
 )
 from leveret.broker.storage.records import (
+    Column,
     Counted,
     Defined,
     Delivered,
     Enqueued,
+    Facts,
     Settled,
     encode_counted,
+    encode_facts,
     encode_settled,
     long_of,
     present,
@@ -39,7 +42,7 @@ from leveret.broker.storage.records import (
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from leveret.broker.storage.damage import ReadRow
     from leveret.broker.storage.journal import Journal
@@ -82,7 +85,7 @@ class Recovery:
         self._journal = journal
         self._name = name
         self._settled: list[tuple[LiveRow, Settled]] = []
-        self._counted: list[tuple[LiveRow, Counted]] = []
+        self._told: list[tuple[LiveRow, Counted | Facts]] = []
         self._next: dict[int, int] = {}
         self.messages = 0
         self._rows = 0
@@ -137,24 +140,30 @@ class Recovery:
             return
         row = journal.rows[seq] = LiveRow(seq)
         for record in records:
-            if isinstance(record, Enqueued):
-                segment = Segment(row, record)
-                row.add(segment)
-                journal.log(record.queue).segments.append(segment)
-                self._seen(record.queue, segment.end)
-            elif isinstance(record, Settled):
-                self._settled.append((row, record))
-            elif isinstance(record, Counted):
-                self._counted.append((row, record))
-            elif isinstance(record, Delivered):
-                log = journal.log(record.queue)
-                self._seen(record.queue, record.position + 1)
-                if record.position >= log.mark:
-                    log.highest = log.mark = record.position
-                    log.mark_row = row
-                    row.marks.append(log)
+            self._take_in_record(row, record)
         row.octets = octets_of(records)  # what several queues share is there once
         row.is_bare = not row.segments
+
+    def _take_in_record(self, row: LiveRow, record: Record) -> None:
+        journal = self._journal
+        if isinstance(record, Enqueued):
+            segment = Segment(row, record)
+            row.add(segment)
+            journal.log(record.queue).segments.append(segment)
+            self._seen(record.queue, segment.end)
+        elif isinstance(record, Column):
+            _add_column(row, record)
+        elif isinstance(record, Settled):
+            self._settled.append((row, record))
+        elif isinstance(record, Counted | Facts):
+            self._told.append((row, record))
+        elif isinstance(record, Delivered):
+            log = journal.log(record.queue)
+            self._seen(record.queue, record.position + 1)
+            if record.position >= log.mark:
+                log.highest = log.mark = record.position
+                log.mark_row = row
+                row.marks.append(log)
 
     def _take_in_more(self, seq: int, part: Long) -> bool:
         """Take in a row where a message goes on.
@@ -198,11 +207,11 @@ class Recovery:
                 self._seen(record.queue, record.ranges[-1][1] + 1)
                 self._apply(row, settled, record)
         self._settled.clear()
-        for row, counted in self._counted:
-            came_back = journal.logs.get(counted.queue)
-            if came_back is not None:
-                self._count(row, came_back, counted)
-        self._counted.clear()
+        for row, told in self._told:
+            known = journal.logs.get(told.queue)
+            if known is not None:
+                self._tell(row, known, told)
+        self._told.clear()
         for number, log in tuple(journal.logs.items()):
             if number not in numbers:
                 self._drop(number, log)
@@ -245,19 +254,46 @@ class Recovery:
         if kept:
             row.statements += encode_settled(record.queue, kept)
 
-    def _count(self, row: LiveRow, log: QueueLog, record: Counted) -> None:
-        kept: dict[int, int] = {}
-        for position, count in record.counts.items():
-            segment = log.find(position)
-            if segment is not None and segment.has(position):
-                kept[position] = count
+    def _tell(self, row: LiveRow, log: QueueLog, record: Counted | Facts) -> None:
+        """Take in what a row says of messages that are not settled, in rows up to itself."""
+        if isinstance(record, Counted):
+            values = _reached(row, log, record.counts)
+            for position, count in values.items():
                 log.counts.restore(position, count)
-                row.refer(segment.row)
-        if kept:
-            row.statements += encode_counted(record.queue, kept)
+            octets = encode_counted(record.queue, values)
+        else:
+            values = _reached(row, log, record.values)
+            for position, value in values.items():
+                log.known.restore(record.fact, position, value)
+            octets = encode_facts(record.queue, record.fact, values)
+        if values:
+            row.statements += octets
 
     def _found(self, log: QueueLog) -> Found:
         return Found(log, _runs(log), self._next.get(log.number, 0), log.highest)
+
+
+def _add_column(row: LiveRow, record: Column) -> None:
+    """Give a fact to the messages before it: to all that a repair has left of them."""
+    for segment in reversed(row.segments):
+        start, end = segment.base - record.base, segment.end - record.base
+        if segment.record.queue != record.queue or start < 0:
+            break
+        if end <= len(record.values):
+            segment.add_column(record.fact, record.values[start:end])
+
+
+def _reached(row: LiveRow, log: QueueLog, values: Mapping[int, int]) -> dict[int, int]:
+    """Return what counts of what a row says of messages; it stays as long as their rows do."""
+    found: dict[int, int] = {}
+    segment: Segment | None = None
+    for position, value in values.items():
+        if segment is None or not segment.base <= position < segment.end:
+            segment = log.find(position)
+        if segment is not None and segment.row.seq <= row.seq and segment.has(position):
+            found[position] = value
+            row.refer(segment.row)
+    return found
 
 
 def _runs(log: QueueLog) -> list[Paged]:

@@ -15,7 +15,14 @@ from operator import ne
 from typing import TYPE_CHECKING
 
 from leveret.broker.storage.base import Row
-from leveret.broker.storage.records import Enqueued, encode_enqueued, encode_long, seal
+from leveret.broker.storage.records import (
+    Column,
+    Enqueued,
+    encode_column,
+    encode_enqueued,
+    encode_long,
+    seal,
+)
 from leveret.broker.storage.segment import LiveRow, Segment
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.message import Message
     from leveret.broker.storage.compaction import Piece
+    from leveret.broker.storage.facts import Known
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.queue_log import QueueLog
 
@@ -96,26 +104,27 @@ class RowBuilder:
     def add(self, log: QueueLog) -> None:
         """Take in all that is pending in a log."""
         pending, log.pending = log.pending, {}
+        known = log.known.take_fresh()
         columns, most = _Columns(), ROW_SIZE
         base = expected = -1
         for position, message in pending.items():
             size = message.size
             if size > most:
-                self._add_segment(log, base, columns)
-                self._add_long(log, position, message)
+                self._add_segment(log, base, columns, known)
+                self._add_long(log, position, message, known)
                 columns, expected = _Columns(), -1
                 continue
             if self._size >= most or (
                 position != expected and not columns.reach(position - expected, self._size)
             ):
-                self._add_segment(log, base, columns)
+                self._add_segment(log, base, columns, known)
                 if self._size >= most:
                     self._next_row()
                 columns, base = _Columns(), position
             payload, header = message.envelope.payload, message.header_size
             columns.places.append((self._place(message, payload), len(payload), header, size))
             expected = position + 1
-        self._add_segment(log, base, columns)
+        self._add_segment(log, base, columns, known)
 
     def move(self, log: QueueLog, piece: Piece, octets: bytes) -> None:
         """Take in what lives of messages that are in another row.
@@ -130,19 +139,20 @@ class RowBuilder:
         places = None  # in a row of one segment nothing is shared
         if len(segment.row.segments) > 1:
             places = segment.places(segment.base, segment.end - segment.base)
+        known = log.known.move(segment)
         columns = _Columns()
         base = expected = -1
         for position, message, sizes in piece.living(octets):
             is_full = self._size >= 2 * ROW_SIZE
             if not columns.reach(position - expected, self._size) or is_full:
-                self._add_segment(log, base, columns, self._moved)
+                self._add_segment(log, base, columns, known, self._moved)
                 if is_full:
                     self._next_row()
                 columns, base = _Columns(), position
             offset = places[position - segment.base][0] if places else position
             columns.places.append((self._carry((seq, offset), message), *sizes))
             expected = position + 1
-        self._add_segment(log, base, columns, self._moved)
+        self._add_segment(log, base, columns, known, self._moved)
 
     def _carry(self, place: tuple[int, int], octets: bytes) -> int:
         """Return where a message begins that was somewhere else."""
@@ -175,6 +185,7 @@ class RowBuilder:
         log: QueueLog,
         base: int,
         columns: _Columns,
+        known: Known,
         moved: list[tuple[QueueLog, Segment]] | None = None,
     ) -> None:
         if columns.places:
@@ -185,6 +196,8 @@ class RowBuilder:
             else:
                 moved.append((log, segment))
             self.records.append(encode_enqueued(segment.record))
+            if known:
+                self.records += _facts(segment, known)
 
     def _next_row(self) -> None:
         row = self.finish()
@@ -196,7 +209,7 @@ class RowBuilder:
         self.full.append(row)
         self._start_row(row.numbers.stop)
 
-    def _add_long(self, log: QueueLog, position: int, message: Message) -> None:
+    def _add_long(self, log: QueueLog, position: int, message: Message, known: Known) -> None:
         """Take in a message with rows of its own, which several queues may share."""
         if message not in self._long:
             self._long[message] = self._start_long(message)
@@ -208,6 +221,7 @@ class RowBuilder:
         row.add(segment)
         log.add(segment)
         records.append(encode_enqueued(segment.record))
+        records += _facts(segment, known)
 
     def _start_long(self, message: Message) -> tuple[LiveRow, list[bytes]]:
         """Make the rows of a long message; return the first one and its records."""
@@ -244,6 +258,15 @@ def cut(pieces: Iterable[bytes], size: int) -> Iterator[list[bytes | memoryview]
         row.append(memoryview(piece)[at:] if at else piece)
         room -= len(piece) - at
     yield row
+
+
+def _facts(segment: Segment, known: Known) -> Iterator[bytes]:
+    """Give a segment what is known of its messages, and return the records of that."""
+    for fact, values in known.items():
+        column = array("Q", [values.get(at, 0) for at in range(segment.base, segment.end)])
+        if any(column):
+            segment.add_column(fact, column)
+            yield encode_column(Column(segment.record.queue, segment.base, fact, column))
 
 
 class _Columns:

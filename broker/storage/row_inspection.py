@@ -27,10 +27,12 @@ from leveret.broker.storage.damage import (
 from leveret.broker.storage.findings import Problem, numbers
 from leveret.broker.storage.journal import Journal
 from leveret.broker.storage.records import (
+    Column,
     Enqueued,
     Long,
     Settled,
     decode,
+    encode_column,
     encode_enqueued,
     long_of,
     present,
@@ -359,14 +361,32 @@ def _part(record: Enqueued, first: int, count: int) -> Enqueued:
 def _without(index: bytes, bad: list[tuple[Enqueued, set[int]]]) -> Iterator[bytes]:
     """Return the records of an index, encoded, without some messages."""
     gone = {(record.queue, record.base): where for record, where in bad}
+    parts: list[Enqueued] = []  # what is left of the last record that is cut, until the next one
+    is_cut = False
     for octets in split(index):
         (record,) = decode(seal([octets]))
+        if isinstance(record, Enqueued):
+            where = gone.get((record.queue, record.base), set())
+            is_cut = bool(where)
+            parts = [*_left(record, where)] if is_cut else []
         if isinstance(record, Long):
             continue  # the row had but this message
-        where = isinstance(record, Enqueued) and gone.get((record.queue, record.base))
-        if not isinstance(record, Enqueued) or not where:
+        if is_cut and isinstance(record, Enqueued):
+            yield from map(encode_enqueued, parts)
+        elif is_cut and isinstance(record, Column):
+            yield from (encode_column(_of_part(record, part)) for part in parts)
+        else:
             yield octets
-            continue
-        kept = {at for at, size in enumerate(record.header_sizes, record.base) if size} - where
-        for part in _parts(record, kept):
-            yield encode_enqueued(part)
+
+
+def _left(record: Enqueued, gone: set[int]) -> Iterator[Enqueued]:
+    """Return records of those messages of one that are not gone."""
+    kept = {at for at, size in enumerate(record.header_sizes, record.base) if size} - gone
+    return _parts(record, kept)
+
+
+def _of_part(column: Column, part: Enqueued) -> Column:
+    """Return the facts of a part of the messages."""
+    start = part.base - column.base
+    values = column.values[start : start + len(part.body_sizes)]
+    return column._replace(base=part.base, values=values)

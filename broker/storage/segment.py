@@ -10,19 +10,22 @@ storage.compaction, storage.row_inspection, storage.repair.
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from itertools import accumulate, compress, pairwise
+from operator import not_
+from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.base import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from array import array
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.records import Enqueued
 
 
 LEAST_ROW = 16384  # octets of a page: what a store needs for a row, however small
+_NO_COLUMNS: Final[Mapping[int, array[int]]] = {}  # of most segments
 
 
 class LiveRow:
@@ -124,9 +127,10 @@ class Segment:
       base: The first position.
       end: The position after the last.
       live: How many are not settled.
+      columns: Facts of its messages, 0 for none; as they were when the row was made.
     """
 
-    __slots__ = ("_dead", "base", "end", "live", "record", "row")
+    __slots__ = ("_dead", "base", "columns", "end", "live", "record", "row")
 
     def __init__(self, row: LiveRow, record: Enqueued) -> None:
         self.row = row
@@ -134,6 +138,7 @@ class Segment:
         self.base = record.base
         self.live = len(record.body_sizes)
         self.end = record.base + self.live
+        self.columns = _NO_COLUMNS
         self._dead: bytearray | None = None  # one octet a message, made with the first
         if 0 in record.header_sizes:  # no message is without a header: these are holes
             self._dead = bytearray(not size for size in record.header_sizes)
@@ -174,6 +179,20 @@ class Segment:
         """Count nothing of it any more, here or in its row: what lived is elsewhere, or gone."""
         self.row.live -= self.live
         self.live = 0
+
+    def add_column(self, fact: int, values: array[int]) -> None:
+        """Take in a fact of its messages."""
+        self.columns = {**self.columns, fact: values}
+
+    def positions(self, first: int, end: int) -> Iterable[int]:
+        """Return the unsettled positions from one up to another, which is not meant."""
+        first, end = max(first, self.base), min(end, self.end)
+        if not self.live:
+            return ()
+        if self._dead is None:
+            return range(first, end)
+        dead = self._dead[first - self.base : end - self.base]
+        return compress(range(first, end), map(not_, dead))
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Return the unsettled positions: first and number of each run of neighbours."""
@@ -217,9 +236,20 @@ class Segment:
 
     def places_of(self, positions: Sequence[int]) -> list[tuple[int, tuple[int, int, int, int]]]:
         """Return those of ascending positions of its own that are unsettled, and where they are."""
-        first = positions[0]
-        places = self.places(first, positions[-1] + 1 - first)
-        return [(each, places[each - first]) for each in positions if self.has(each)]
+        record, found, at = self.record, [], 0
+        publish, header, body = record.publish_sizes, record.header_sizes, record.body_sizes
+        offsets, offset = record.offsets, record.offsets[0]
+        is_packed = len(offsets) == 1  # each begins where the one before it ends
+        for position in positions:
+            index = position - self.base
+            if is_packed:
+                offset += sum(publish[at:index]) + sum(header[at:index]) + sum(body[at:index])
+                at = index
+            else:
+                offset = offsets[index]
+            if self.has(position):
+                found.append((position, (offset, publish[index], header[index], body[index])))
+        return found
 
     def places(self, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """Return where messages are: offset, and octets of publish method, header and body."""

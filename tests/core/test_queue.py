@@ -11,7 +11,7 @@ from leveret.broker.core.checks import check_consumer
 from leveret.broker.core.chunks import Paged
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.message import OVERHEAD, absent, octets
-from leveret.broker.core.paging import page_out, restore
+from leveret.broker.core.paging import page_out
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT
 from leveret.protocol.errors import AccessRefused, NotFound
@@ -479,7 +479,7 @@ def log(queue):
 def restored(queue, log):
     """The queue after a restart: positions 2 to 4, and 8 and 9; the next is 12."""
     log.kept.update((position, message(b"%d" % position)) for position in (2, 3, 4, 8, 9))
-    restore(queue, 12, [Paged(2, 5, 3, 3 * (HEADER + 1)), Paged(8, 10, 2, 2 * (HEADER + 1))])
+    queue.restore(12, [Paged(2, 5, 3, 3 * (HEADER + 1)), Paged(8, 10, 2, 2 * (HEADER + 1))])
     return queue
 
 
@@ -665,7 +665,7 @@ def test_after_a_restart_positions_go_on(restored, log):
 
 def test_what_has_gaps_is_read_as_one_and_flagged_by_its_positions(queue, log, broker):
     log.kept.update((position, message(b"%d" % position)) for position in (2, 4, 5, 9))
-    restore(queue, 12, [Paged(2, 10, 4, 4 * (HEADER + 1))])
+    queue.restore(12, [Paged(2, 10, 4, 4 * (HEADER + 1))])
     queue.delivered_before = 4
     first, second = Target(), Target()
     first.consume(queue, prefetch_count=9)

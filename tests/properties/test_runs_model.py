@@ -6,11 +6,13 @@ their time: what they began with may have changed by the time they are done.
 """
 
 from bisect import bisect_left
+from operator import attrgetter
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -25,15 +27,15 @@ from leveret.broker.core.runs import Runs
 from ..support.fakes import message
 
 SMALL = {
-    "CHUNK_LENGTH": 5,
-    "CHUNK_OCTETS": 100,
-    "PIECE_OCTETS": 60,
+    "CHUNK_LENGTH": 6,
+    "CHUNK_OCTETS": 150,
+    "PIECE_OCTETS": 120,
     "FEW": 3,
     "LEAST_SPILLED": 1,
 }
 HEADER = 14
 picks = st.integers(0, 1 << 16)
-sizes = st.lists(st.sampled_from([0, 1, 2, 30, 90]), min_size=1, max_size=12)
+sizes = st.lists(st.sampled_from([0, 0, 1, 2, 30, 140]), min_size=1, max_size=12)
 steps = st.lists(st.sampled_from([1, 1, 2, 5]), min_size=1, max_size=12)
 
 
@@ -56,6 +58,12 @@ class Model(RuleBasedStateMachine):
         self.next = 0
         self.writing = []  # chunk, its positions, copy of its messages, octets
         self.reading = []  # paged, what was read, its positions
+
+    @initialize(lengths=st.lists(sizes, max_size=4))
+    def begin(self, lengths):
+        for each in lengths:
+            self.append(each, 0, True)
+        self.page_out(0, 0)
 
     # what comes
 
@@ -145,6 +153,25 @@ class Model(RuleBasedStateMachine):
             elif position not in inexact:
                 assert octets((original,)) == octets((found,))
 
+    @precondition(lambda self: self.paged)
+    @rule(pick=picks, where=picks, is_read=st.booleans(), comes_back=st.booleans())
+    def remove_one_that_is_elsewhere(self, pick, where, is_read, comes_back):
+        if is_read:
+            self.begin_to_read(20)
+        paged = sorted(self.paged, key=attrgetter("count"), reverse=True)[pick % len(self.paged)]
+        positions = paged.numbers(self.living)
+        position = positions[(where + len(positions) // 2) % len(positions)]
+
+        [(removed, _)] = self.runs.remove(position, position, self.sizes, self.living)
+
+        assert position == removed
+        self.out[position] = self.ready.pop(position)
+        self.all_are_here_in_order()
+        if comes_back:
+            self.insert({sorted(self.out).index(position)})
+        if is_read and self.reading:
+            self.end_reading(where)
+
     @precondition(lambda self: self.out)
     @rule(pick=picks)
     def settle(self, pick):
@@ -192,7 +219,7 @@ class Model(RuleBasedStateMachine):
         is_here = any(each is chunk for each in self.runs.items())
         return zip(chunk.numbers, chunk.messages, strict=True) if is_here else ()
 
-    @rule(ahead=st.integers(1, 4))
+    @rule(ahead=st.sampled_from([1, 4, 20]))
     def begin_to_read(self, ahead):
         for paged in self.runs.wanted(ahead):
             paged.is_asked = True

@@ -85,7 +85,7 @@ def described(broker):
     for kind in ("queues", "exchanges", "bindings"):
         for entry in document[kind]:
             entry["arguments"] = octets(entry["arguments"])
-    return document, [effects(vhost) for vhost in broker.vhosts.values()]
+    return document, [effects(vhost) for vhost in broker.vhosts.values()], noted(broker)
 
 
 def effects(vhost):
@@ -116,6 +116,21 @@ def destinations(exchange, key, headers):
     return [repr(one) for one in exchange.match([key], headers) if one.durable]
 
 
+def owners_in(vhost):
+    """Return some that notes are kept of."""
+    names = ("queue", "q"), ("exchange", "x"), ("exchange", "amq.direct"), ("vhost", vhost.name)
+    return [(vhost.name, *name) for name in names]
+
+
+def noted(broker):
+    """Return all notes of what is durable, by owner and plugin."""
+    return {
+        (owner, plugin): dict(broker.notes.get(owner, plugin))
+        for plugin in ("plugin", "other")
+        for owner in broker.notes.owners(plugin)
+    }
+
+
 def fill(broker):
     """Define something of each kind, in two virtual hosts."""
     broker.add_defaults()
@@ -140,6 +155,9 @@ def fill(broker):
         vhost.bind("amq.direct", x, "a")
         vhost.bind("amq.direct", vhost.exchange("h"), "a")
         vhost.apply_policies()
+        for owner in owners_in(vhost):
+            broker.notes.put(owner, "plugin", b"\x00key\xff", b"\x00value\xff" + owner[2].encode())
+            broker.notes.put(owner, "other", b"", b"")
 
 
 MD5 = "rabbit_password_hashing_md5"
@@ -415,7 +433,7 @@ def kinds_of(kept):
 
 
 KINDS = (
-    *("number", "vhost", "user", "permissions", "topic_permissions", "policy"),
+    *("number", "note", "vhost", "user", "permissions", "topic_permissions", "policy"),
     *("operator_policy", "exchange", "queue", "binding"),
 )
 
@@ -595,6 +613,164 @@ def test_a_policy_with_an_unknown_setting_is_held(kept):
     kept.vhost.policies.put(Policy("p", ".*", {"max-length": 1}))
     kept.restart()
     assert 1 == len(kept.catalog.notes)
+
+
+# Notes of plugins
+
+QUEUE = ("/", "queue", "q")
+
+
+def test_a_note_is_kept_as_it_changes(kept):
+    kept.durable()
+    kept.log.clear()
+    for value in (b"1", b"2", None):
+        kept.broker.notes.put(QUEUE, "dedup", b"k", value)
+
+    assert ["note", "note", "-note"] == kept.kinds
+    kept.restart()
+    assert {} == kept.broker.notes.get(QUEUE, "dedup")
+
+
+def test_notes_come_back_whatever_is_in_them(kept):
+    kept.durable()
+    values = {b"": b"", b"\xff\x00": b"\x00" * 70_000, bytes(range(256)): bytes(range(256))}
+    for key, value in values.items():
+        kept.broker.notes.put(QUEUE, "n\udcff\n", key, value)
+
+    kept.restart()
+
+    assert list(values.items()) == list(kept.broker.notes.get(QUEUE, "n\udcff\n").items())
+    assert [] == kept.catalog.notes
+
+
+def test_notes_of_what_is_transient_or_exclusive_are_not_kept(kept):
+    for name, properties in {"t": {}, "e": {"durable": True, "owner": kept}}.items():
+        queue = kept.vhost.declare_queue(name, **properties)
+        kept.broker.notes.put(("/", "queue", name), "dedup", b"k", b"1")
+        kept.vhost.delete_queue(queue)
+    kept.vhost.declare_exchange("t", "fanout")
+    kept.broker.notes.put(("/", "exchange", "t"), "dedup", b"k", b"1")
+
+    assert [] == kept.log
+
+
+@pytest.mark.parametrize("kind", ["queue", "exchange", "vhost"])
+def test_kept_notes_go_with_their_owner(kept, kind):
+    fill(kept.broker)
+    before = noted(kept.broker)
+    match kind:
+        case "queue":
+            kept.vhost.delete_queue(kept.vhost.queue("q"))
+        case "exchange":
+            kept.vhost.delete_exchange("x")
+        case _:
+            kept.broker.delete_vhost("/")
+    kept.restart()
+
+    gone = {"queue": [QUEUE], "exchange": [("/", "exchange", "x")]}
+    gone = gone.get(kind) or [owner for owner, _ in before if owner[0] == "/"]
+    left = {key: notes for key, notes in before.items() if key[0] not in gone}
+    assert left == noted(kept.broker)
+    assert len(left) < len(before)
+    assert [] == kept.catalog.notes
+
+
+def test_notes_are_there_before_their_owners(kept):
+    kept.durable()
+    kept.vhost.declare_exchange("x", "fanout", durable=True)
+    owners = {"queue": QUEUE, "exchange": ("/", "exchange", "x"), "vhost": ("/", "vhost", "/")}
+    for owner in owners.values():
+        kept.broker.notes.put(owner, "dedup", b"k", b"1")
+    seen = {}
+
+    def look(kind):
+        def created(vhost, **_):
+            seen.setdefault(kind, dict(vhost.broker.notes.get(owners[kind], "dedup")))
+
+        return created
+
+    broker = Broker()
+    for kind in owners:
+        broker.events.subscribe(f"{kind}.created", look(kind))
+    rows = [(kind, key, value) for (kind, key), value in kept.rows.items()]
+    Catalog(broker, kept.note).restore(rows)
+
+    assert {kind: {b"k": b"1"} for kind in owners} == seen
+
+
+def test_what_a_plugin_notes_while_its_queue_comes_back_is_kept(kept):
+    kept.durable()
+    broker = Broker()
+    broker.events.subscribe(
+        "queue.created", lambda **_: broker.notes.put(QUEUE, "dedup", b"k", b"1")
+    )
+    rows = [(kind, key, value) for (kind, key), value in kept.rows.items()]
+    Catalog(broker, kept.note).restore(rows)
+
+    kept.restart()
+
+    assert {b"k": b"1"} == kept.broker.notes.get(QUEUE, "dedup")
+
+
+@pytest.fixture
+def with_held_notes(kept):
+    """A broker that knew an exchange type once; what plugins noted of an exchange is held."""
+    kept.broker.registry.exchange_type(Odd)
+    kept.vhost.declare_exchange("odd", "x-odd", durable=True)
+    for key in (b"k", b"l"):
+        kept.broker.notes.put(("/", "exchange", "odd"), "dedup", key, b"1")
+    kept.restart()
+    assert 1 == len([note for note in kept.catalog.notes if "2 notes: " in note])
+    return kept
+
+
+def test_notes_of_an_exchange_that_is_held_are_held(with_held_notes, monkeypatch):
+    kept = with_held_notes
+    before = dict(kept.rows)
+
+    text = "2 notes: exchange 'odd' in vhost '/' is not there; kept as they are"
+    assert text == kept.catalog.notes[-1]
+    assert [] == kept.broker.notes.owners("dedup")
+
+    monkeypatch.setitem(EXCHANGE_TYPES, "x-odd", Odd)
+    kept.restart()
+    assert before == kept.rows
+    assert [b"k", b"l"] == list(kept.broker.notes.get(("/", "exchange", "odd"), "dedup"))
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_held_notes_give_way_to_a_durable_owner_of_their_name(with_held_notes, durable):
+    kept = with_held_notes
+    kept.vhost.declare_exchange("odd", "fanout", durable=durable)
+
+    assert (["-note", "-note", "exchange"] if durable else []) == kept.kinds
+
+
+def test_held_notes_go_with_their_virtual_host(with_held_notes):
+    with_held_notes.broker.delete_vhost("/")
+
+    assert {} == with_held_notes.rows
+
+
+@pytest.mark.parametrize(
+    ("owner", "kind"), [(QUEUE, "queue"), (("v", "vhost", "v"), "vhost"), (QUEUE, "exchange")]
+)
+def test_notes_whose_owner_is_lost_are_held_until_there_is_another(kept, owner, kind):
+    kept.durable()
+    kept.broker.add_vhost("v")
+    kept.broker.notes.put(owner, "dedup", b"k", b"1")
+    kept.rows.pop((owner[1], pack_names(*dict.fromkeys((owner[0], owner[2])))))
+    kept.restart()
+    assert 1 == len(kept.catalog.notes)
+
+    if kind == "queue":
+        kept.durable()
+    elif kind == "vhost":
+        kept.broker.add_vhost("v")
+    else:
+        kept.vhost.declare_exchange("q", "fanout", durable=True)
+
+    assert (kind == owner[1]) == ("note" not in {name for name, _ in kept.rows})
 
 
 # Then the topology file

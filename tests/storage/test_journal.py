@@ -9,11 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.chunks import Paged
+from leveret.broker.core.log import Fact
 from leveret.broker.core.message import Message
 from leveret.broker.storage import compaction
-from leveret.broker.storage import counts as counts_module
 from leveret.broker.storage import journal as journal_module
 from leveret.broker.storage import row_builder as module
+from leveret.broker.storage import values as values_module
 from leveret.broker.storage.base import Damaged, Definition, StoreError
 from leveret.broker.storage.compaction import STEP_PIECES, Piece
 from leveret.broker.storage.journal import FEW, TOLD_COUNTS, Journal
@@ -722,7 +723,10 @@ def test_full_means_that_publishers_should_wait(journal: Journal) -> None:
 QUEUES = st.integers(1, 3)
 ROW_SIZE = module.ROW_SIZE
 AGE, LEAST_ROWS = compaction.AGE, compaction.LEAST_ROWS
-SHARD_BITS = counts_module.SHARD_BITS
+SHARD_BITS = values_module.SHARD_BITS
+
+
+FACTS = st.sampled_from(list(Fact))
 
 
 class Model(RuleBasedStateMachine):
@@ -734,7 +738,7 @@ class Model(RuleBasedStateMachine):
     def begin(self, row_size: int, told_counts: int) -> None:
         module.ROW_SIZE = row_size
         compaction.AGE, compaction.LEAST_ROWS = 0, 1
-        journal_module.TOLD_COUNTS, counts_module.SHARD_BITS = told_counts, 1
+        journal_module.TOLD_COUNTS, values_module.SHARD_BITS = told_counts, 1
         self.late: list[tuple[Piece, bytes]] = []
         self.disk = Disk()
         self.journal = Journal(Batch())
@@ -745,6 +749,10 @@ class Model(RuleBasedStateMachine):
         self.told = dict(self.delivered)
         self.counts: dict[int, dict[int, int]] = {number: {} for number in range(1, 4)}
         self.kept_counts: dict[int, dict[int, int]] = {number: {} for number in range(1, 4)}
+        self.facts: dict[tuple[int, Fact], dict[int, int]] = {
+            (number, fact): {} for number in range(1, 4) for fact in Fact
+        }
+        self.kept_facts = self._live_facts()
         self.counter = 0
 
     def _make(self, number: int, kinds: list[bool]) -> None:
@@ -816,6 +824,20 @@ class Model(RuleBasedStateMachine):
             counts = self.counts[number]
             counts[position] = counts.get(position, 0) + 1
 
+    @rule(number=QUEUES, fact=FACTS, share=st.integers(1, 4), newest=st.integers(0, 8))
+    def note(self, number: int, fact: Fact, share: int, newest: int) -> None:
+        """Also of what is transient, settled, or in no row yet; now and then it is forgotten."""
+        start = max(self.next[number] - newest, 0) if newest else 0
+        chosen = [each for each in range(start, self.next[number]) if each % 4 < share]
+        self.counter += 1
+        values = [each * self.counter % 5 and (1 << 64) - self.counter for each in chosen]
+        self.journal.log(number).note(fact, chosen, values)
+        self.facts[number, fact] |= {
+            position: value
+            for position, value in zip(chosen, values, strict=True)
+            if position in self.live[number]
+        }
+
     @rule()
     def compact(self) -> None:
         """Some may be settled, purged or committed before what was read is put elsewhere."""
@@ -834,11 +856,24 @@ class Model(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         self.disk.commit(self.journal)
+        journal, _ = self.disk.recover({1, 2, 3})
+        assert self._live_facts() == self._told_by(journal), "facts are all in the first"
         while self.journal.is_dirty:  # very many counts take more than one
             self.disk.commit(self.journal)
         self.kept = {number: dict(live) for number, live in self.live.items()}
+        self.kept_facts = self._live_facts()
         self.told = dict(self.delivered)
         self.kept_counts = {number: self._live_counts(number) for number in range(1, 4)}
+
+    def _live_facts(self) -> dict[tuple[int, Fact], dict[int, int]]:
+        return {
+            (number, fact): {
+                position: values[position]
+                for position in sorted(values.keys() & self.live[number].keys())
+                if values[position]
+            }
+            for (number, fact), values in self.facts.items()
+        }
 
     def _live_counts(self, number: int) -> dict[int, int]:
         live = self.live[number]
@@ -847,7 +882,7 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         module.ROW_SIZE = ROW_SIZE
         compaction.AGE, compaction.LEAST_ROWS = AGE, LEAST_ROWS
-        journal_module.TOLD_COUNTS, counts_module.SHARD_BITS = TOLD_COUNTS, SHARD_BITS
+        journal_module.TOLD_COUNTS, values_module.SHARD_BITS = TOLD_COUNTS, SHARD_BITS
 
     @rule()
     def restart(self) -> None:
@@ -857,6 +892,25 @@ class Model(RuleBasedStateMachine):
         self.live = {number: bodies.get(number, {}) for number in range(1, 4)}
         self.delivered = dict(self.told)
         self.counts = {number: dict(kept) for number, kept in self.kept_counts.items()}
+        self.facts = {key: dict(kept) for key, kept in self.kept_facts.items()}
+
+    def _told_by(self, journal: Journal) -> dict[tuple[int, Fact], dict[int, int]]:
+        found = {}
+        for number, fact in self.facts:
+            told = list(journal.log(number).facts(fact))
+            assert told == sorted(told)
+            found[number, fact] = dict(told)
+        return found
+
+    @rule()
+    def look_at_facts(self) -> None:
+        assert self._live_facts() == self._told_by(self.journal)
+
+    @invariant()
+    def what_is_known_is_what_was_noted(self) -> None:
+        for (number, fact), values in self._live_facts().items():
+            log = self.journal.log(number)
+            assert values == {each: log.value(fact, each) for each in values}
 
     @invariant()
     def what_was_committed_comes_back(self) -> None:
@@ -866,6 +920,7 @@ class Model(RuleBasedStateMachine):
             assert max(delivered, default=-1) <= journal.log(number).highest
             assert dict(journal.log(number).counts) == self.kept_counts[number]
         assert {number: bodies.get(number, {}) for number in range(1, 4)} == self.kept
+        assert self._told_by(journal) == self.kept_facts
 
     @invariant()
     def rows_are_given_up(self) -> None:

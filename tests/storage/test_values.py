@@ -1,22 +1,22 @@
-"""Counts: how often messages came back, in shards, and told a part at a time."""
+"""Values: how often messages came back, in shards, and told a part at a time."""
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from leveret.broker.storage import counts as module
-from leveret.broker.storage.counts import SHARD_BITS, Counts
+from leveret.broker.storage import values as module
+from leveret.broker.storage.values import SHARD_BITS, Values
 
 SHARD = 1 << SHARD_BITS
 POSITIONS = st.lists(st.integers(0, 40), unique=True, max_size=20)
 
 
 @pytest.fixture
-def counts() -> Counts:
-    return Counts()
+def counts() -> Values:
+    return Values()
 
 
-def test_counts_are_told_once(counts: Counts) -> None:
+def test_counts_are_told_once(counts: Values) -> None:
     counts.add([7, 5])
     counts.add([5])
 
@@ -26,7 +26,7 @@ def test_counts_are_told_once(counts: Counts) -> None:
     assert [] == counts.take(100)
 
 
-def test_what_told_counts_and_goes_away_has_them_told_anew(counts: Counts) -> None:
+def test_what_told_counts_and_goes_away_has_them_told_anew(counts: Values) -> None:
     counts.add([3, SHARD, SHARD + 1, 2 * SHARD])
     counts.take(100)
 
@@ -36,7 +36,7 @@ def test_what_told_counts_and_goes_away_has_them_told_anew(counts: Counts) -> No
     assert [(3, 1), (SHARD, 1)] == counts.take(0)
 
 
-def test_of_very_many_a_part_is_told(counts: Counts) -> None:
+def test_of_very_many_a_part_is_told(counts: Values) -> None:
     counts.add(range(10 * SHARD))
 
     told = 0
@@ -48,7 +48,7 @@ def test_of_very_many_a_part_is_told(counts: Counts) -> None:
     assert 10 * SHARD == told
 
 
-def test_what_was_restored_is_told_already(counts: Counts) -> None:
+def test_what_was_restored_is_told_already(counts: Values) -> None:
     counts.restore(5, 3)
     assert counts.are_told
 
@@ -57,7 +57,7 @@ def test_what_was_restored_is_told_already(counts: Counts) -> None:
     assert [(5, 4)] == counts.take(1)
 
 
-def test_what_is_forgotten_is_told_no_more(counts: Counts) -> None:
+def test_what_is_forgotten_is_told_no_more(counts: Values) -> None:
     counts.add(range(5))
 
     counts.forget([0, 9])
@@ -81,7 +81,7 @@ def test_ranges_are_dropped_whatever_the_shards_are(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SHARD_BITS", bits)
-        counts = Counts()
+        counts = Values()
         for some in returned:
             counts.add(some)
         counts.drop(ranges)

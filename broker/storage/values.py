@@ -1,10 +1,12 @@
-"""Counts: how often messages came back to a durable queue, and what of that the rows do not say.
+"""Values: a number that messages of a durable queue got, and what of that the rows do not say.
 
-Law: counts are kept in shards of neighbouring positions, so that nothing here grows so large that
+Law: values are kept in shards of neighbouring positions, so that nothing here grows so large that
 it stalls the loop by being resized, or has to be looked through as a whole. What rows do not say
-yet is told a part at a time; but what said a count before and goes away is told anew at once.
+yet is told once, at once or a part at a time; what said a value before and goes away is told anew
+at once.
 
-Called by: storage.queue_log, storage.recovery.
+Called by: storage.queue_log (how often messages came back), storage.facts (what was noted of them
+after their rows were made).
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ if TYPE_CHECKING:
 
 EMPTY: Mapping[int, int] = {}
 SHARD_BITS = 12  # of a position, that tell it from its neighbours in a shard
+ALL = 1 << 62
 
 
-class Counts:
-    """How often messages came back, by position; those that ever did."""
+class Values:
+    """One number a message, by position; of those messages that ever got one."""
 
     __slots__ = ("_lost", "_shards", "_untold")
 
     def __init__(self) -> None:
         self._shards: dict[int, dict[int, int]] = {}
         self._untold: dict[int, set[int]] = {}  # positions, by shard
-        self._lost: set[int] = set()  # those whose count must be told with the next commit
+        self._lost: set[int] = set()  # those whose value must be told with the next commit
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -41,12 +44,32 @@ class Counts:
         """Whether nothing is left to be told."""
         return not self._untold and not self._lost
 
-    def restore(self, position: int, count: int) -> None:
+    def get(self, position: int) -> int | None:
+        """Return the value of a message; None if it never got one."""
+        return self._shards.get(position >> SHARD_BITS, EMPTY).get(position)
+
+    def between(self, first: int, end: int) -> dict[int, int]:
+        """Return the values from a position up to another, ascending."""
+        found: dict[int, int] = {}
+        for number in range(first >> SHARD_BITS, (end - 1 >> SHARD_BITS) + 1):
+            shard = self._shards.get(number)
+            if shard:
+                start, stop = max(first, number << SHARD_BITS), min(end, number + 1 << SHARD_BITS)
+                some = sorted(shard) if len(shard) < stop - start else range(start, stop)
+                found.update((at, shard[at]) for at in some if start <= at < stop and at in shard)
+        return found
+
+    def restore(self, position: int, value: int) -> None:
         """Take in what a row says."""
-        self._shards.setdefault(position >> SHARD_BITS, {})[position] = count
+        self._shards.setdefault(position >> SHARD_BITS, {})[position] = value
+
+    def put(self, position: int, value: int) -> None:
+        """Give a message a value, instead of any that it has."""
+        self.restore(position, value)
+        self._untold.setdefault(position >> SHARD_BITS, set()).add(position)
 
     def add(self, positions: Iterable[int]) -> None:
-        """Count that messages came back once more."""
+        """Make the values of messages one more than they are."""
         shards, untold = self._shards, self._untold
         for position in positions:
             number = position >> SHARD_BITS
@@ -65,7 +88,7 @@ class Counts:
         for position in positions:
             number = position >> SHARD_BITS
             shard = shards.get(number)
-            if shard is not None and shard.pop(position, 0) and not shard:
+            if shard is not None and shard.pop(position, None) is not None and not shard:
                 del shards[number]
 
     def drop(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -91,13 +114,11 @@ class Counts:
             self.forget([each for each in shard if first <= each <= last])
 
     def lose(self, first: int, end: int) -> None:
-        """Have the counts of neighbours told anew: what told them goes away."""
-        for number in range(first >> SHARD_BITS, (end - 1 >> SHARD_BITS) + 1):
-            shard = self._shards.get(number, ())
-            self._lost.update(each for each in shard if first <= each < end)
+        """Have the values of neighbours told anew: what told them goes away."""
+        self._lost.update(self.between(first, end))
 
-    def take(self, limit: int) -> list[tuple[int, int]]:
-        """Return counts that have to be told, once, ascending.
+    def take(self, limit: int = ALL) -> list[tuple[int, int]]:
+        """Return values that have to be told, once, ascending.
 
         Args:
           limit: How many are enough, except of those that told before and goes away.
@@ -106,9 +127,6 @@ class Counts:
         while self._untold and len(positions) < limit:
             _, some = self._untold.popitem()
             positions |= some
-        shards = self._shards
         return [
-            (each, count)
-            for each in sorted(positions)
-            if (count := shards.get(each >> SHARD_BITS, EMPTY).get(each))
+            (each, value) for each in sorted(positions) if (value := self.get(each)) is not None
         ]
