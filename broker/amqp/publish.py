@@ -10,6 +10,7 @@ Called by: amqp.session (rows of contents).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.broker.amqp import reply_to
@@ -136,10 +137,11 @@ def _publish_checked(channel: Channel, message: Message, memo: Routes, before: i
 def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool:
     """Check a message, find its queues, put it into them; return whether one has refused it."""
     session = channel.session
-    if channel.transaction is None and not message.flags & LOOK_AT:
-        known = memo.by_admission.get(message.envelope)
-        if known is not None:
-            return place(channel, message, known, False)
+    flags = message.flags & LOOK_AT
+    if channel.transaction is None and not flags & ~HAS_EXPIRATION:
+        known = memo.by_admission.get(message.envelope) or memo.current().get(message.envelope)
+        if known:
+            return _place_known(channel, message, known)
     method = message.envelope.method
     if not isinstance(method, BasicPublish):
         raise CommandInvalid("unimplemented method")
@@ -159,6 +161,15 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
         channel.transaction.hold_publish(message, queues, mandatory)
         return False
     return place(channel, message, queues, mandatory)
+
+
+def _place_known(channel: Channel, message: Message, queues: Sequence[Queue]) -> bool:
+    """Put a message of which only its expiration is to be checked into the queues of its like."""
+    if message.flags & HAS_EXPIRATION:
+        _check_expiration(message.expiration or "")
+        for queue in queues:
+            queue.keep_time()
+    return place(channel, message, queues, False)
 
 
 def _find(
@@ -264,6 +275,7 @@ def _check_properties(
     return message, keys
 
 
+@lru_cache(1024)
 def _check_expiration(text: str) -> None:
     # RabbitMQ reads it as Erlang's string:to_integer/1 does
     number = re.match(r"[+-]?[0-9]+", text)

@@ -17,6 +17,7 @@ from leveret.protocol.constants import (
     HAS_CONTENT_ENCODING,
     HAS_CONTENT_TYPE,
     HAS_DELIVERY_MODE,
+    HAS_EXPIRATION,
     HAS_HEADERS,
     HAS_MORE_FLAGS,
     PERSISTENT,
@@ -24,7 +25,13 @@ from leveret.protocol.constants import (
 from leveret.protocol.content import FRAME_HEAD, Content, Envelope
 from leveret.protocol.errors import FrameError
 from leveret.protocol.methods import BasicPublish
-from leveret.protocol.properties import VALUES_OFFSET, encode, splice_headers, with_headers
+from leveret.protocol.properties import (
+    VALUES_OFFSET,
+    encode,
+    locate,
+    splice_headers,
+    with_headers,
+)
 from leveret.protocol.wire import LONG
 
 if TYPE_CHECKING:
@@ -70,6 +77,19 @@ class Message(Content):
             return at < end and octets[at] == PERSISTENT
         except (IndexError, FrameError):  # nobody has read its properties yet, and nobody can
             return False
+
+    @property
+    def expiration(self) -> str | None:
+        """The property of that name, without the others being decoded.
+
+        Raises:
+          FrameError: The properties cannot be read.
+        """
+        if not self.flags & HAS_EXPIRATION:
+            return None
+        header = self.header
+        places = locate(header)
+        return header[places[3] + 1 : places[4]].decode("utf-8", "replace")
 
     def with_headers(self, headers: Mapping[str, Value] | None) -> Message:
         """Return a copy with other headers; the body is shared."""

@@ -57,7 +57,7 @@ class TimeToLive(QueueHook):
 
 
 def _expiration(message: Message) -> int | None:
-    text = message.properties.expiration
+    text = message.expiration
     return None if text is None else int(text)
 
 

@@ -3,23 +3,51 @@
 Run in the root of the checkout: `celery -A tests.integration.clients.celery_app worker`.
 """
 
+import json
 import os
+import time
+from collections.abc import Mapping
 
 from celery import Celery, shared_task
+from kombu import Exchange, Queue
+
+APPLICATION = "LEVERET_CELERY"  # in the environment of workers: the arguments of `make_app` in JSON
 
 
-def make_app(broker: str, backend: str, queue: str) -> Celery:
-    """Make the application with the address of its broker, its result store, its queue."""
+def make_app(
+    broker: str,
+    backend: str,
+    queue: str,
+    arguments: Mapping[str, object] | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Celery:
+    """Make the application.
+
+    Args:
+      broker: The address of its broker.
+      backend: The address of its result store.
+      queue: The name of its only queue.
+      arguments: What the queue is declared with.
+      settings: More settings, by their names.
+    """
     app = Celery("leveret_tests", broker=broker, backend=backend)
     app.conf.update(
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"confirm_publish": True},
+        broker_transport_options={
+            "confirm_publish": True,
+            # Options of its own also keep the pools of kombu, which all applications share, apart.
+            "client_properties": {"connection_name": queue},
+        },
         result_chord_retry_interval=0.2,  # how soon a chord looks again whether all are done
         result_expires=60,
         task_default_queue=queue,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_prefetch_multiplier=1,
     )
+    app.conf.update(settings or {})
+    if arguments:
+        made = Queue(queue, Exchange(queue), queue, queue_arguments=arguments)
+        app.conf.task_queues = [made]
     return app
 
 
@@ -70,9 +98,26 @@ def delivered(self):
     return self.request.delivery_info
 
 
-if "LEVERET_CELERY_BROKER" in os.environ:  # set for worker processes
-    app = make_app(
-        os.environ["LEVERET_CELERY_BROKER"],
-        os.environ["LEVERET_CELERY_BACKEND"],
-        os.environ["LEVERET_CELERY_QUEUE"],
-    )
+@shared_task
+def moment():
+    """Tell when the task ran, in seconds since 1970."""
+    return time.time()
+
+
+@shared_task(bind=True)
+def moment_of_retry(self, countdown):
+    """Fail once, and tell when the second attempt ran."""
+    if not self.request.retries:
+        raise self.retry(countdown=countdown)
+    return time.time()
+
+
+@shared_task(ignore_result=True)
+def note(path, number, due):
+    """Add to a file: a number, and by how many seconds it came after it was due."""
+    with open(path, "a", encoding="ascii") as file:
+        file.write(f"{number} {time.time() - due:.6f}\n")
+
+
+if APPLICATION in os.environ:
+    app = make_app(**json.loads(os.environ[APPLICATION]))

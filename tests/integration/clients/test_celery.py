@@ -6,110 +6,18 @@ a countdown until all are done (`celery.chord_unlock`), go through the broker li
 """
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import threading
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Self
 
 import kombu
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 
-from .celery_app import make_app
+from .celery_worker import ROOT, SECONDS, Worker
 
-ROOT = Path(__file__).parents[3]
-SECONDS = 30  # for anything that must arrive
 COUNTDOWN = 600  # longer than any test
-
-
-class Worker:
-    """A `celery worker` process with a queue and a node name of its own; a context manager."""
-
-    def __init__(self, broker: str, backend: str, *options: str, direct: str = "") -> None:
-        """Remember the addresses of broker and result store, and the command's options.
-
-        Args:
-          broker: Where the worker connects.
-          backend: Where results go.
-          options: Of `celery worker`.
-          direct: Where the test itself connects, if elsewhere.
-        """
-        self.queue = f"celery-{uuid.uuid4().hex[:8]}"
-        self.node = f"{self.queue}@localhost"
-        self.broker, self.backend, self.options = f"{broker}//", backend, options
-        self.app = make_app(f"{direct or broker}//", backend, self.queue)
-        self.log: list[str] = []
-        self._ready = threading.Event()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "LEVERET_CELERY_BROKER": self.broker,
-            "LEVERET_CELERY_BACKEND": self.backend,
-            "LEVERET_CELERY_QUEUE": self.queue,
-        }
-
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "celery", "-A", make_app.__module__, *words]
-
-    def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self.command("worker", "--hostname", self.node, "--loglevel", "INFO", *self.options),
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        return self
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(line)
-            if line.rstrip().endswith("ready."):
-                self._ready.set()
-        self._ready.set()
-
-    def wait_until_ready(self) -> Self:
-        assert self._ready.wait(SECONDS), "".join(self.log)
-        assert self.process.poll() is None, "".join(self.log)
-        return self
-
-    def terminate(self) -> None:
-        """Ask for a warm shutdown."""
-        self.process.send_signal(signal.SIGTERM)
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            if self.process.poll() is None:
-                self.terminate()
-                self.process.wait(SECONDS)
-        finally:
-            self.process.kill()
-            self._reader.join()
-            self.process.__exit__(*exception)
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        """Close what the application leaves to the end of the process."""
-        if self.backend == "rpc://":
-            self.app.backend.result_consumer.stop()
-        self.app.pool.force_close_all()
-        self.app.close()
-
-    def __getattr__(self, task: str) -> object:
-        """Return a task of the application by its function's name."""
-        return self.app.tasks[f"{make_app.__module__}.{task}"]
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,46 @@ def letters_keep_their_order(talk):
     a.drain(talk.q)
 
 
+@conversation
+def letter_of_one_copy_leaves_the_others_alone(talk):
+    a = talk.channel()
+    dead, other = listening(talk), listening(talk, "other")
+    a(QueueDeclare(talk.q, arguments={"x-message-ttl": 0, **to(talk.name("dead"))}))
+    a(QueueDeclare(talk.name("kept"), arguments=to(talk.name("other"))))
+    a(ExchangeDeclare(talk.x, "fanout"))
+    for queue in (talk.q, talk.name("kept")):
+        a(QueueBind(queue, talk.x))
+    headers = {"CC": ["a copy"], "mine": 1}
+    a.publish(talk.x, "key", b"1", headers=headers, expiration="60000")
+    dead.hear()
+    a(BasicGet(talk.name("kept")))
+    a(BasicReject(1, **DROP))
+    other.hear()
+
+
+BODIES = {"empty": b"", "two_frames": b"a" * 200_000, "megabyte": b"b" * (1 << 20)}
+
+
+@conversation(each=BODIES)
+def size_of_a_letter(talk, body):
+    a, dead = mourned(talk, {}, durable=True)
+    a.publish("", talk.q, body, delivery_mode=2)
+    a.count(talk.q, 1)
+    a(BasicGet(talk.q))
+    a(BasicReject(1, **DROP))
+    dead.hear()
+
+
+HEADERS = {"none": None, "empty": {}, "nested": {"a": {"b": [1, "c", None, True, 2.5]}}}
+
+
+@conversation(each=HEADERS)
+def headers_of_a_letter(talk, headers):
+    a, dead = mourned(talk, {"x-message-ttl": 0})
+    a.publish("", talk.q, b"1", headers=headers)
+    dead.hear()
+
+
 # What is no dead letter
 
 NO_DEATHS = {

@@ -212,11 +212,12 @@ def rejected_letter_expires_in_the_queue_it_came_back_to(talk):
     a(QueueBind(talk.name("dead"), talk.x))
     a(BasicConsume(talk.q, "tag"))
     a.publish("", talk.q, b"1")
-    for event in a.hear():
-        a.peer.zero.note(f"has {event.body!r}")
-    a.peer.drop()
-    dead.hear()
+    a.hear()
+    a(BasicCancel("tag"))
+    a(BasicReject(1, **DROP))
+    dead.hear(2)
     elapse(talk, 60)
+    a.count(talk.q, 0)
     dead.quiet()
 
 

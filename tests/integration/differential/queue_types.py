@@ -181,14 +181,15 @@ def quorum_queue_beside_a_classic_one(talk):
     a = _quorum(talk)
     other = talk.name("classic")
     a(QueueDeclare(other))
-    a(BasicConsume(talk.q, "quorum"))
-    b = talk.channel()
-    b(BasicConsume(other, "classic"))
+    b, c = talk.channel(), talk.channel()
+    b(BasicConsume(talk.q, "quorum"))
+    c(BasicConsume(other, "classic"))
     for name in (talk.q, other):
         a(QueueBind(name, "amq.direct", talk.q))
     a.publish("amq.direct", talk.q, b"to both", mandatory=True)
     a.hear_confirms(1)
     b.hear()
+    c.hear()
 
 
 DELETIONS = {

@@ -32,6 +32,7 @@ TOPICS = (
     "delivery_limit",
     "policies",
     "queue_types",
+    "composition",
 )
 AT_ONCE = 24  # most of their time conversations wait
 

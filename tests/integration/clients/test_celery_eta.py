@@ -1,0 +1,225 @@
+"""Celery's ETA in the broker: real workers, unmodified, on queues declared with `x-celery`.
+
+A worker that is sent a task before its time keeps it, and asks for one more task in its place: it
+logs "received", shows it under `inspect scheduled`, and its prefetch count grows. None of this may
+happen here, so the tests look at the worker and ask nothing about how a broker holds a task.
+
+Whatever is said not to come is followed by a task that is due later: when that has run, it would
+have come.
+"""
+
+import signal
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import kombu
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from .celery_worker import SECONDS, Worker
+
+PREFETCH = 4
+COUNTDOWN = 2  # until waiting tasks are due, in seconds
+MANY = 100_000  # tasks of the long test
+LONG = 900  # seconds that the long test may take, and that most of its tasks wait
+EARLY = 0.01  # what the clocks of two processes may differ by, in seconds
+LATE = 5  # how late one task may be on a busy machine, in seconds
+WORKERS = {  # arguments of the queue beside x-celery, settings of the application
+    "protocol 2": ({}, {}),
+    "protocol 1": ({}, {"task_protocol": 1}),
+    "quorum": ({"x-queue-type": "quorum"}, {}),  # Celery turns the growth of prefetch off
+}
+PROTOCOLS = ["protocol 2", "protocol 1"]
+
+
+def make_worker(url: str, results: str, kind: str) -> Worker:
+    """Return a worker that runs one task at a time and is sent up to `PREFETCH`."""
+    arguments, settings = WORKERS[kind]
+    return Worker(
+        url,
+        results,
+        "--pool=solo",
+        "--concurrency=1",
+        arguments={"x-celery": True, **arguments},
+        settings={"worker_prefetch_multiplier": PREFETCH, **settings},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Files: unlike messages, they can be told of tasks that nobody has received."""
+    return tmp_path_factory.mktemp("results").as_uri()
+
+
+@pytest.fixture(scope="module")
+def workers(amqp_url, results):
+    """A worker of each kind, started together."""
+    made = {kind: make_worker(amqp_url, results, kind) for kind in WORKERS}
+    with ExitStack() as running:
+        for worker in made.values():
+            running.enter_context(worker)
+        yield {kind: worker.wait_until_ready() for kind, worker in made.items()}
+        for worker in made.values():
+            worker.terminate()
+
+
+@pytest.fixture(params=PROTOCOLS)
+def worker(workers, request):
+    return workers[request.param]
+
+
+def result_of(result):
+    return result.get(timeout=SECONDS, interval=0.02)
+
+
+def received(worker, result):
+    """Return whether the worker has been sent this task."""
+    return any(f"[{result.id}] received" in line for line in worker.log)
+
+
+def assert_window_is_free(worker, due=0):
+    """Check that no waiting task is with the worker, and that its window has not grown.
+
+    Args:
+      worker: Which one.
+      due: How many tasks may have become due just now: the worker takes each for one that waits,
+        for a moment.
+    """
+    inspect = worker.app.control.inspect([worker.node], timeout=SECONDS)
+    [scheduled] = inspect.scheduled().values()
+    [stats] = inspect.stats().values()
+    assert len(scheduled) <= due
+    assert PREFETCH <= stats["prefetch_count"] <= PREFETCH + due
+
+
+@pytest.mark.parametrize("worker", WORKERS, indirect=True)
+def test_waiting_tasks_leave_the_prefetch_window_to_others(worker):
+    published = time.time()
+    later = [worker.moment.apply_async(countdown=COUNTDOWN) for _ in range(100)]
+    others = [worker.add.delay(number, number) for number in range(20)]
+
+    assert [result_of(other) for other in others] == list(range(0, 40, 2))
+    assert_window_is_free(worker)
+    assert not any(received(worker, result) for result in later)
+
+    ran = [result_of(result) for result in later]
+    assert published + COUNTDOWN - EARLY <= min(ran)
+    assert all(received(worker, result) for result in later)
+
+
+def test_tasks_run_in_the_order_of_their_times(worker):
+    now = datetime.now(UTC)
+    delays = [1.2, 0.4, 0.8]
+    etas = [now + timedelta(seconds=seconds) for seconds in delays]
+    results = [worker.moment.apply_async(eta=eta) for eta in etas]
+
+    ran = [result_of(result) for result in results]
+
+    for eta, moment in zip(etas, ran, strict=True):
+        assert -EARLY <= moment - eta.timestamp() <= LATE
+
+
+def test_time_without_an_offset_is_utc(worker):
+    eta = datetime.now(UTC) + timedelta(seconds=1)
+
+    moment = result_of(worker.moment.apply_async(eta=eta.replace(tzinfo=None)))
+
+    assert -EARLY <= moment - eta.timestamp() <= LATE
+
+
+def test_task_that_is_due_already_runs_at_once(worker):
+    published = time.time()
+    past = datetime.now(UTC) - timedelta(days=1)
+
+    assert result_of(worker.moment.apply_async(eta=past)) - published <= LATE
+
+
+def test_task_that_expires_while_it_waits_never_reaches_a_worker(worker):
+    expired = worker.moment.apply_async(countdown=1, expires=0.5)
+    in_time = worker.moment.apply_async(countdown=1, expires=SECONDS)
+    last = worker.moment.apply_async(countdown=1.5)
+
+    assert result_of(last) >= result_of(in_time)
+    assert not received(worker, expired)
+    assert expired.state == "PENDING"  # no worker has told the result store
+
+
+def test_header_expires_counts_without_the_property(workers, amqp_url):
+    worker = workers["protocol 2"]
+    now = datetime.now(UTC)
+    expires, eta = (now + timedelta(seconds=seconds) for seconds in (0.5, 1))
+    result = worker.app.AsyncResult(f"foreign-{now.timestamp()}")
+    headers = {"task": worker.moment.name, "id": result.id, "lang": "js"}
+    headers |= {"eta": eta.isoformat(), "expires": expires.isoformat()}
+
+    with kombu.Connection(f"{amqp_url}//") as connection, connection.Producer() as producer:
+        producer.publish([[], {}, {}], routing_key=worker.queue, headers=headers)
+    last = worker.moment.apply_async(countdown=1.5)
+
+    assert result_of(last) >= eta.timestamp()
+    assert not received(worker, result)
+
+
+def test_revoked_task_is_cancelled_in_the_broker(worker):
+    one, *more = [worker.moment.apply_async(countdown=1) for _ in range(4)]
+    kept = worker.moment.apply_async(countdown=1)
+    worker.app.control.revoke(one.id)
+    worker.app.control.revoke([result.id for result in more])
+    last = worker.moment.apply_async(countdown=1.5)
+
+    assert result_of(last) >= result_of(kept)
+    assert not any(received(worker, result) for result in (one, *more))
+    with pytest.raises(TaskRevokedError):  # the worker heard the command, and told the store
+        result_of(one)
+
+
+def test_revocation_needs_no_worker(amqp_url, results):
+    worker = make_worker(amqp_url, results, "protocol 2")
+    revoked, kept = [worker.moment.apply_async(countdown=1) for _ in range(2)]
+    worker.app.control.revoke(revoked.id)
+    last = worker.moment.apply_async(countdown=1.5)
+    with worker:
+        assert result_of(last) >= result_of(kept)
+        assert not received(worker, revoked)
+
+
+def test_task_that_is_retried_waits_in_the_broker(worker):
+    published = time.time()
+    later = [worker.moment_of_retry.delay(COUNTDOWN) for _ in range(10)]
+
+    assert result_of(worker.add.delay(1, 2)) == 3
+    assert_window_is_free(worker)
+
+    ran = [result_of(result) for result in later]
+    assert published + COUNTDOWN - EARLY <= min(ran)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_waiting_tasks_leave_others_their_turn(amqp_url, results, tmp_path):
+    signal.alarm(LONG)  # instead of the deadline of other tests
+    notes = tmp_path / "notes"
+    notes.touch()
+    due_soon = range(0, MANY, 100)
+    with make_worker(amqp_url, results, "protocol 2") as worker:
+        worker.wait_until_ready()
+        with worker.app.producer_pool.acquire(block=True) as producer:
+            for number in range(MANY):
+                due = time.time() + (COUNTDOWN if number in due_soon else LONG)
+                worker.note.apply_async(
+                    (str(notes), number, due),
+                    eta=datetime.fromtimestamp(due, UTC),
+                    producer=producer,
+                )
+                if number % 5000 == 0:
+                    assert result_of(worker.add.delay(number, 1)) == number + 1
+                    assert_window_is_free(worker, due=len(due_soon) // 10)
+        while len(notes.read_bytes().splitlines()) < len(due_soon):
+            assert result_of(worker.add.delay(1, 2)) == 3
+        assert_window_is_free(worker)
+
+    ran = [line.split() for line in notes.read_text().splitlines()]
+    assert sorted(int(number) for number, _ in ran) == list(due_soon)
+    assert min(float(late) for _, late in ran) >= -EARLY
+    with kombu.Connection(f"{amqp_url}//") as connection:
+        connection.default_channel.queue_delete(worker.queue)
