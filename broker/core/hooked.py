@@ -371,7 +371,7 @@ class HookedQueue(Queue):
                 return
             found = self._take_front(lane, count)
             self.extras.body_octets -= sum([message.size for _, message in found])
-            lanes.left(lane)
+            lanes.left(lane, len(found))
             count -= len(found)
             self._drop_found(found, reason)
 

@@ -60,8 +60,8 @@ class Lanes:
     def took(self, lane: Runs, positions: Sequence[int]) -> None:
         """Take note of what was taken from the front of a lane to be delivered."""
 
-    def left(self, lane: Runs) -> None:
-        """Take note that messages left a lane that were not delivered."""
+    def left(self, lane: Runs, count: int) -> None:
+        """Take note that so many messages left a lane that were not delivered."""
 
     def clear(self) -> list[Iterator[None]]:
         """Drop all that is ready; what is returned frees it."""
@@ -89,8 +89,9 @@ class Lanes:
         found: list[tuple[int, Message | Absent]] = []
         for lane in self.holding(first, last):
             if lane.count:
-                found += lane.remove(first, last, queue.sizes, queue.living)
-                self.left(lane)
+                some = lane.remove(first, last, queue.sizes, queue.living)
+                found += some
+                self.left(lane, len(some))
         if len(found) > 1:
             found.sort(key=_position)
         return found

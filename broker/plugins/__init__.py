@@ -25,6 +25,7 @@ GROUP: Final = "leveret.plugins"
 BUILT_IN: Final = (
     "dead_letter",
     "delayed",
+    "fair_key",
     "max_length",
     "priority",
     "redelivery",

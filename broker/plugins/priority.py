@@ -67,9 +67,9 @@ class Levels(KeyedLanes):
 
     def took(self, lane: Runs, positions: Sequence[int]) -> None:
         """Take note of what was taken from the front of a lane to be delivered."""
-        self.left(lane)
+        self.left(lane, len(positions))
 
-    def left(self, lane: Runs) -> None:
+    def left(self, lane: Runs, count: int) -> None:
         """Take note that messages left a lane."""
         if not lane.count:
             level = next(key for key in self._filled if self._lanes[key] is lane)
