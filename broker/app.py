@@ -264,6 +264,7 @@ async def serve(
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
             nursery.start_soon(clock.Clock(turns).run)
             nursery.start_soon(alarms.watch, memory, turns)
+            broker.events.emit("broker.started")
             for one in bound:
                 nursery.start_soon(listener.accept, one, turns, nursery)
             task_status.started()

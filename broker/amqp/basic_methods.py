@@ -96,6 +96,7 @@ def consume(channel: Channel, method: BasicConsume) -> None:
     consumer.hold()
     channel.then(partial(_start, consumer, channel, method.no_wait))
     queue.add_consumer(consumer)
+    channel.session.broker.events.emit("consumer.created", consumer=consumer)
 
 
 def _start(consumer: Consumer, channel: Channel, no_wait: bool) -> None:
@@ -125,6 +126,7 @@ def cancel(channel: Channel, method: BasicCancel) -> None:
     consumer = channel.consumers.pop(method.consumer_tag, None)
     if consumer is not None:
         consumer.queue.remove_consumer(consumer)
+        channel.session.broker.events.emit("consumer.deleted", consumer=consumer)
     elif channel.reply_key and channel.reply_tag == method.consumer_tag:
         reply_to.cancel(channel)
     if not method.no_wait:

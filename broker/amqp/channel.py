@@ -265,6 +265,7 @@ class Channel:
     def cancelled(self, consumer: Consumer) -> None:
         """Forget a consumer whose queue is gone; clients that can be told are told."""
         self.consumers.pop(consumer.tag, None)
+        self.session.broker.events.emit("consumer.deleted", consumer=consumer)
         if "consumer_cancel_notify" in self.session.capabilities:
             self.reply(BasicCancel(consumer.tag, True))
 
@@ -480,18 +481,22 @@ class Channel:
         """Let go of everything: consumers leave, what is unacked returns to its queue."""
         self.session.broker.batch.confirm_early(self)
         self.is_confirming = False
-        self.session.channels.pop(self.number, None)
+        is_open = self.session.channels.pop(self.number, None) is not None
+        emit = self.session.broker.events.emit
         undone: list[dict[int, Entry]] = []
         if self.transaction is not None:
             undone = self.transaction.abandon()
             self.transaction = None
         for consumer in tuple(self.consumers.values()):
             consumer.queue.remove_consumer(consumer)
+            emit("consumer.deleted", consumer=consumer)
         self.consumers.clear()
         unacked, self.unacked = self.unacked, {}
         self.settle_all((), (unacked, *undone))
         if self.reply_key:
             reply_to.cancel(self)
+        if is_open:
+            emit("channel.closed", channel=self)
 
 
 def _settle_in(queue: Queue, entries: list[Entry]) -> None:

@@ -114,6 +114,9 @@ def connection_start_ok(session: Session, method: ConnectionStartOk) -> None:
         _refuse(session, credentials.user, method.mechanism)
         return
     session.user = user
+    session.broker.events.emit(
+        "authentication.succeeded", session=session, user=user.name, mechanism=method.mechanism
+    )
     session.reply(session.connection.offer)
 
 

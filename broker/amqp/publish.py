@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.arguments import type_name
-from leveret.broker.core.exchange import route
+from leveret.broker.core.exchange import route, tell
 from leveret.broker.core.placing import admitted, pass_hooks
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
@@ -110,17 +110,20 @@ def _may_have_copies(message: Content) -> bool:
     return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
 
 
-def _by_headers(exchange: Exchange, message: Content) -> tuple[Queue, ...] | None:
-    """Find the queues of a message by its headers, where all else was checked before.
+def _by_headers(exchange: Exchange, message: Message) -> tuple[Queue, ...] | None:
+    """Find the queues of a message by what it holds, where all else was checked before.
 
     Returns:
       None if hooks have to be asked.
     """
     method = message.envelope.method
     assert isinstance(method, BasicPublish)
-    found = route(exchange, (method.routing_key,), message.headers or {})
+    keys = (method.routing_key,)
+    found = route(exchange, keys, message=message)
     if found.stops or any(queue.admitting for queue in found.queues):
         return None
+    if found.watching:
+        tell(found, keys, message)
     return found.queues
 
 
@@ -195,7 +198,8 @@ def _find(
     found = route(exchange, keys)
     depends = found.depends_on_headers
     if depends:
-        found = route(exchange, keys, message.headers or {})
+        found = route(exchange, keys, message=message)
+        tell(found, keys, message)
     queues: Sequence[Queue] = found.queues
     if found.stops:
         queues, is_diverted = pass_hooks(found, keys, message)

@@ -201,6 +201,7 @@ class Session:
     def open_channel(self, number: int) -> Channel:
         """Add a channel."""
         channel = self.channels[number] = Channel(self, number)
+        self.broker.events.emit("channel.opened", channel=channel)
         return channel
 
     def receive(self, chunk: bytes) -> None:

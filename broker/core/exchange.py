@@ -1,8 +1,9 @@
 """Exchanges: where messages come in, and the walk that finds their queues.
 
-Law: routing is a pure function of the topology, the routing keys and the headers. It changes
-nothing, so it may be asked "what if" at any time, and its result holds until the topology's
-epoch changes (unless it depends on headers).
+Law: routing is a pure function of the topology, the routing keys and the headers, and of the
+message or chance where an exchange's type says so. It changes nothing, so it may be asked "what
+if" at any time, and its result holds until the topology's epoch changes (unless it depends on
+the message). Who publishes by a route tells the exchanges on it that watch.
 
 Called by: core.vhost (bindings), amqp.publish (route).
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.binding import Binding, Identity
     from leveret.broker.core.exchange_types import ExchangeType
     from leveret.broker.core.hooks import ExchangeHook
+    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
 
@@ -94,8 +96,12 @@ class Exchange:
         alternate = self.arguments.get(ALTERNATE_EXCHANGE, policy.get(ALTERNATE_EXCHANGE))
         self.alternate = alternate if isinstance(alternate, str) else None
 
-    def match(self, routing_keys: Sequence[str], headers: Table | None) -> Iterable[Destination]:
+    def match(
+        self, routing_keys: Sequence[str], headers: Table | None, message: Message | None = None
+    ) -> Iterable[Destination]:
         """Return the destinations of its own bindings, each once."""
+        if self.type.uses_message:
+            return self.type.match_message(routing_keys, message)
         if len(routing_keys) == 1 or not self.type.uses_key:
             return self.type.match(routing_keys[0], headers)
         found: dict[Destination, None] = {}
@@ -109,13 +115,15 @@ class Routing(NamedTuple):
 
     Attributes:
       queues: Each once, in the order they were found.
-      depends_on_headers: Whether other headers might have led elsewhere.
+      depends_on_headers: Whether another message with these keys might have gone elsewhere.
       stops: Exchanges whose hooks have to see the message before it goes on from there.
+      watching: Exchanges on its way that `tell` tells of a message that is published.
     """
 
     queues: tuple[Queue, ...]
     depends_on_headers: bool
     stops: tuple[Exchange, ...] = ()
+    watching: tuple[Exchange, ...] = ()
 
 
 def route(
@@ -124,6 +132,7 @@ def route(
     headers: Table | None = None,
     record: Recorder | None = None,
     *,
+    message: Message | None = None,
     is_past_hooks: bool = False,
 ) -> Routing:
     """Find the queues of a message.
@@ -136,10 +145,12 @@ def route(
       routing_keys: Its routing key, then those of CC and BCC. Never empty.
       headers: Its headers; only looked at if `depends_on_headers` comes out true.
       record: Told of each visited exchange, its own destinations and the alternate, if used.
+      message: The message, for types that look at more than headers, and in place of `headers`.
       is_past_hooks: Whether the hooks of `exchange` have let the message go on.
     """
     queues: dict[Queue, None] = {}
     stops: list[Exchange] = []
+    watching: list[Exchange] = []
     seen = {exchange}
     waiting = deque(seen)
     depends_on_headers = False
@@ -148,8 +159,14 @@ def route(
         if visited.hooks and not (is_past_hooks and visited is exchange):
             stops.append(visited)
             continue
-        depends_on_headers = depends_on_headers or visited.type.uses_headers
-        destinations = tuple(visited.match(routing_keys, headers))
+        if visited.type.uses_message:
+            depends_on_headers = True
+            watching.append(visited)
+        elif visited.type.uses_headers:
+            depends_on_headers = True
+            if headers is None and message is not None:
+                headers = message.headers or EMPTY_TABLE
+        destinations = tuple(visited.match(routing_keys, headers, message))
         alternate = None if destinations else _alternate(visited)
         if record is not None:
             record(visited, destinations, alternate)
@@ -159,7 +176,13 @@ def route(
             elif destination not in seen:
                 seen.add(destination)
                 waiting.append(destination)
-    return Routing(tuple(queues), depends_on_headers, tuple(stops))
+    return Routing(tuple(queues), depends_on_headers, tuple(stops), tuple(watching))
+
+
+def tell(found: Routing, routing_keys: Sequence[str], message: Message) -> None:
+    """Tell the exchanges that watch of a message that is published by this route."""
+    for watcher in found.watching:
+        watcher.type.passing(routing_keys, message)
 
 
 def _alternate(exchange: Exchange) -> Exchange | None:

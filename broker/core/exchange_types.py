@@ -1,16 +1,18 @@
 """Exchange types: which destinations a routing key and headers select.
 
-Law: a type knows its bindings and nothing else; it neither changes while it matches nor looks
-at messages. The cost of `match` follows from what matches, not from how many bindings there
-are. Built-in types register here exactly as those of plugins do.
+Law: a type knows its bindings and does not change while it matches, so one may ask what would
+happen; that a message did pass is told apart. It looks at messages only where key and headers do
+not suffice, as then nothing can be remembered of a route. The cost of `match` follows from what
+matches, not from how many bindings there are. Built-in types register here exactly as those of
+plugins do.
 
-Called by: core.exchange, core.vhost, topology. Destinations are any hashable objects: queues and
-exchanges.
+Called by: core.exchange, core.vhost, topology, plugins. Destinations are any hashable objects:
+queues and exchanges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from leveret.broker.core.arguments import term, type_name
@@ -19,6 +21,7 @@ from leveret.protocol.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from leveret.broker.core.exchange import Destination
+    from leveret.broker.core.message import Message
 
 Table: TypeAlias = Mapping[str, object]
 
@@ -44,8 +47,13 @@ class ExchangeType:
 
     Attributes:
       name: What clients declare.
-      uses_key: Whether the result depends on the routing key.
+      uses_key: Whether each routing key is matched, those of CC and BCC, too; if not, the first
+        one stands for all.
       uses_headers: Whether the result depends on the headers, so that it cannot be remembered.
+        An exchange's arguments may decide.
+      uses_message: Whether `match_message` is asked instead of `match`, for each message anew, and
+        `passing` is told of each: for what depends on other properties, on chance or on what
+        passed before. An exchange's arguments may decide.
       checks_topic: Whether topic permissions apply.
       compared_arguments: Arguments of the exchange that a redeclaration must repeat.
       has_hooks: Whether a plugin has to see each message of such an exchange.
@@ -54,6 +62,7 @@ class ExchangeType:
     name: ClassVar[str]
     uses_key: bool = True
     uses_headers: bool = False
+    uses_message: bool = False
     checks_topic: bool = False
     compared_arguments: ClassVar[tuple[str, ...]] = ()
     has_hooks: bool = False
@@ -75,6 +84,18 @@ class ExchangeType:
     def match(self, routing_key: str, headers: Table | None) -> Iterable[Destination]:
         """Return the destinations of a message, each once."""
         raise NotImplementedError
+
+    def match_message(
+        self, routing_keys: Sequence[str], message: Message | None
+    ) -> Iterable[Destination]:
+        """Return the destinations of a message, each once; of any message if none is given."""
+        raise NotImplementedError
+
+    def bound(self, destination: Destination) -> None:
+        """Take note of a binding that was just made; what it puts into queues is of the slice."""
+
+    def passing(self, routing_keys: Sequence[str], message: Message) -> None:
+        """Take note of a message that is published through the exchange."""
 
 
 class Direct(ExchangeType):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.broker.core.exchange import route
+from leveret.broker.core.exchange import route, tell
 from leveret.broker.core.hooks import Verdict
 from leveret.protocol.constants import HAS_EXPIRATION
 
@@ -43,7 +43,8 @@ def pass_hooks(
             is_taken = True
             queues.update(dict.fromkeys(diverted))
             continue
-        onward = route(exchange, routing_keys, message.headers or {}, is_past_hooks=True)
+        onward = route(exchange, routing_keys, message=message, is_past_hooks=True)
+        tell(onward, routing_keys, message)
         queues.update(dict.fromkeys(onward.queues))
         stops += [stop for stop in onward.stops if stop not in seen]
         seen.update(onward.stops)
@@ -99,10 +100,8 @@ def find(
     Args:
       is_past_hooks: Whether the hooks of the exchange have seen it.
     """
-    found = route(exchange, routing_keys, is_past_hooks=is_past_hooks)
-    if found.depends_on_headers:
-        headers = message.headers or {}
-        found = route(exchange, routing_keys, headers, is_past_hooks=is_past_hooks)
+    found = route(exchange, routing_keys, message=message, is_past_hooks=is_past_hooks)
+    tell(found, routing_keys, message)
     if found.stops:
         return pass_hooks(found, routing_keys, message)[0]
     return found.queues

@@ -365,6 +365,7 @@ class VirtualHost:
         self._bindings_to.setdefault(destination, {})[identity] = binding
         self.epoch += 1
         self.broker.events.emit("binding.created", vhost=self, binding=binding)
+        exchange.type.bound(destination)
         return binding
 
     def find_binding(

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 GROUP: Final = "leveret.plugins"
 
 BUILT_IN: Final = (
+    "consistent_hash",
     "dead_letter",
     "delayed",
+    "event_exchange",
     "fair_key",
     "max_length",
+    "modulus_hash",
     "priority",
+    "random_exchange",
+    "recent_history",
     "redelivery",
     "single_active_consumer",
     "ttl",

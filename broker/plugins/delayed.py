@@ -79,7 +79,8 @@ class DelayedMessage(ExchangeType):
             )
         self._inner = kind(arguments)
         self.uses_key = kind.uses_key
-        self.uses_headers = kind.uses_headers
+        self.uses_headers = self._inner.uses_headers
+        self.uses_message = self._inner.uses_message
         self.checks_topic = kind.checks_topic
 
     def check_binding(self, binding_key: str, arguments: Table) -> None:
@@ -97,6 +98,20 @@ class DelayedMessage(ExchangeType):
     def match(self, routing_key: str, headers: Table | None) -> Iterable[Destination]:
         """Return the destinations of a message that is not delayed, or not any more."""
         return self._inner.match(routing_key, headers)
+
+    def match_message(
+        self, routing_keys: Sequence[str], message: Message | None
+    ) -> Iterable[Destination]:
+        """Return the same, for a type that looks at messages."""
+        return self._inner.match_message(routing_keys, message)
+
+    def bound(self, destination: Destination) -> None:
+        """Have the other type take note of a binding."""
+        self._inner.bound(destination)
+
+    def passing(self, routing_keys: Sequence[str], message: Message) -> None:
+        """Have the other type take note of a message that is not delayed, or not any more."""
+        self._inner.passing(routing_keys, message)
 
 
 class Delay(ExchangeHook):

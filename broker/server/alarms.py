@@ -69,12 +69,14 @@ class Alarms:
         """
         self._short.add(resource)
         self._tell()
+        self.broker.events.emit("alarm.raised", resource=resource, node=self.broker.node)
         log.warning("alarm.raised", reason=f"low on {resource}", **facts)
 
     def end(self, resource: str, **facts: int) -> None:
         """End an alarm; publishers go on if it was the last."""
         self._short.discard(resource)
         self._tell()
+        self.broker.events.emit("alarm.cleared", resource=resource, node=self.broker.node)
         log.warning("alarm.cleared", reason=f"low on {resource}", **facts)
         if not self._short:
             for session in tuple(cast("dict[Session, None]", self.broker.sessions)):

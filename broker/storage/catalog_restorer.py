@@ -15,6 +15,7 @@ import json
 from struct import error
 from typing import TYPE_CHECKING, NamedTuple
 
+from leveret.broker.core.checks import RESERVED
 from leveret.broker.core.policy import Policy, PolicyError
 from leveret.broker.core.users import Permissions, TopicPermissions, User
 from leveret.broker.storage.base import StoreError
@@ -247,9 +248,10 @@ class Restorer:
     def _restore_binding(self, row: _Row) -> None:
         where, source, kind, name, routing_key = row.names
         arguments, _ = decode_shared(row.rest)
-        for exchange in (source, name) if kind == "exchange" else (source,):
-            if (where, exchange) in self._absent:
-                raise _Absent(f"exchange {exchange!r} is not there")
         vhost = self._vhost(where)
+        for exchange in (source, name) if kind == "exchange" else (source,):
+            is_of_plugin = exchange.startswith(RESERVED) and exchange not in vhost.exchanges
+            if is_of_plugin or (where, exchange) in self._absent:
+                raise _Absent(f"exchange {exchange!r} is not there")
         destination = vhost.queue(name) if kind == "queue" else vhost.exchange(name)
         vhost.bind(source, destination, routing_key, arguments)

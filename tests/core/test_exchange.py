@@ -1,10 +1,16 @@
 """Routing: a pure function of the topology."""
 
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
-from leveret.broker.core.exchange import route
+from leveret.broker.core.exchange import route, tell
+from leveret.broker.core.exchange_types import Fanout
+from leveret.broker.core.message import Message
+from leveret.protocol.content import make_content
+from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import Properties, encode
 
 from .test_vhost import make_vhost
 
@@ -199,3 +205,92 @@ def test_a_recorder_sees_the_whole_walk(vhost):
         ("amq.fanout", ["amq.topic"], None),
         ("amq.topic", ["spare"], None),
     ] == seen
+
+
+# types that look at messages
+
+
+class ByType(Fanout):
+    """All destinations, where the message has a type; it takes note of what it is told."""
+
+    name = "x-by-type"
+    uses_message = True
+
+    def __init__(self, arguments):
+        super().__init__(arguments)
+        self.told = []
+
+    def match_message(self, routing_keys, message):
+        return self._counts if message is not None and message.properties.type else ()
+
+    def passing(self, routing_keys, message):
+        self.told.append((routing_keys, message))
+
+    def bound(self, destination):
+        self.told.append(destination)
+
+
+@pytest.fixture
+def by_type(vhost):
+    """An exchange of that type, bound to the queue one."""
+    vhost.broker.registry.exchange_type(ByType)
+    exchange = vhost.declare_exchange("x", "x-by-type")
+    vhost.bind("x", vhost.declare_queue("one"), "")
+    exchange.type.told.clear()
+    return exchange
+
+
+def message(**properties):
+    header = encode(Properties(**properties), 0)
+    return cast(Message, make_content(BasicPublish("x", "k"), header, b"", Message))
+
+
+def test_a_type_may_look_at_the_message(by_type):
+    assert ["one"] == names(route(by_type, ["k"], message=message(type="t")))
+    assert [] == names(route(by_type, ["k"], message=message(app_id="t")))
+    assert [] == names(route(by_type, ["k"]))
+
+
+def test_looking_at_messages_is_reported_from_wherever_it_happens(vhost, by_type):
+    vhost.bind("amq.fanout", by_type, "")
+
+    routing = route(vhost.exchange("amq.fanout"), ["k"])
+
+    assert (True, (by_type,)) == (routing.depends_on_headers, routing.watching)
+
+
+def test_headers_are_those_of_the_message_where_none_are_given(vhost):
+    (one,) = queues(vhost, "one")
+    vhost.bind("amq.headers", one, "", {"a": 1})
+    headers = vhost.exchange("amq.headers")
+
+    assert ["one"] == names(route(headers, ["k"], message=message(headers={"a": 1})))
+    assert [] == names(route(headers, ["k"], {"a": 2}, message=message(headers={"a": 1})))
+    assert [] == names(route(headers, ["k"], message=message()))
+
+
+def test_who_only_asks_tells_nobody(by_type):
+    route(by_type, ["k"], message=message(type="t"))
+
+    assert [] == by_type.type.told
+
+
+def test_an_exchange_is_told_of_what_is_published_through_it(vhost, by_type):
+    vhost.bind("amq.fanout", by_type, "")
+    published = message(type="t")
+    found = route(vhost.exchange("amq.fanout"), ["k", "copy"], message=published)
+
+    tell(found, ["k", "copy"], published)
+
+    assert ["one"] == names(found)
+    assert [(["k", "copy"], published)] == by_type.type.told
+
+
+def test_an_exchange_is_told_of_each_new_binding_once(vhost, by_type):
+    two = vhost.declare_queue("two")
+
+    vhost.bind("x", two, "a")
+    vhost.bind("x", two, "a")
+    vhost.bind("x", vhost.exchange("amq.fanout"), "")
+
+    assert [two, vhost.exchange("amq.fanout")] == by_type.type.told

@@ -6,7 +6,7 @@ import pytest
 
 from ..support.leveret import Server, leveret
 from ..support.rabbitmq import Node, rabbitmq, why_not
-from .differential.definitions import DEFINITIONS
+from .differential.definitions import DEFINITIONS, PLUGINS
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +22,5 @@ def rabbitmq_server() -> Iterator[Node]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with rabbitmq(definitions=DEFINITIONS) as node:
+    with rabbitmq(definitions=DEFINITIONS, plugins=PLUGINS) as node:
         yield node

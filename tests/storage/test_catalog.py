@@ -568,6 +568,18 @@ def test_an_exchange_of_an_unknown_type_is_held_with_its_bindings(without_odd, m
     assert ["k", ""] == [b.routing_key for b in kept.vhost.bindings()][::-1]
 
 
+def test_bindings_of_an_exchange_that_a_plugin_made_are_held_without_it(kept):
+    kept.catalog._is_restoring = True  # a plugin makes it again at each start: it has no row
+    exchange = kept.vhost.declare_exchange("amq.plugin", "topic", durable=True)
+    kept.catalog._is_restoring = False
+    kept.vhost.bind(exchange.name, kept.durable(), "k")
+
+    kept.restart()
+
+    text = "binding '/' 'amq.plugin' 'queue' 'q' 'k': exchange 'amq.plugin' is not there"
+    assert [f"{text}; kept as it is"] == kept.catalog.notes
+
+
 def test_what_is_held_gives_way_to_an_exchange_of_its_name(without_odd):
     kept = without_odd
     kept.vhost.declare_exchange("odd", "fanout", durable=True)

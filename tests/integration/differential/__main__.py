@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...support.leveret import leveret
 from ...support.rabbitmq import rabbitmq, why_not
-from .definitions import DEFINITIONS
+from .definitions import DEFINITIONS, PLUGINS
 from .suite import chosen, disagreement, hold
 
 
@@ -28,7 +28,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "definitions.json")
         file.write_text(json.dumps(DEFINITIONS))
-        with rabbitmq(definitions=DEFINITIONS) as node, leveret("--topology", str(file)) as ours:
+        with (
+            rabbitmq(definitions=DEFINITIONS, plugins=PLUGINS) as node,
+            leveret("--topology", str(file)) as ours,
+        ):
             addresses = [(node.host, node.port), (ours.host, ours.port)]
             transcripts = hold(conversations, addresses)
     wrong = 0

@@ -1,10 +1,19 @@
-"""What both brokers start with, in RabbitMQ's export format: users, virtual hosts, permissions."""
+"""What both brokers start with: users, virtual hosts, permissions (RabbitMQ's export), plugins."""
 
 import hashlib
 from base64 import b64encode
 from itertools import starmap
 
 ALL = ".*"
+
+# What RabbitMQ has as plugins and Leveret has, too.
+PLUGINS = (
+    "rabbitmq_consistent_hash_exchange",
+    "rabbitmq_event_exchange",
+    "rabbitmq_random_exchange",
+    "rabbitmq_recent_history_exchange",
+    "rabbitmq_sharding",
+)
 
 
 def _user(name: str, tags: str = "") -> dict[str, object]:

@@ -33,6 +33,7 @@ TOPICS = (
     "policies",
     "queue_types",
     "composition",
+    "plugins_exchanges",
 )
 AT_ONCE = 24  # most of their time conversations wait
 
