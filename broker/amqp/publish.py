@@ -9,13 +9,11 @@ Called by: amqp.session (rows of contents).
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from leveret.broker.amqp import reply_to
-from leveret.broker.core.arguments import type_name
-from leveret.broker.core.exchange import route, tell
+from leveret.broker.core.checks import check_expiration, check_user_id
+from leveret.broker.core.exchange import route, routing_keys, tell
 from leveret.broker.core.placing import admitted, pass_hooks
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
@@ -23,14 +21,13 @@ from leveret.protocol.constants import (
     HAS_REPLY_TO,
     HAS_USER_ID,
     NO_ROUTE,
-    TEN_YEARS_MS,
 )
 from leveret.protocol.content import FRAME_HEAD
-from leveret.protocol.errors import AccessRefused, CommandInvalid, PreconditionFailed, Unsupported
+from leveret.protocol.errors import AccessRefused, CommandInvalid, Unsupported
 from leveret.protocol.methods import BasicPublish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
     from leveret.protocol.content import Content, Envelope
-    from leveret.protocol.properties import Properties
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
 # Appends after which the clock is looked at, and how many one search by headers stands for.
@@ -157,7 +153,8 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
         for key in keys:
             session.check_topic_permission("write", exchange.name, key)
     if message.flags & HAS_USER_ID:
-        _check_user(session, message.properties)
+        assert session.user is not None
+        check_user_id(message.properties.user_id, session.user)
     queues, is_taken = _find(channel, message, envelope, exchange, keys, memo)
     mandatory = method.mandatory and not is_taken
     if channel.transaction is not None:
@@ -169,7 +166,7 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
 def _place_known(channel: Channel, message: Message, queues: Sequence[Queue]) -> bool:
     """Put a message of which only its expiration is to be checked into the queues of its like."""
     if message.flags & HAS_EXPIRATION:
-        _check_expiration(message.expiration or "")
+        check_expiration(message.expiration or "")
         for queue in queues:
             queue.keep_time()
     return place(channel, message, queues, False)
@@ -268,47 +265,12 @@ def _check_properties(
     if properties.reply_to == reply_to.PSEUDO_QUEUE:
         message = reply_to.rewrite(channel, message)
     if properties.expiration is not None:
-        _check_expiration(properties.expiration)
+        check_expiration(properties.expiration)
     if not has_copies or not properties.headers:
         return message, (routing_key,)
     headers = dict(properties.headers)
-    keys = (routing_key, *_copies(headers, "CC"), *_copies(headers, "BCC"))
+    keys = routing_keys(routing_key, headers)
     if "BCC" in headers:
         del headers["BCC"]
         message = message.with_headers(headers)
     return message, keys
-
-
-@lru_cache(1024)
-def _check_expiration(text: str) -> None:
-    # RabbitMQ reads it as Erlang's string:to_integer/1 does
-    number = re.match(r"[+-]?[0-9]+", text)
-    left = text[number.end() :] if number else ""
-    if number is None or left:
-        reason = f'{{leftover_string,"{left}"}}' if number else "no_integer"
-        raise PreconditionFailed(f"invalid expiration '{text}': {reason}")
-    value = int(number[0])
-    if value < 0:
-        raise PreconditionFailed(f"invalid expiration '{text}': {{value_negative,{value}}}")
-    if value > TEN_YEARS_MS:
-        raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_large,{value}}}")
-
-
-def _copies(headers: Mapping[str, object], name: str) -> list[str]:
-    value = headers.get(name)
-    if value is None and name not in headers:
-        return []
-    if not isinstance(value, list):
-        raise PreconditionFailed(
-            f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(value)}}}'
-        )
-    return [key for key in value if isinstance(key, str)]
-
-
-def _check_user(session: Session, properties: Properties) -> None:
-    claimed, user = properties.user_id, session.user
-    assert user is not None
-    if claimed is not None and claimed != user.name and "impersonator" not in user.tags:
-        raise PreconditionFailed(
-            f"user_id property set to '{claimed}' but authenticated user was '{user.name}'"
-        )

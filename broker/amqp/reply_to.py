@@ -12,6 +12,7 @@ from base64 import urlsafe_b64encode
 from secrets import token_bytes
 from typing import TYPE_CHECKING, cast
 
+from leveret.broker.core.checks import DIRECT_REPLY
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import BasicDeliver, BasicPublish
 from leveret.protocol.properties import encode
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.consumer import Target
     from leveret.broker.core.message import Message
 
-PSEUDO_QUEUE = "amq.rabbitmq.reply-to"
+PSEUDO_QUEUE = DIRECT_REPLY
 PREFIX = PSEUDO_QUEUE + "."
 
 

@@ -66,6 +66,7 @@ class Session:
     """One client connection.
 
     Attributes:
+      number: Tells it from all others this broker has had; it grows.
       user: Who logged in.
       vhost: Where; None until connection.open.
       routes: The memo of routes of its user in its virtual host.
@@ -108,6 +109,7 @@ class Session:
         "is_running",
         "is_waiting",
         "is_writing",
+        "number",
         "octets_in",
         "octets_out",
         "opened_at",
@@ -163,6 +165,8 @@ class Session:
         self._is_greeted = False
         self._is_left = False  # the client has sent close
         broker.sessions[self] = None
+        broker.sessions_begun += 1
+        self.number = broker.sessions_begun
 
     def __repr__(self) -> str:
         name = self.user.name if self.user is not None else "?"

@@ -69,7 +69,8 @@ class Broker:
       notes: What plugins keep of virtual hosts, exchanges and queues.
       envelopes: Decoded publish methods, shared by all connections' readers.
       blocked: Why publishers are blocked ("low on memory"), empty when they are not.
-      sessions: The open client connections.
+      sessions: The open client connections, in the order they came.
+      sessions_begun: How many there have ever been.
       reply_channels: Channels that wait for direct replies, by the key in their address.
     """
 
@@ -98,6 +99,7 @@ class Broker:
         self.notes = Notes(self.vhosts, self.events)
         self.envelopes: dict[bytes, Envelope] = {}
         self.sessions: dict[Peer, None] = {}
+        self.sessions_begun = 0
         self.blocked = ""
         self.reply_channels: dict[str, Target] = {}
         self._routes: dict[tuple[str, str], Routes] = {}

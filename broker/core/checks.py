@@ -4,26 +4,31 @@ Law: a check changes nothing: it raises RabbitMQ's error, word for word, or retu
 compare and validate x-arguments are in `arguments`; which come in which order, as a client sees
 the first that fails, is up to the handlers.
 
-Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (consume, get), core.vhost;
-definitions and topology (RESERVED).
+Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (consume, get), core.vhost,
+amqp.publish and core.explain (properties); definitions and topology (RESERVED).
 """
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
+from functools import lru_cache
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Literal
 
 from leveret.broker.core.arguments import is_quorum
+from leveret.protocol.constants import TEN_YEARS_MS
 from leveret.protocol.errors import AccessRefused, PreconditionFailed, ResourceLocked
 
 if TYPE_CHECKING:
     from leveret.broker.core.arguments import Table
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.users import User
     from leveret.broker.core.vhost import VirtualHost
 
 RESERVED = "amq."
 GENERATED = "amq.gen-"
+DIRECT_REPLY = "amq.rabbitmq.reply-to"  # no queue: what an answer is sent to begins with it
 
 
 def generated_name() -> str:
@@ -96,3 +101,27 @@ def locked(queue: Queue) -> ResourceLocked:
         f"'{queue.vhost.name}'. It could be originally declared on another connection or the "
         "exclusive property value does not match that of the original declaration."
     )
+
+
+@lru_cache(1024)
+def check_expiration(text: str) -> None:
+    """Raise `PreconditionFailed` unless it is a time in milliseconds, up to ten years."""
+    # RabbitMQ reads it as Erlang's string:to_integer/1 does
+    number = re.match(r"[+-]?[0-9]+", text)
+    left = text[number.end() :] if number else ""
+    if number is None or left:
+        reason = f'{{leftover_string,"{left}"}}' if number else "no_integer"
+        raise PreconditionFailed(f"invalid expiration '{text}': {reason}")
+    value = int(number[0])
+    if value < 0:
+        raise PreconditionFailed(f"invalid expiration '{text}': {{value_negative,{value}}}")
+    if value > TEN_YEARS_MS:
+        raise PreconditionFailed(f"invalid expiration '{text}': {{value_too_large,{value}}}")
+
+
+def check_user_id(claimed: str | None, user: User) -> None:
+    """Raise `PreconditionFailed` for a message that claims to be somebody else's."""
+    if claimed is not None and claimed != user.name and "impersonator" not in user.tags:
+        raise PreconditionFailed(
+            f"user_id property set to '{claimed}' but authenticated user was '{user.name}'"
+        )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
     from leveret.broker.core.returned import Entry
 
     # Of what only a log has: octets of header and body of a position; the unsettled positions
@@ -29,11 +28,23 @@ if TYPE_CHECKING:
     Living = Callable[[int, int], Sequence[int]]
 
 
+class Asker(Protocol):
+    """Who has messages read: a queue, or somebody who looks into one (`core.inspect`)."""
+
+    def waits_for(self, paged: Paged) -> bool:
+        """Whether messages that were asked for are still needed; asked just before each try."""
+
+    def loaded(
+        self, paged: Paged, messages: list[Message], positions: list[int] | None = None
+    ) -> None:
+        """Take in messages that were asked for, and their positions if there are gaps."""
+
+
 class Slot(Protocol):
     """Where messages are that a scratch file has; they are dropped with it."""
 
-    def fetch(self, queue: Queue, paged: Paged) -> None:
-        """Have messages read; the queue's `loaded` is called with them."""
+    def fetch(self, queue: Asker, paged: Paged) -> None:
+        """Have messages read; the `loaded` of who asks is called with them."""
 
 
 def gaps(positions: Sequence[int] | None) -> array[int] | None:

@@ -5,7 +5,7 @@ message or chance where an exchange's type says so. It changes nothing, so it ma
 if" at any time, and its result holds until the topology's epoch changes (unless it depends on
 the message). Who publishes by a route tells the exchanges on it that watch.
 
-Called by: core.vhost (bindings), amqp.publish (route).
+Called by: core.vhost (bindings), amqp.publish and core.explain (route).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from leveret.broker.core.arguments import ALTERNATE_EXCHANGE
+from leveret.broker.core.arguments import ALTERNATE_EXCHANGE, type_name
+from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
@@ -108,6 +109,28 @@ class Exchange:
         for routing_key in routing_keys:
             found.update(dict.fromkeys(self.type.match(routing_key, headers)))
         return found
+
+
+def routing_keys(routing_key: str, headers: Table | None) -> tuple[str, ...]:
+    """Return all keys a message is routed by: its own, then those of the headers CC and BCC.
+
+    Raises:
+      PreconditionFailed: One of these headers is no array.
+    """
+    if not headers:
+        return (routing_key,)
+    return (routing_key, *_copies(headers, "CC"), *_copies(headers, "BCC"))
+
+
+def _copies(headers: Table, name: str) -> list[str]:
+    value = headers.get(name)
+    if value is None and name not in headers:
+        return []
+    if not isinstance(value, list):
+        raise PreconditionFailed(
+            f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(value)}}}'
+        )
+    return [key for key in value if isinstance(key, str)]
 
 
 class Routing(NamedTuple):

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.chunks import Asker, Paged
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
 
 
 class Fact(IntEnum):
@@ -76,8 +75,8 @@ class Log(Protocol):
     def kept_until(self, position: int) -> int:
         """Return the end of those from a position on that can be fetched, itself if it cannot."""
 
-    def fetch(self, queue: Queue, paged: Paged) -> None:
-        """Have messages read; the queue's `loaded` is called with them."""
+    def fetch(self, queue: Asker, paged: Paged) -> None:
+        """Have messages read; the `loaded` of who asks is called with them."""
 
     def close(self) -> None:
         """Forget everything: the queue is gone."""

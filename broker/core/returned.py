@@ -4,12 +4,13 @@ Law: a few wait as they come, in a heap. Where they are too many they are put in
 the others, so that neither one more message nor looking at all of them takes long. Of some only
 position and size are here; the first ones of those are gathered and read together.
 
-Called by: core.queue, core.paging.
+Called by: core.queue, core.paging, core.inspect (looks).
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush, heapreplace
+from bisect import bisect_left
+from heapq import heapify, heappop, heappush, heapreplace, merge
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
@@ -107,6 +108,12 @@ class Returned:
                 heappop(rows)
         return popped
 
+    def after(self, position: int) -> Iterator[Entry]:
+        """Return the entries after a position, in order; nothing may change meanwhile."""
+        few = sorted((entry for entry in self._few if entry[0] > position), key=_position)
+        rows = (_rest(row, position) for _, row in self._rows)
+        return merge(few, *rows, key=_position)
+
     # What is not in memory
 
     @property
@@ -153,6 +160,12 @@ class Returned:
         self._gathered, self.asked = [], None
         self.count = self.bytes = self.absent_bytes = 0
         return _free(rows, log)
+
+
+def _rest(row: list[Entry], position: int) -> Iterator[Entry]:
+    """Return the entries of a row after a position; the first of a row is at its end."""
+    end = bisect_left(row, -position, key=lambda entry: -entry[0])
+    return (row[index] for index in range(end - 1, -1, -1))
 
 
 def _free(rows: list[list[Entry]], log: Log | None) -> Iterator[None]:

@@ -6,7 +6,7 @@ No list grows beyond a chunk, so none ever stalls the loop by being resized, and
 front moves at most a chunk's worth of pointers. Of a paged chunk only the place is here, its
 messages are in the log or in a scratch file; it is loaded before any of them is taken.
 
-Called by: core.queue, core.paging.
+Called by: core.queue, core.paging, core.inspect (looks).
 """
 
 from __future__ import annotations
@@ -158,6 +158,11 @@ class Runs:
                 else:
                     found.append((first, first + count - 1))
         return found
+
+    def after(self, position: int) -> Iterator[Chunk | Paged]:
+        """Return the chunks that hold anything after a position, as long as nothing changes."""
+        start = max(self._find(position), 0)
+        return (chunk for chunk in islice(self._chunks, start, None) if chunk.end > position + 1)
 
     # What is in the middle
 

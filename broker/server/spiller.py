@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from leveret.broker.core.chunks import Chunk, Slot
+    from leveret.broker.core.chunks import Asker, Chunk, Slot
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.server.turns import Turns
@@ -56,7 +56,7 @@ class Files(Protocol):
     """
 
     folder: Path
-    asked: list[tuple[Queue, Paged]]
+    asked: list[tuple[Asker, Paged]]
 
     async def write(self, chunks: Sequence[Sequence[Message]]) -> Sequence[Slot]:
         """Write messages; return where they are, chunk by chunk."""

@@ -23,8 +23,7 @@ from leveret.protocol.methods import BasicPublish
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from leveret.broker.core.chunks import Paged
-    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.chunks import Asker, Paged
     from leveret.broker.storage.base import Ref
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
@@ -58,7 +57,7 @@ class Place:
 
     __slots__ = ("_counts", "_envelopes", "_log", "_paged", "_parts", "_queue")
 
-    def __init__(self, queue: Queue, log: QueueLog, paged: Paged, envelopes: Envelopes) -> None:
+    def __init__(self, queue: Asker, log: QueueLog, paged: Paged, envelopes: Envelopes) -> None:
         self._queue = queue
         self._log = log
         self._paged = paged

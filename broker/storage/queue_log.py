@@ -19,7 +19,7 @@ from leveret.broker.storage.values import EMPTY, Values
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.chunks import Asker, Paged
     from leveret.broker.core.log import Fact
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
@@ -200,8 +200,8 @@ class QueueLog:
         """Whether rows are in the store for certain."""
         return all(row.seq <= self._journal.kept_seq for row in rows)
 
-    def fetch(self, queue: Queue, paged: Paged) -> None:
-        """Have messages read; the queue's `loaded` is called with them."""
+    def fetch(self, queue: Asker, paged: Paged) -> None:
+        """Have messages read; the `loaded` of who asks is called with them."""
         self._journal.ask(Place(queue, self, paged, self._journal.envelopes))
 
     def close(self) -> None:

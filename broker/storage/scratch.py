@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from leveret.broker.core.chunks import Paged
+    from leveret.broker.core.chunks import Asker, Paged
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
 
 SHARE: Final = 16  # of the disk, the part that is left to others if nothing else is said
 FILE_SIZE = 64 << 20  # octets after which the next file is begun: what a straggler keeps
@@ -80,8 +79,8 @@ class Slot:
     def __del__(self) -> None:
         self._scratch.freed.append(self.file)  # in whatever thread: nothing else is safe here
 
-    def fetch(self, queue: Queue, paged: Paged) -> None:
-        """Have the messages read; the queue's `loaded` is called with them."""
+    def fetch(self, queue: Asker, paged: Paged) -> None:
+        """Have the messages read; the `loaded` of who asks is called with them."""
         self._scratch.asked.append((queue, paged))
 
 
@@ -101,7 +100,7 @@ class Scratch:
     def __init__(self, folder: Path, spare: Callable[[], int] | None = None) -> None:
         self.folder = folder
         self._spare = self._room if spare is None else spare
-        self.asked: list[tuple[Queue, Paged]] = []
+        self.asked: list[tuple[Asker, Paged]] = []
         self.freed: deque[File] = deque()
         self._envelopes = Envelopes()
         self._worker: Worker | None = None

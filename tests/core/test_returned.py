@@ -183,3 +183,17 @@ def test_messages_are_taken_in_order_whatever_came_when(pieces, few, taken, away
 
         assert (len(there), octets([ONE] * len(there))) == (returned.count, returned.bytes)
         assert sorted(there) == drain(returned, 3)
+
+
+@given(st.lists(st.integers(0, 3000), unique=True, max_size=60), st.integers(-1, 3000))
+def test_those_after_a_position_are_shown_in_order_and_stay(positions, after):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", 5)
+        returned = Returned()
+        for start in range(0, len(positions), 7):
+            add(returned, positions[start : start + 7])
+
+        shown = [position for position, _ in returned.after(after)]
+
+        assert sorted(each for each in positions if each > after) == shown
+        assert sorted(positions) == drain(returned, 100)

@@ -924,3 +924,15 @@ def test_what_was_removed_is_in_no_range():
         runs.remove(position, position, disk.sizes, disk.living)
 
     assert [(0, 4), (6, 14), (16, 24), (26, 39)] == runs.ranges()
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"), [(-1, [0, 4, 9]), (3, [4, 9]), (4, [9]), (11, [9]), (12, [])]
+)
+def test_chunks_that_hold_anything_after_a_position_are_found(position, expected):
+    runs = Runs()
+    runs.append(0, messages(*range(4)))
+    runs.append_paged(absent(4, 1, 10))
+    runs.append(9, messages(*range(4)))
+
+    assert expected == [chunk.base for chunk in runs.after(position)]

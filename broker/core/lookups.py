@@ -1,0 +1,145 @@
+"""Lookups: the resources that only look: explain a publish, peek into a queue.
+
+Law: they change nothing. Whoever may read a queue may look into it; what others may do is told to
+administrators and monitors only.
+
+Called by: whoever serves HTTP (ROUTES).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leveret.broker.core import inspect
+from leveret.broker.core.explain import LIMIT, explain
+from leveret.broker.core.filter import Filter
+from leveret.broker.core.resources import (
+    Answer,
+    Fields,
+    Pending,
+    Request,
+    Response,
+    Route,
+    answering,
+    bad_field,
+    forbidden,
+    not_found,
+)
+from leveret.broker.core.sighting import EXCERPT
+from leveret.protocol.properties import Properties
+
+if TYPE_CHECKING:
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.queue import Queue
+
+MOST_EXPLAINED = 1000  # exchanges, bindings and queues
+MOST_SHOWN = 500  # messages of a page
+LARGEST_EXCERPT = 64 << 10  # octets of a body
+LATEST = (1 << 63) - 1  # seconds since 1970
+WATCHERS = frozenset({"administrator", "monitoring"})
+
+PUBLISH = ("vhost", "user", "exchange", "routing_key", "headers", "properties", "limit")
+PAGE = ("state", "after", "limit", "body_limit")
+FILTER = (
+    "exchange",
+    "routing_key",
+    "message_id",
+    "published_before",
+    "published_after",
+    "headers",
+)
+
+
+@answering
+def explain_publish(request: Request, broker: Broker) -> Answer:
+    """Answer what would become of a publish: ``vhost`` and ``exchange``, and what else it has.
+
+    ``user`` is who publishes, by default who asks; ``properties`` may be any, of which expiration
+    and user_id count.
+    """
+    fields = Fields(request.query if request.body is None else request.body, PUBLISH)
+    user = fields.text("user")
+    if user is None:
+        user = request.user
+    if user != request.user and not _is_watcher(broker, request.user):
+        raise forbidden(f"user '{request.user}' may not see what user '{user}' may do")
+    limit = fields.integer("limit", 1, MOST_EXPLAINED)
+    explanation = explain(
+        broker,
+        vhost=fields.required("vhost"),
+        user=user,
+        exchange=fields.required("exchange"),
+        routing_key=fields.text("routing_key") or "",
+        headers=fields.table("headers"),
+        properties=_properties(fields),
+        limit=LIMIT if limit is None else limit,
+    )
+    return Response(200, explanation.as_json())
+
+
+def _is_watcher(broker: Broker, user: str) -> bool:
+    return user in broker.users and not WATCHERS.isdisjoint(broker.users[user].tags)
+
+
+def _properties(fields: Fields) -> Properties:
+    given = fields.table("properties")
+    if given is None:
+        return Properties()
+    table = Fields(given, Properties._fields)
+    expiration, user_id = table.text("expiration"), table.text("user_id")
+    headers = table.table("headers")
+    return Properties(expiration=expiration, user_id=user_id, headers=headers)  # type: ignore[arg-type]
+
+
+@answering
+def peek_messages(request: Request, broker: Broker) -> Answer:
+    """Answer a page of a queue's messages; see `core.inspect.peek`, and `Filter` for which."""
+    fields = Fields(request.query, PAGE + FILTER)
+    queue = _readable_queue(request, broker)
+    limit = fields.integer("limit", 1, MOST_SHOWN)
+    body_limit = fields.integer("body_limit", 0, LARGEST_EXCERPT)
+    state = fields.text("state") or "ready"
+    if state not in inspect.STATES:
+        raise bad_field("state", state, f"one of {', '.join(inspect.STATES)}")
+    wanted = Filter(
+        exchange=fields.text("exchange"),
+        routing_key=fields.text("routing_key"),
+        message_id=fields.text("message_id"),
+        published_before=fields.integer("published_before", 0, LATEST),
+        published_after=fields.integer("published_after", 0, LATEST),
+        headers=fields.table("headers") or {},
+    )
+    after = fields.text("after") or ""
+    size = EXCERPT if body_limit is None else body_limit
+    answer = Pending()
+    try:
+        inspect.peek(
+            queue,
+            lambda page: answer.resolve(Response(200, page.as_json(size))),
+            state=state,
+            after=after,
+            limit=inspect.LIMIT if limit is None else limit,
+            wanted=None if wanted == Filter() else wanted,
+        )
+    except ValueError:
+        raise bad_field("after", after, "what a page has as next") from None
+    return answer if answer.response is None else answer.response
+
+
+def _readable_queue(request: Request, broker: Broker) -> Queue:
+    vhost_name, name = request.params["vhost"], request.params["name"]
+    vhost = broker.vhosts.get(vhost_name)
+    # who may not know is told the same, whether it is there or not
+    if not broker.users.check(request.user, vhost_name, "read", name):
+        raise forbidden(f"user '{request.user}' may not read queue '{name}' in '{vhost_name}'")
+    queue = None if vhost is None else vhost.queues.get(name)
+    if queue is None:
+        raise not_found(f"no queue '{name}' in vhost '{vhost_name}'")
+    return queue
+
+
+ROUTES = (
+    Route("GET", "/api/leveret/explain", explain_publish, "management"),
+    Route("POST", "/api/leveret/explain", explain_publish, "management"),
+    Route("GET", "/api/leveret/queues/{vhost}/{name}/messages", peek_messages, "management"),
+)
