@@ -207,18 +207,18 @@ def test_headers_bindings_tell_what_is_missing_or_different(
 
 def test_a_type_without_reasons_tells_what_it_chose(broker, vhost):
     class First(type(vhost.exchange("amq.fanout").type).__base__):
-        """The destination bound first gets everything."""
+        """The destination made first gets everything."""
 
         name = "first"
 
         def __init__(self, arguments):
-            self.bound = []
+            self.made = []
 
         def bind(self, binding_key, arguments, destination):
-            self.bound.append(destination)
+            self.made.append(destination)
 
         def match(self, routing_key, headers):
-            return self.bound[:1]
+            return self.made[:1]
 
     vhost.exchange("amq.fanout").type = First({})
     bind(vhost, "amq.fanout", "one")
