@@ -2,9 +2,11 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from leveret.broker import testing
 from leveret.broker.app import GC_THRESHOLD
 from leveret.broker.core.broker import Broker
 
@@ -47,3 +49,9 @@ def connect(broker: Broker) -> Callable[..., Client]:
 def client(connect: Callable[..., Client]) -> Client:
     """A client with channel 1 open."""
     return connect()
+
+
+@pytest.fixture
+def advance(broker: Broker) -> Callable[[float], None]:
+    """Return what lets the broker's time go on by some seconds, from deadline to deadline."""
+    return partial(testing.advance, broker)

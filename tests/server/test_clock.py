@@ -12,7 +12,9 @@ from leveret.broker.core.broker import Broker
 from leveret.broker.reports import subscribe
 from leveret.broker.server import clock
 from leveret.broker.server.turns import Turns
+from leveret.broker.storage.memory import MemoryStore
 
+from ..support.durable import durable, pass_time
 from ..support.edge import edge
 
 
@@ -190,6 +192,7 @@ async def test_wall_clock_that_is_moved_in_small_steps_is_followed_in_large_ones
     told = []
     broker.events.subscribe("clock.jumped", lambda difference: told.append(difference))
     async with running(broker, wall):
+        await trio.sleep(0.5)  # the looks are between the steps
         for _ in range(25):
             wall.ahead += 100
             await trio.sleep(1)
@@ -224,3 +227,17 @@ async def test_server_runs_timers_and_has_the_time_of_day(tmp_path):
         broker.timers.at(clock.now() + 5, called.set)
         with trio.fail_after(0.9):
             await called.wait()
+
+
+async def test_broker_with_a_store_runs_timers_too(mock_clock):
+    called = []
+    async with durable(MemoryStore()) as made:
+        broker = made.broker
+        assert abs(broker.wall - time.time() * 1000) < 60_000
+        start = broker.now
+        broker.timers.at(start + 700, lambda: called.append(broker.now - start))
+        await pass_time(0.6)
+        assert [] == called
+        await pass_time(0.2)
+
+    assert [800] == called

@@ -1,8 +1,8 @@
 """A broker that is kept in a store, within the test's own event loop, and clients without sockets.
 
-`Durable` is what `leveret serve` starts, but for listeners: the loops that commit and read, and
-the turns. Its store has a `Gate`, at which the test decides when a commit goes through, and whether
-it does before the broker is lost.
+`Durable` is what `leveret serve` starts, but for listeners: the loops that commit and read, the
+turns and the timers. Its store has a `Gate`, at which the test decides when a commit goes through,
+and whether it does before the broker is lost.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +15,7 @@ import trio.testing
 
 from leveret.broker.core.broker import Broker
 from leveret.broker.persistence import Persistence
+from leveret.broker.server import clock
 from leveret.broker.server.turns import Turns
 from leveret.broker.storage.base import Ended, Lease, Ref, Row, Store, StoreFailed
 
@@ -233,7 +234,7 @@ class Durable:
         self.gate = Gate(store)
         self.broker = Broker()
         self.persistence = Persistence(self.broker, self.gate, limit=limit)  # type: ignore[arg-type]
-        self.turns = Turns(self.broker, lambda: int(trio.current_time() * 1000))
+        self.turns = Turns(self.broker, clock.now)
         self.clients: list[LiveClient] = []
         self.failed = trio.Event()
         self.nursery: trio.Nursery
@@ -248,6 +249,7 @@ class Durable:
         """Serve until stopped or lost."""
         try:
             with self._scope:
+                clock.set_clock(self.broker)
                 await self.persistence.open()
                 if self.persistence.is_empty:
                     self.broker.add_defaults()
@@ -255,6 +257,7 @@ class Durable:
                     self.nursery = nursery
                     nursery.start_soon(self.turns.go_on)
                     await self.persistence.start(self.turns, nursery, self.failed)
+                    nursery.start_soon(clock.Clock(self.turns).run)
                     task_status.started()
                     await trio.sleep_forever()
         finally:
