@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from leveret.broker.amqp import reply_to
 from leveret.broker.core.checks import check_expiration, check_user_id
 from leveret.broker.core.exchange import route, routing_keys, tell
+from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import admitted, pass_hooks
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
@@ -271,6 +272,7 @@ def _check_properties(
     headers = dict(properties.headers)
     keys = routing_keys(routing_key, headers)
     if "BCC" in headers:
-        del headers["BCC"]
+        blind = routing_keys("", {"CC": headers.pop("BCC")})[1:]
         message = message.with_headers(headers)
+        message.envelope = BlindEnvelope.of(message.envelope, blind)
     return message, keys

@@ -104,10 +104,10 @@ class HookedQueue(Queue):
             self._store()
         if is_done and not extras.is_held:
             self._deal_lanes()
-            if extras.next_due <= now:  # time to live 0: whoever was there has got it
-                is_done = self._run_due(now)
         for dealt in extras.dealt:
             dealt()
+        if is_done and extras.next_due <= now:  # time to live 0: whoever was there has got it
+            is_done = self._run_due(now)
         if not is_done:
             self.touch()
         if had_incoming and extras.lanes.count and self._ring.consumers:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from leveret.protocol.codec import encode_method
+from leveret.protocol.codec import decode_method, encode_method
 from leveret.protocol.constants import (
     HAS_CONTENT_ENCODING,
     HAS_CONTENT_TYPE,
@@ -22,7 +22,7 @@ from leveret.protocol.constants import (
     HAS_MORE_FLAGS,
     PERSISTENT,
 )
-from leveret.protocol.content import FRAME_HEAD, Content, Envelope
+from leveret.protocol.content import CLASS_TICKET, FRAME_HEAD, Content, Envelope
 from leveret.protocol.errors import FrameError
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import (
@@ -35,7 +35,7 @@ from leveret.protocol.properties import (
 from leveret.protocol.wire import LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from leveret.protocol.properties import Properties
     from leveret.protocol.wire import Value
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # What a queued message costs besides its octets: object, bytes header, place in the run.
 OVERHEAD = 250
 CHANNEL_END = 3  # of a frame: type and channel
+MOST_PAYLOAD = 0xFFFF  # octets of a publish method, with what is kept behind it
 
 
 class Message(Content):
@@ -160,6 +161,59 @@ def address(
     """
     method = BasicPublish(exchange, routing_key, immediate=is_dead_letter)
     return Envelope(method, channel, encode_method(method))
+
+
+class BlindEnvelope(Envelope):
+    """The envelope of a message that had blind copies (the header BCC).
+
+    They stand behind the octets of the publish method, so they are kept with it and nobody is
+    told of them; a dead letter without a key of its own goes to them, too.
+
+    Attributes:
+      copies: Their routing keys.
+    """
+
+    __slots__ = ("copies",)
+
+    def __init__(self, method: BasicPublish, channel: int, payload: bytes, copies: bytes) -> None:
+        super().__init__(method, channel, payload)
+        self.payload = payload + copies
+        self.copies = tuple(_short_strings(copies))
+
+    @staticmethod
+    def of(envelope: Envelope, copies: Iterable[str]) -> Envelope:
+        """Return an envelope that knows of blind copies, or the same if they are too many."""
+        octets = b"".join([bytes((len(key),)) + key for key in map(str.encode, copies)])
+        method = envelope.method
+        if not octets or len(envelope.payload) + len(octets) > MOST_PAYLOAD:
+            return envelope
+        assert isinstance(method, BasicPublish)
+        return BlindEnvelope(method, envelope.channel, envelope.payload, octets)
+
+
+def stored_envelope(payload: bytes) -> Envelope:
+    """Return the envelope of a publish method's octets as they were kept.
+
+    Raises:
+      AMQPError: They are no method.
+    """
+    method = decode_method(payload)
+    if isinstance(method, BasicPublish):
+        end = CLASS_TICKET
+        for _ in ("exchange", "routing key"):
+            end += 1 + payload[end]
+        end += 1  # mandatory, immediate
+        if end < len(payload):
+            return BlindEnvelope(method, 0, payload[:end], payload[end:])
+    return Envelope(method, 0, payload)
+
+
+def _short_strings(octets: bytes) -> Iterator[str]:
+    at = 0
+    while at < len(octets):
+        end = at + 1 + octets[at]
+        yield octets[at + 1 : end].decode("utf-8", "surrogateescape")
+        at = end
 
 
 class Altered(Message):

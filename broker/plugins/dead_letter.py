@@ -17,7 +17,6 @@ from leveret.broker.core.exchange import route
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
 from leveret.broker.core.placing import find, republish
 from leveret.broker.plugins.death import cycle, dead_lettered
-from leveret.broker.plugins.headers import COUNT, without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +54,7 @@ class DeadLetter(QueueHook):
         time_s = vhost.broker.wall // 1000
         for _, message in entries:
             dead, keys = dead_lettered(
-                without(message, (COUNT,)),
+                message,
                 queue=queue.name,
                 reason=reason.value,
                 time_s=time_s,

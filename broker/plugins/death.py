@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from leveret.broker.core.message import address
+from leveret.broker.core.message import BlindEnvelope, address
 from leveret.protocol.errors import FrameError
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import locate, splice_headers, split_headers
@@ -90,7 +90,7 @@ def dead_lettered(
     envelope = message.envelope
     places = locate(header)
     expiration = header[places[3] + 1 : places[4]]
-    if b"death" in header or COPIES in header:
+    if b"death" in header or COPIES in header or isinstance(envelope, BlindEnvelope):
         death = envelope, expiration, queue, reason, time_s
         return _with_history(message, header, places, death, exchange, routing_key)
     append, new, keys = _without_history(
@@ -166,6 +166,8 @@ def _with_history(
     keys: tuple[str, ...]
     if routing_key is None:
         keys = (_publish(message.envelope).routing_key, *copies)
+        if isinstance(message.envelope, BlindEnvelope):
+            keys += message.envelope.copies
     else:
         keys = (routing_key,)
         headers.pop(COPIES, None)

@@ -13,10 +13,8 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from leveret.broker.core.message import Message
+from leveret.broker.core.message import Message, stored_envelope
 from leveret.broker.storage.base import StoreError
-from leveret.protocol.codec import decode_method
-from leveret.protocol.content import Envelope
 from leveret.protocol.errors import AMQPError
 from leveret.protocol.methods import BasicPublish
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from leveret.broker.storage.base import Ref
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.segment import Segment
+    from leveret.protocol.content import Envelope
 
 # A position, and where its message is: offset, octets of publish method, header and body.
 Positioned = tuple[int, tuple[int, int, int, int]]
@@ -48,7 +47,7 @@ class Envelopes:
         if envelope is None:
             if len(self._known) >= MEMO_LIMIT:
                 self._known.clear()
-            envelope = self._known[payload] = Envelope(decode_method(payload), 0, payload)
+            envelope = self._known[payload] = stored_envelope(payload)
         return envelope
 
 

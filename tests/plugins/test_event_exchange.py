@@ -7,7 +7,7 @@ from leveret.broker.core.policy import Policy
 from leveret.broker.core.users import Permissions, TopicPermissions
 from leveret.broker.plugins import event_exchange
 from leveret.broker.server.alarms import Alarms
-from leveret.protocol.errors import ChannelNotOpen
+from leveret.protocol.errors import AccessRefused
 from leveret.protocol.methods import (
     BasicCancel,
     BasicConsume,
@@ -259,7 +259,7 @@ def test_peers_are_told_by_address_and_port(client, listen):
 def test_a_login_that_fails(connect, listen):
     listen()
 
-    with pytest.raises(ChannelNotOpen):  # it is told to leave where it would go on
+    with pytest.raises(AccessRefused):
         connect(password="wrong")
 
     key, headers = listen.take()[0]

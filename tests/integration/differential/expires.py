@@ -30,10 +30,16 @@ def _watched(talk, milliseconds):
     return a
 
 
+def _hear_the_end(talk, channel):
+    """Ask for the exchange until it is gone, not all of the time."""
+    elapse(talk, 700)
+    channel.exchange_gone(talk.x)
+
+
 @conversation
 def unused_queue_expires(talk):
     a = _watched(talk, 800)
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)
     b = talk.channel()
     b(QueueDeclare(talk.q, passive=True))
 
@@ -44,23 +50,23 @@ def messages_of_an_expired_queue_are_no_dead_letters(talk):
     a(ExchangeDeclare(talk.x, "fanout", auto_delete=True))
     a(QueueBind(talk.q, talk.x))
     a.publish("", talk.q, b"1")
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)
     dead.quiet()
 
 
 USES = {
     "get": BasicGet,
     "get_no_ack": lambda queue: BasicGet(queue, no_ack=True),
-    "declare": lambda queue: QueueDeclare(queue, arguments={EXPIRES: 1200}),
+    "declare": lambda queue: QueueDeclare(queue, arguments={EXPIRES: 3000}),
     "passive_declare": lambda queue: QueueDeclare(queue, passive=True),
 }
 
 
 @conversation(each=USES)
 def used_queue_does_not_expire(talk, make):
-    a = _watched(talk, 1200)
+    a = _watched(talk, 3000)
     for _ in range(4):
-        elapse(talk, 400)
+        elapse(talk, 800)
         a(make(talk.q))
     a(ExchangeDeclare(talk.x, passive=True))
 
@@ -94,7 +100,7 @@ def queue_with_a_consumer_does_not_expire(talk):
     a.publish("", talk.q, b"1")
     a.hear()
     a(BasicCancel("tag"))
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)
 
 
 @conversation(each={"channel": lambda a: a(ChannelClose()), "connection": lambda a: a.peer.drop()})
@@ -104,14 +110,14 @@ def queue_expires_when_its_consumer_left(talk, leave):
     b(BasicConsume(talk.q, "tag"))
     elapse(talk, 1000)
     leave(b)
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)
 
 
 @conversation
 def expired_queue_is_made_anew(talk):
     a = _watched(talk, 800)
     a.publish("", talk.q, b"1")
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)
     b = talk.channel()
     b(QueueDeclare(talk.q, arguments={EXPIRES: 60_000}))
 
@@ -121,4 +127,4 @@ def unacked_messages_do_not_keep_a_queue(talk):
     a = _watched(talk, 800)
     a.publish("", talk.q, b"1")
     a(BasicGet(talk.q))
-    a.exchange_gone(talk.x)
+    _hear_the_end(talk, a)

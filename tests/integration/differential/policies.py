@@ -195,6 +195,7 @@ def queue_that_expires_by_policy(talk, words, arguments):
     a(ExchangeDeclare(talk.x, "fanout", auto_delete=True))
     a(QueueDeclare(talk.name(words), arguments=arguments))
     a(QueueBind(talk.name(words), talk.x))
+    elapse(talk, 600)
     a.exchange_gone(talk.x)
 
 

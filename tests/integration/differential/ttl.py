@@ -248,8 +248,8 @@ def time_counts_from_the_commit(talk):
 def committed_message_expires(talk):
     a, dead = mourned(talk, {})
     a(TxSelect())
-    a.publish("", talk.q, b"1", expiration="20")
-    a.publish("", talk.q, b"2", expiration="0")
+    a.publish("", talk.q, b"1", expiration="0")
+    a.publish("", talk.q, b"2", expiration="20")
     a(TxCommit())
     dead.hear(2)
 
