@@ -197,15 +197,21 @@ def stored_envelope(payload: bytes) -> Envelope:
     Raises:
       AMQPError: They are no method.
     """
-    method = decode_method(payload)
-    if isinstance(method, BasicPublish):
-        end = CLASS_TICKET
-        for _ in ("exchange", "routing key"):
-            end += 1 + payload[end]
-        end += 1  # mandatory, immediate
-        if end < len(payload):
-            return BlindEnvelope(method, 0, payload[:end], payload[end:])
+    end = _end_of_publish(payload)
+    method = decode_method(payload[:end])
+    if end < len(payload) and isinstance(method, BasicPublish):
+        return BlindEnvelope(method, 0, payload[:end], payload[end:])
     return Envelope(method, 0, payload)
+
+
+def _end_of_publish(payload: bytes) -> int:
+    """Return where a publish method ends: behind two names and an octet of bits."""
+    end = CLASS_TICKET
+    for _ in ("exchange", "routing key"):
+        if end >= len(payload):
+            return len(payload)
+        end += 1 + payload[end]
+    return end + 1
 
 
 def _short_strings(octets: bytes) -> Iterator[str]:
