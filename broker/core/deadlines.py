@@ -11,7 +11,9 @@ Called by: core.timers; queues whose messages expire or wait.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush, heapreplace
+from bisect import bisect_right
+from heapq import heapify, heappop, heappush, heapreplace, merge
+from operator import neg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -175,6 +177,37 @@ class Deadlines:
         else:
             heapify(few)
 
+    # What can be seen
+
+    def after(self, when: int, first: int = 0) -> Iterator[tuple[int, int, int]]:
+        """Return the entries from a time on, in order, as long as nothing changes.
+
+        Args:
+          when: The time.
+          first: The first position of that time that is of interest.
+
+        Returns:
+          When each is due, its first position, and how many they are; the first ones may be
+          before what was asked for.
+        """
+        self._store()
+        least = when << WHEN_SHIFT | max(first - MOST, 0) << FIRST_SHIFT
+        parts = [iter(sorted([entry for entry in self._few if entry >= least]))]
+        parts += [_from(row, least) for _, row in self._rows if row and row[0] >= least]
+        for entry in merge(*parts):
+            count = (entry & COUNT_MASK) + 1
+            yield entry >> WHEN_SHIFT, entry >> FIRST_SHIFT & FIRST_MASK, count
+
+    def count(self, first: int, end: int) -> int:
+        """Return how many positions are due from one time up to another, which is not meant."""
+        self._store()
+        least, most = first << WHEN_SHIFT, end << WHEN_SHIFT
+        count = _positions([entry for entry in self._few if least <= entry < most])
+        for _, row in self._rows:
+            if row and row[0] >= least and row[-1] < most:
+                count += _positions(row[_above(row, most) : _above(row, least)])
+        return count
+
     def rebuild(self, is_wanted: Callable[[int, int], bool]) -> Iterator[None]:
         """Forget the entries that are not wanted any more, in short steps.
 
@@ -212,6 +245,16 @@ class Deadlines:
         self._first = self._end
         self._entries = self.positions = 0
         return _free(rows)
+
+
+def _above(row: list[int], least: int) -> int:
+    """Return how many entries of a row, which come first, are not below another."""
+    return bisect_right(row, -least, key=neg)
+
+
+def _from(row: list[int], least: int) -> Iterator[int]:
+    """Return the entries of a row from one on, ascending."""
+    return map(row.__getitem__, range(_above(row, least) - 1, -1, -1))
 
 
 def _positions(entries: list[int]) -> int:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from leveret.broker.core.deadlines import Deadlines
 from leveret.broker.core.hooks import QueueHook
+from leveret.broker.core.identities import Identities
 from leveret.broker.core.lanes import Lanes
 from leveret.broker.core.runs import Runs
 from leveret.broker.core.shards import Shards
 from leveret.broker.core.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from leveret.broker.core.chunks import Paged
     from leveret.broker.core.hooked import HookedQueue
@@ -50,11 +51,13 @@ class Extras:
       waiting: Messages that are not ready before a moment.
       dues: Their positions by that moment.
       due: The moment of each.
+      identities: Those of them that have a name, by it.
       returns: How often messages came back, of those that did.
       fetching: What is being read to be dropped or made ready, and what is done with it then.
       leaving: How many those are.
       asked: Lanes by what is being read for them.
       is_held: Whether nothing is delivered.
+      tidying: Takes moments out of `dues` that nobody waits for, in steps; None if it does not.
       body_octets: Of the bodies of ready messages.
     """
 
@@ -69,12 +72,14 @@ class Extras:
         self.waiting = Runs()
         self.dues = Deadlines()
         self.due = Shards()
+        self.identities = Identities()
         self.returns = Shards()
         self.fetching: dict[Paged, Fetched] = {}
         self.leaving = 0
         self.asked: dict[Paged, Runs] = {}
         self.is_held = False
         self.body_octets = 0
+        self.tidying: Iterator[None] | None = None
         self.placing: dict[int, int] = {}  # while messages are placed: those that wait, until when
         self._timer: Timer | None = None
         self._gather()
@@ -111,6 +116,7 @@ class Extras:
         )
         self.placed = _gather(hooks, "placed", failed)
         self.due_hooks = _gather(hooks, "due", failed)
+        self.identity = _gather(hooks, "identity", failed)
         self.dealt = _gather(hooks, "dealt", failed)
         self.outgoing = _gather(hooks, "outgoing", failed)
         self.delivered = _gather(hooks, "delivered", failed)

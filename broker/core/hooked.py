@@ -28,6 +28,7 @@ from leveret.broker.core.message import OVERHEAD, Absent, Altered, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, UNLIMITED
 from leveret.broker.core.shards import Shards
+from leveret.broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 DUE_LIMIT = 2048
 
 
-class HookedQueue(Queue):
+class HookedQueue(Waiting):
     """A queue with hooks that say when, or in which order, messages are served."""
 
     __slots__ = ()
@@ -60,11 +61,6 @@ class HookedQueue(Queue):
         self.deal()
         waiting = self._awaited + len(self.incoming) + self.coming
         return self.extras.lanes.count + self.returned.count + waiting
-
-    @property
-    def waiting_count(self) -> int:
-        """How many messages wait for a moment."""
-        return self.extras.waiting.count
 
     def all_runs(self) -> Iterable[Runs]:
         """Return all rows of messages: lanes, and what waits."""
@@ -299,25 +295,6 @@ class HookedQueue(Queue):
             extras.body_octets += _bodies(messages)
             extras.lanes.append_at([position for position, _ in ready], messages)
 
-    def _put_aside(self, entries: Sequence[Entry], whens: Sequence[int], *, is_new: bool) -> None:
-        """Have messages wait until moments; what is new is after all that waits."""
-        extras = self.extras
-        positions = [position for position, _ in entries]
-        if is_new:
-            extras.waiting.append_at(positions, [message for _, message in entries])
-        else:
-            extras.waiting.insert_many(entries, self.sizes, self.living)
-        self._note_due(positions, whens)
-
-    def _note_due(self, positions: Sequence[int], whens: Sequence[int]) -> None:
-        extras, offset = self.extras, self.vhost.broker.wall_offset
-        for position, when in zip(positions, whens, strict=True):
-            extras.due.set(position, when)
-            extras.dues.add(when, position)
-        if self.log is not None:
-            self.log.note(Fact.DUE, positions, [when + offset for when in whens])
-        extras.set_timer()
-
     # What plugins tell
 
     def expire_at(self, when: int, first: int, count: int = 1) -> None:
@@ -328,20 +305,6 @@ class HookedQueue(Queue):
         if self.log is not None:
             wall = when + self.vhost.broker.wall_offset
             self.log.note(Fact.DEADLINE, range(first, first + count), [wall] * count)
-
-    def wait_until(self, position: int, when: int) -> None:
-        """Have a message that is being placed wait until a moment."""
-        self.extras.placing[position] = when
-
-    def waits_until(self, position: int) -> int:
-        """Return until when a message waits, or is about to wait; 0 if it does not."""
-        return self.extras.placing.get(position, 0) or self.extras.due.get(position)
-
-    def wait_entries(self, entries: Sequence[Entry], whens: Sequence[int]) -> None:
-        """Have messages wait that came back."""
-        ordered = sorted(zip(entries, whens, strict=True), key=lambda each: each[0][0])
-        some = [entry for entry, _ in ordered]
-        self._put_aside(some, [when for _, when in ordered], is_new=False)
 
     def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
@@ -418,27 +381,14 @@ class HookedQueue(Queue):
     def _run_due(self, now: int) -> bool:
         """Make ready what has waited, drop what has expired; return whether that was all."""
         extras = self.extras
-        for first, count in extras.dues.due(now, DUE_LIMIT):
-            self._end_wait(first, count, now)
+        if ranges := extras.dues.due(now, DUE_LIMIT):
+            self._end_waits(ranges, now)
         for first, count in extras.expiries.due(now, DUE_LIMIT):
             self.drop_range(first, first + count - 1, Reason.EXPIRED)
         return extras.next_due > now
 
-    def _end_wait(self, first: int, count: int, now: int) -> None:
-        extras, due = self.extras, self.extras.due
-        found = extras.waiting.remove(first, first + count - 1, self.sizes, self.living)
-        late = [entry for entry in found if due.get(entry[0]) > now]
-        if late:  # their moment has been changed
-            found = [entry for entry in found if due.get(entry[0]) <= now]
-            self.with_bodies(late, self._wait_on)
-        due.forget([position for position, _ in found])
-        if found:
-            self.with_bodies(found, self._make_ready)
-
-    def _wait_on(self, entries: list[Entry]) -> None:
-        self.extras.waiting.insert_many(entries, self.sizes, self.living)
-
-    def _make_ready(self, entries: list[Entry]) -> None:
+    def make_ready(self, entries: Sequence[Entry]) -> None:
+        """Have messages whose wait is over go where hooks, or else their lanes, want them."""
         extras = self.extras
         some: Sequence[Entry] = entries
         for due in extras.due_hooks:
@@ -450,7 +400,7 @@ class HookedQueue(Queue):
             some = [entry for entry in some if entry[0] not in gone]
             self.drop_entries(expired, Reason.EXPIRED)
         if some:
-            self._insert(some)
+            self._insert(sorted(some, key=_position))
             self.touch()
 
     def _insert(self, entries: Sequence[Entry]) -> None:
@@ -460,7 +410,7 @@ class HookedQueue(Queue):
 
     # What is not in memory
 
-    def with_bodies(self, found: list[AnyEntry], then: Callable[[list[Entry]], None]) -> None:
+    def with_bodies(self, found: Sequence[AnyEntry], then: Callable[[list[Entry]], None]) -> None:
         """Do something with messages that were taken out, once all of each is here."""
         here = [entry for entry in found if entry[1].__class__ is not Absent]
         if here:
@@ -470,7 +420,7 @@ class HookedQueue(Queue):
         if not absent or log is None:
             return
         for start in range(0, len(absent), CHUNK_LENGTH):
-            some = absent[start : start + CHUNK_LENGTH]
+            some = sorted(absent[start : start + CHUNK_LENGTH], key=_position)
             positions = [position for position, _ in some]
             size = octets(message for _, message in some)
             paged = Paged(positions[0], positions[-1] + 1, len(some), size, positions=positions)
@@ -611,10 +561,7 @@ class HookedQueue(Queue):
                 extras.lanes.restore(key, paged)
         for paged in _in_pieces(late, log):
             extras.waiting.append_paged(paged)
-        for position in late:
-            when = waits.get(position)
-            extras.due.set(position, when)
-            extras.dues.add(when, position)
+        self._restore_waiting(late, list(map(waits.get, late)))
 
     # The end
 

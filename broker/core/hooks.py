@@ -106,6 +106,10 @@ class QueueHook:
         """Return those of the messages whose wait is over that become ready now."""
         return entries
 
+    def identity(self, message: Message) -> str | None:
+        """Return by what name a message that waits can be found; None if it has none."""
+        return None
+
     def dealt(self) -> None:
         """Look at a queue that has just dealt what it could."""
 

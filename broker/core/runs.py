@@ -217,6 +217,30 @@ class Runs:
             entries += self._cut(chunks[start], first, last, sizes, living)
         return entries
 
+    def remove_many(
+        self, positions: Sequence[int], sizes: Sizes | None = None, living: Living | None = None
+    ) -> list[Entry]:
+        """Remove those messages at ascending positions that are here; see `remove`."""
+        entries: list[Entry] = []
+        at, count = 0, len(positions)
+        while at < count:
+            first, start = positions[at], at
+            at += 1
+            while at < count and positions[at] == first + at - start:
+                at += 1
+            entries += self.remove(first, positions[at - 1], sizes, living)
+        return entries
+
+    def get(self, position: int) -> Message | None:
+        """Return the message at a position if it is here, and in memory."""
+        index = self._find(position)
+        chunk = self._chunks[index] if index >= 0 else None
+        if not isinstance(chunk, Chunk):
+            return None
+        numbers = chunk.numbers
+        at = bisect_left(numbers, position)
+        return chunk.messages[at] if at < len(numbers) and numbers[at] == position else None
+
     def insert(
         self,
         position: int,

@@ -18,7 +18,7 @@ from leveret.broker.core.arguments import boolean, positive_milliseconds, type_n
 from leveret.broker.core.exchange_types import ExchangeType
 from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook
 from leveret.broker.core.placing import find, republish
-from leveret.broker.plugins.headers import negated_delay
+from leveret.broker.plugins.headers import identity_of, negated_delay
 from leveret.protocol.constants import HAS_HEADERS, TEN_YEARS_MS
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import BasicPublish
@@ -143,6 +143,10 @@ class Delay(ExchangeHook):
 class Holding(QueueHook):
     """What a hidden queue does: it has messages wait, and publishes those that are due."""
 
+    def identity(self, message: Message) -> str | None:
+        """Return by what name a message can be found."""
+        return identity_of(message)
+
     def placed(self, base: int, messages: Sequence[Message]) -> None:
         """Have messages wait; who is due already goes at once."""
         queue = cast("HookedQueue", self.queue)
@@ -174,6 +178,10 @@ def _deliver(exchange: Exchange, message: Message) -> None:
 
 class MessageDelay(QueueHook):
     """Has each message of a queue wait for the same time."""
+
+    def identity(self, message: Message) -> str | None:
+        """Return by what name a message can be found."""
+        return identity_of(message)
 
     def placed(self, base: int, messages: Sequence[Message]) -> None:
         """Have messages wait."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from leveret.protocol.constants import HAS_HEADERS, HAS_MESSAGE_ID
 from leveret.protocol.errors import FrameError
 from leveret.protocol.properties import split_headers
 from leveret.protocol.table import (
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.message import Message
 
-COUNT, DELAY = "x-delivery-count", "x-delay"
-_COUNT, _DELAY = COUNT.encode(), DELAY.encode()
+COUNT, DELAY, DELAY_ID = "x-delivery-count", "x-delay", "x-delay-id"
+_COUNT, _DELAY, _DELAY_ID = COUNT.encode(), DELAY.encode(), DELAY_ID.encode()
 # What stays of its type when its sign changes; of unsigned integers none does.
 _SIGNED = (int, float, Int8, Int16, Int64, LongInt64, Float32)
 _UNSIGNED = (UInt8, UInt16, UInt32)
@@ -55,6 +56,19 @@ def without(message: Message, names: Iterable[str]) -> Message:
         return message.spliced(found) if found else message
     except FrameError:  # nobody can read its headers
         return message
+
+
+def identity_of(message: Message) -> str | None:
+    """Return by what name a waiting message is known: its x-delay-id, or else its message-id."""
+    flags = message.flags
+    try:
+        if flags & HAS_HEADERS and _DELAY_ID in message.header:
+            name = (message.headers or {}).get(DELAY_ID)
+            if isinstance(name, str | int) and not isinstance(name, bool):
+                return str(name)
+        return message.properties.message_id if flags & HAS_MESSAGE_ID else None
+    except FrameError:  # nobody can read them
+        return None
 
 
 def negated_delay(message: Message) -> Message:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from leveret.broker.core.arguments import is_quorum, positive_milliseconds
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
-from leveret.broker.plugins.headers import with_count
+from leveret.broker.plugins.headers import identity_of, with_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,10 @@ class Redelivery(QueueHook):
     """Counts, limits and delays what comes back."""
 
     _limit: int | None
+
+    def identity(self, message: Message) -> str | None:
+        """Return by what name a message can be found."""
+        return identity_of(message)
 
     def refit(self) -> None:
         """Read limit and backoff."""

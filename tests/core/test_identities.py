@@ -1,0 +1,91 @@
+"""Identities: waiting messages by name, what is out of date, and hooked queues that use them."""
+
+from leveret.broker.core.identities import TOLERATED, Identities, hash_of
+
+NAME = hash_of("a")
+
+
+def waits_never(position: int) -> bool:
+    return False
+
+
+def test_hash_is_never_zero_and_fits_64_bits() -> None:
+    hashes = {hash_of(str(number)) for number in range(1000)}
+
+    assert 1000 == len(hashes)
+    assert all(0 < each < 1 << 64 for each in hashes)
+
+
+def test_positions_of_a_name_are_found_ascending() -> None:
+    identities = Identities()
+    identities.add([7, 3, 5], [NAME, NAME, hash_of("b")])
+
+    assert [3, 7] == identities.find(NAME)
+    assert [5] == identities.find(hash_of("b"))
+    assert [] == identities.find(hash_of("c"))
+
+
+def test_what_has_no_name_is_not_kept() -> None:
+    identities = Identities()
+    identities.add([1, 2], [0, NAME])
+
+    assert 1 == identities.count
+    assert [2] == identities.find(NAME)
+
+
+def test_a_message_that_waits_again_is_found_once() -> None:
+    identities = Identities()
+    identities.add([1], [NAME])
+    identities.add([1], [NAME])
+    identities.add([2, 1], [NAME, NAME])
+
+    assert [1, 2] == identities.find(NAME)
+
+
+def test_what_waits_no_longer_goes_once_it_is_most() -> None:
+    identities = Identities()
+    count = 3 * TOLERATED
+    identities.add(range(count), [hash_of(str(number)) for number in range(count)])
+    steps = 0
+    while identities.count > TOLERATED:
+        identities.tidy(10, lambda position: position < 10)
+        steps += 1
+
+    while identities.count > 10:
+        identities.tidy(0, lambda position: position < 10)
+    assert steps > 1
+    assert [9] == identities.find(hash_of("9"))
+    assert [] == identities.find(hash_of("10"))
+
+
+def test_few_that_are_out_of_date_stay() -> None:
+    identities = Identities()
+    identities.add(range(TOLERATED), [hash_of(str(number)) for number in range(TOLERATED)])
+
+    identities.tidy(0, waits_never)
+
+    assert TOLERATED == identities.count
+
+
+def test_very_many_of_one_name_are_tidied_in_steps_while_more_come() -> None:
+    identities = Identities()
+    count = 5 * TOLERATED
+    identities.add(range(count), [NAME] * count)
+    identities.tidy(1, lambda position: position == 5)
+    identities.add([count], [NAME])
+    for _ in range(count // TOLERATED + 1):
+        identities.tidy(count, lambda position: position == 5)
+
+    assert [5, count] == identities.find(NAME)
+    assert 2 == identities.count
+
+
+def test_what_was_added_twice_does_not_stay_so() -> None:
+    identities = Identities()
+    identities.add(range(TOLERATED), [NAME] * TOLERATED)
+    identities.add(range(TOLERATED), [NAME] * TOLERATED)
+    for _ in range(10):
+        identities.tidy(1, lambda position: position == 5)
+
+    assert [5] == identities.find(NAME)
+    assert 2 >= identities.count
