@@ -108,7 +108,8 @@ class Notes:
         return True
 
     def _queue_deleted(self, vhost: VirtualHost, queue: Queue) -> None:
-        self._drop((vhost.name, "queue", queue.name), queue.durable)
+        if not queue.is_hidden:  # another one may have its name
+            self._drop((vhost.name, "queue", queue.name), queue.durable)
 
     def _exchange_deleted(self, vhost: VirtualHost, exchange: Exchange) -> None:
         self._drop((vhost.name, "exchange", exchange.name), exchange.durable)

@@ -132,7 +132,7 @@ class QueueLog:
             if position in pending:
                 fresh[position] = value
                 continue
-            if segment is None or not segment.base <= position < segment.end:
+            if segment is None or not segment.covers(position):
                 segment = self.find(position)
             if segment is None or not segment.has(position):
                 continue
@@ -368,7 +368,7 @@ class QueueLog:
         found: dict[Segment, dict[int, int]] = {}
         segment: Segment | None = None
         for position, value in values:
-            if segment is None or position >= segment.end:
+            if segment is None or not segment.covers(position):
                 segment = self.find(position)
             if segment is not None and segment.has(position):
                 found.setdefault(segment, {})[position] = value

@@ -288,7 +288,7 @@ def _reached(row: LiveRow, log: QueueLog, values: Mapping[int, int]) -> dict[int
     found: dict[int, int] = {}
     segment: Segment | None = None
     for position, value in values.items():
-        if segment is None or not segment.base <= position < segment.end:
+        if segment is None or not segment.covers(position):
             segment = log.find(position)
         if segment is not None and segment.row.seq <= row.seq and segment.has(position):
             found[position] = value

@@ -4,8 +4,8 @@ Law: a segment is a record of messages that were put into one queue together. It
 one of them does; a row lives as long as one of its segments does, or an older row that it says
 something about: without it, what was settled there would come back.
 
-Called by: storage.journal, storage.queue_log, storage.row_builder, storage.recovery,
-storage.compaction, storage.row_inspection, storage.repair.
+Called by: storage.journal, storage.queue_log, storage.facts, storage.row_builder,
+storage.recovery, storage.compaction, storage.row_inspection, storage.repair.
 """
 
 from __future__ import annotations
@@ -170,6 +170,10 @@ class Segment:
             return position
         end = -1 if self._dead is None else self._dead.find(1, position - self.base)
         return self.end if end < 0 else self.base + end
+
+    def covers(self, position: int) -> bool:
+        """Whether no other one may have a position: what was moved is in younger ones."""
+        return self.live > 0 and self.base <= position < self.end
 
     def has(self, position: int) -> bool:
         """Whether a position of it is not settled."""

@@ -51,10 +51,10 @@ class Values:
     def between(self, first: int, end: int) -> dict[int, int]:
         """Return the values from a position up to another, ascending."""
         found: dict[int, int] = {}
-        for number in range(first >> SHARD_BITS, (end - 1 >> SHARD_BITS) + 1):
+        for number in range(first >> SHARD_BITS, ((end - 1) >> SHARD_BITS) + 1):
             shard = self._shards.get(number)
             if shard:
-                start, stop = max(first, number << SHARD_BITS), min(end, number + 1 << SHARD_BITS)
+                start, stop = max(first, number << SHARD_BITS), min(end, (number + 1) << SHARD_BITS)
                 some = sorted(shard) if len(shard) < stop - start else range(start, stop)
                 found.update((at, shard[at]) for at in some if start <= at < stop and at in shard)
         return found

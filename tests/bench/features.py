@@ -145,7 +145,16 @@ def delay(broker: Broker, count: int) -> dict:
     broker.restart()
     client = Client(broker)
     client.declare("plain", durable=True)
-    plain = client.publish(messages(BasicPublish("", "plain"), count, persistent=True), count)
+
+    def headers(number: int) -> dict[str, int]:
+        return {"x-delay": 3_600_000 + number * 7919 % 1_000_003}
+
+    def to(exchange: str, key: str) -> Iterator[bytes]:
+        return messages(BasicPublish(exchange, key), count, persistent=True, headers=headers)
+
+    cpu = process.cpu_seconds(broker.pid)
+    plain = client.publish(to("", "plain"), count)
+    plain_us = (process.cpu_seconds(broker.pid) - cpu) / count * 1e6
     client.link.call(QueueDelete("plain"), QueueDeleteOk)
     client.link.call(
         ExchangeDeclare(
@@ -156,20 +165,18 @@ def delay(broker: Broker, count: int) -> dict:
     client.declare("out", durable=True)
     client.link.call(QueueBind("out", "late", ""), QueueBindOk)
     before = process.settled_rss_bytes(broker.pid)
-    waiting = messages(
-        BasicPublish("late", ""),
-        count,
-        persistent=True,
-        headers=lambda number: {"x-delay": 3_600_000 + number * 7919 % 1_000_003},
-    )
     client = Client(broker)
-    delayed = client.publish(waiting, count)
+    cpu = process.cpu_seconds(broker.pid)
+    delayed = client.publish(to("late", ""), count)
+    us = (process.cpu_seconds(broker.pid) - cpu) / count * 1e6
     resident = process.settled_rss_bytes(broker.pid)
     broker.kill()
     broker.resume()
     return {
         "plain_rate": count / plain,
+        "plain_us": plain_us,
         "rate": count / delayed,
+        "us": us,
         "octets_each": (resident - before) / count,
         "recovery_s": broker.start_ms[-1] / 1000,
     }
@@ -198,6 +205,7 @@ def lateness(broker: Broker, rate: int, seconds: int) -> dict:
     consumer.link.call(BasicConsume("out", "c", no_ack=True), BasicConsumeOk)
     reader, late = Reader(), []
     data = consumer.link.received
+    consumer.link.socket.settimeout(60)
     while len(late) < count:
         for _, command in reader.feed(data):
             now = time.time()
@@ -225,7 +233,13 @@ def main(arguments: Sequence[str]) -> int:
     wanted = (
         options.only.split(",") if options.only else ["expire", "overflow", "delay", "lateness"]
     )
-    results: dict[str, list] = {}
+    missed = [*_beside(options, wanted), *_alone(options, wanted)]
+    print("\n".join(["missed:", *missed] if missed else ["all bars pass"]))
+    return 1 if missed else 0
+
+
+def _beside(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
+    """Measure Leveret and RabbitMQ; return the bars that are missed."""
     missed: list[str] = []
     for durable in (False, True):
         for kind, run in (("expire", expire), ("overflow", overflow)):
@@ -242,30 +256,33 @@ def main(arguments: Sequence[str]) -> int:
                     found[broker.name] = min(rounds, key=lambda each: each["us"])
                 finally:
                     broker.stop()
-            results[title] = found
             print(title, json.dumps(found), flush=True)
             missed += _judge(title, found) if kind == "expire" else []
-    if "delay" in wanted or "lateness" in wanted:
-        (broker,) = brokers([LEVERET], durable=True)
-        try:
-            if "delay" in wanted:
-                figures = results["delay"] = delay(broker, options.waiting)
-                print("delay", json.dumps(figures), flush=True)
-                if 2 * figures["rate"] < figures["plain_rate"]:
-                    missed.append("delay: published at less than half of a plain queue's rate")
-                if figures["recovery_s"] > 3:
-                    missed.append("delay: recovery takes more than 3 s")
-            if "lateness" in wanted:
-                figures = results["lateness"] = lateness(broker, 5000, 10)
-                print("lateness", json.dumps(figures), flush=True)
-                if figures["p99_ms"] > 20:
-                    missed.append("lateness: p99 is above 20 ms")
-                if figures["earliest_ms"] < -1:
-                    missed.append("lateness: one came too early")
-        finally:
-            broker.stop()
-    print("\n".join(["missed:", *missed] if missed else ["all bars pass"]))
-    return 1 if missed else 0
+    return missed
+
+
+def _alone(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
+    """Measure what RabbitMQ has not, as Debian packages it; return the bars that are missed."""
+    missed: list[str] = []
+    (broker,) = brokers([LEVERET], durable=True)
+    try:
+        if "delay" in wanted:
+            figures = delay(broker, options.waiting)
+            print("delay", json.dumps(figures), flush=True)
+            if 2 * figures["rate"] < figures["plain_rate"]:
+                missed.append("delay: published at less than half of a plain queue's rate")
+            if figures["recovery_s"] > 3:
+                missed.append("delay: recovery takes more than 3 s")
+        if "lateness" in wanted:
+            figures = lateness(broker, 5000, 10)
+            print("lateness", json.dumps(figures), flush=True)
+            if figures["p99_ms"] > 20:
+                missed.append("lateness: p99 is above 20 ms")
+            if figures["earliest_ms"] < -1:
+                missed.append("lateness: one came too early")
+    finally:
+        broker.stop()
+    return missed
 
 
 def _judge(title: str, found: dict) -> list[str]:

@@ -122,6 +122,15 @@ def test_notes_go_with_their_owner(
     } == (set(changes))
 
 
+def test_a_hidden_queue_takes_no_notes_along_of_a_queue_of_its_name(broker: Broker) -> None:
+    broker.notes.put(QUEUE, "dedup", b"k", b"1")
+    broker.vhosts["/"].hidden_queue("q", durable=True)
+
+    broker.vhosts["/"].delete_hidden("q")
+
+    assert [QUEUE] == broker.notes.owners("dedup")
+
+
 def test_notes_of_the_default_exchange_go_with_its_virtual_host(broker: Broker) -> None:
     broker.notes.put(("/", "exchange", ""), "dedup", b"k", b"1")
 

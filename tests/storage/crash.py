@@ -1,12 +1,14 @@
 """A process that commits what a seed says, and what must be found after its end.
 
 It marks in its folder what has returned. As a program it is the process; `record` runs it and notes
-all that it does to its files; `crash` looks at what may be left of them.
+all that it does to its files; `crash` looks at what may be left of them, and at what that says of
+messages where a journal made the rows (noted.py).
 
 Called by: test_crash_points, test_faults.
 """
 
 import os
+import pickle
 import shutil
 import sqlite3
 import sys
@@ -21,6 +23,7 @@ from leveret.broker.storage.base import Definition, Ref, Row, StoreError
 
 from ..support import disk
 from ..support.durable import commit
+from .noted import known_in
 
 COMMITS = 150
 SIZES = (0, 40, 3_000, 20_000, 60_000, 90_000)
@@ -54,11 +57,11 @@ def commits(seed):
     return planned
 
 
-def states(seed):
+def states(planned):
     """Return what is there before the first commit and after each: rows, and definitions."""
     rows, definitions = {}, {}
     found = [({}, [])]
-    for some in commits(seed):
+    for some in planned:
         for row in some:
             rows[row.seq] = row.index, row.body
             for seq in row.delete:
@@ -74,13 +77,13 @@ def states(seed):
     return found
 
 
-async def write(folder, seed):
+async def write(folder, planned):
     marks = os.open(folder / "marks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     store = sqlite.SQLiteStore(folder)
     await store.open()
     lease = await store.acquire(0, "hare", 10)
     os.write(marks, b"E%d\n" % lease.epoch)
-    for number, rows in enumerate(commits(seed), 1):
+    for number, rows in enumerate(planned, 1):
         await commit(store, [(lease, row) for row in rows])
         os.write(marks, b"C%d\n" % number)
         if number % 20 == 0:
@@ -93,11 +96,16 @@ async def write(folder, seed):
     await store.close()
 
 
-def record(library, folder, seed, fault="", synchronous="FULL"):
-    """Let the writer write; return its exit status and what it did."""
-    data = (folder / "data").resolve()
+def record(library, folder, seed, fault="", synchronous="FULL", planned=None):
+    """Let the writer write; return its exit status and what it did.
+
+    Args:
+      planned: The rows of each commit, if they are others than the seed says.
+    """
+    data, plan = (folder / "data").resolve(), (folder / "plan").resolve()
     data.mkdir()
-    writer = [sys.executable, "-m", "tests.storage.crash", data, str(seed), synchronous]
+    plan.write_bytes(pickle.dumps(planned or commits(seed)))
+    writer = [sys.executable, "-m", "tests.storage.crash", data, plan, synchronous]
     status = disk.run(library, data, folder / "record", writer, fault)
     operations = disk.read_record(folder / "record")
     (folder / "record").unlink()
@@ -136,9 +144,13 @@ async def look(folder):
     return (rows, list(definitions)), lease.epoch, corrupt
 
 
-async def crash(operations, folder, seed, points, first=0):
-    """Crash at some points; return what was wrong after each: nothing, if all is well."""
-    right = states(seed)
+async def crash(operations, folder, seed, points, first=0, planned=None, known=()):
+    """Crash at some points; return what was wrong after each: nothing, if all is well.
+
+    Args:
+      known: What rows say of messages before the first commit and after each, if anything.
+    """
+    right = states(planned or commits(seed))
     problems = []
     for number, (done, files) in enumerate(disk.crashes(operations, points, Random(seed), first)):
         data = folder / f"crash-{number}"
@@ -157,6 +169,10 @@ async def crash(operations, folder, seed, points, first=0):
         if state not in right[returned : returned + 2]:
             others = [n for n, one in enumerate(right) if one == state]
             problems.append(f"crash {number}: {returned} had returned, found {others or 'a mix'}")
+        elif known:
+            facts = known_in({seq: index for seq, (index, _) in state[0].items()})
+            if facts != known[right.index(state, returned)]:
+                problems.append(f"crash {number}: {returned} had returned, other facts")
         if next_epoch <= epoch:
             problems.append(f"crash {number}: epoch {next_epoch} after {epoch}")
         shutil.rmtree(data)
@@ -170,7 +186,7 @@ if __name__ == "__main__":
     bodies.LEAST = 50_000
     bodies.FILE_SIZE, bodies.DEAD = 200_000, 100_000  # so that files end, and parts are given back
     try:
-        trio.run(write, Path(sys.argv[1]), int(sys.argv[2]))
+        trio.run(write, Path(sys.argv[1]), pickle.loads(Path(sys.argv[2]).read_bytes()))
     except StoreError as problem:
         print(type(problem).__name__, problem, file=sys.stderr)
         sys.exit(3)

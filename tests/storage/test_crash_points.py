@@ -11,6 +11,7 @@ from leveret.broker.storage.bodies import BLOCK
 
 from ..support import disk
 from .crash import COMMITS, crash, marks_of, record
+from .noted import noted
 
 pytestmark = pytest.mark.skipif(
     bool(disk.reason_against_recording()), reason=disk.reason_against_recording()
@@ -40,6 +41,26 @@ async def test_nothing_is_lost_at_many_points(library, tmp_path, seed):
     _, operations = record(library, tmp_path, seed)
 
     assert [] == await crash(operations, tmp_path, seed, 300)
+
+
+async def facts_problems(library, folder, seed, points):
+    """Return what is wrong after crashes of a writer that writes rows of a journal."""
+    noting = noted(seed, COMMITS)
+    status, operations = record(library, folder, seed, planned=noting.commits)
+    assert 0 == status
+    assert any(one.kind == disk.UNLINK and is_of_bodies(one.name) for one in operations)
+    planned, known = noting.commits, noting.known
+    return await crash(operations, folder, seed, points, planned=planned, known=known)
+
+
+async def test_facts_are_there_if_and_only_if_their_commit_is(library, tmp_path):
+    assert [] == await facts_problems(library, tmp_path, 1, 40)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 6))
+async def test_facts_are_there_at_many_points(library, tmp_path, seed):
+    assert [] == await facts_problems(library, tmp_path, seed, 300)
 
 
 async def test_without_synchronisation_these_tests_would_fail(library, tmp_path):

@@ -658,6 +658,24 @@ def test_counts_of_what_is_moved_go_with_it_however_many_wait(
     assert {1: 1} == dict(recovered.log(1).counts)
 
 
+def test_a_count_is_told_though_another_is_of_what_was_between_messages_that_are_moved(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "AGE", 0)
+    monkeypatch.setattr(compaction, "LEAST_ROWS", 1)
+    log = journal.log(1)
+    log.enqueued(0, [message(), message(b"", TRANSIENT), message()])
+    disk.commit(journal)
+    log.settled([0])
+    disk.commit(journal)
+    journal.move(disk.read(journal))
+    log.returned([1, 2])
+    disk.commit(journal)
+
+    recovered, _ = disk.recover({1})
+    assert {2: 1} == dict(recovered.log(1).counts)
+
+
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_what_is_settled_is_not_counted_any_more(
     journal: Journal, disk: Disk, is_committed: bool

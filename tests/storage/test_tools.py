@@ -16,16 +16,17 @@ import trio
 from leveret.broker.core.batch import Batch
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.chunks import Paged
+from leveret.broker.core.log import Fact
 from leveret.broker.core.message import Message
 from leveret.broker.persistence import Persistence
 from leveret.broker.storage import database, lock, repair, row_builder, salvage, tools
 from leveret.broker.storage.base import CHANGED, Damaged, Definition, StoreError
 from leveret.broker.storage.catalog import Catalog
-from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, QUEUE, seal
+from leveret.broker.storage.catalog_format import BINDING, EXCHANGE, NOTE, QUEUE, seal
 from leveret.broker.storage.journal import Journal
-from leveret.broker.storage.records import DEFINED, decode, split
+from leveret.broker.storage.records import DEFINED, Column, decode, split
 from leveret.broker.storage.records import seal as seal_index
-from leveret.broker.storage.recovery import Recovery
+from leveret.broker.storage.recovery import Found, Recovery
 from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
@@ -95,18 +96,27 @@ class Made:
 
     def content(self) -> dict[str, dict[int, bytes]]:
         """Return the bodies that a start would find, by queue and position."""
-        journal = Journal(Batch())
-        recovery = Recovery(journal)
-        for seq, index, size in self.execute("SELECT seq, idx, length(body) FROM batch"):
-            recovery.read(seq, index, size)
-        found = recovery.finish(set(self.numbers.values()))
-        assert [] == recovery.lost
+        journal, found = self._recovered()
         content = {}
         for name, number in self.numbers.items():
             content[name] = {}
             for run in found[number].runs if number in found else ():
                 content[name].update(self._bodies(journal, number, run))
         return content
+
+    def facts(self, fact: Fact) -> dict[int, int]:
+        """Return what a start would know of orders, by position."""
+        journal, _ = self._recovered()
+        return dict(journal.log(self.numbers["orders"]).facts(fact))
+
+    def _recovered(self) -> tuple[Journal, dict[int, Found]]:
+        journal = Journal(Batch())
+        recovery = Recovery(journal)
+        for seq, index, size in self.execute("SELECT seq, idx, length(body) FROM batch"):
+            recovery.read(seq, index, size)
+        found = recovery.finish(set(self.numbers.values()))
+        assert [] == recovery.lost
+        return journal, found
 
     def _bodies(self, journal: Journal, number: int, paged: Paged) -> dict[int, bytes]:
         waiting = Waiting()
@@ -159,6 +169,8 @@ def made(tmp_path: Path) -> Made:
     """Five commits with every kind of record; the fourth has all of them, and says it of others."""
     made = Made(tmp_path / "data")
     made.orders.enqueued(0, [message(b"%d" % each) for each in range(10)])
+    made.orders.note(Fact.DEADLINE, range(10), range(100, 110))
+    made.orders.note(Fact.LANE, [0, 9], [1, 1])
     made.commit()
     made.mails.enqueued(0, [message(b"m%d" % each) for each in range(5)])
     made.commit()
@@ -170,6 +182,8 @@ def made(tmp_path: Path) -> Made:
     made.orders.settled([0, 2, 10])
     made.orders.delivered(4)
     made.orders.returned([3])
+    made.orders.note(Fact.DEADLINE, [3, 5, 13], [0, 205, 113])
+    made.orders.note(Fact.DUE, [4], [7])
     made.commit()
     made.mails.enqueued(6, [message(b"m6")])
     made.mails.settled([1])
@@ -179,6 +193,7 @@ def made(tmp_path: Path) -> Made:
 
 ORDERS = {n: b"%d" % n for n in (1, *range(3, 10), 12, 13)} | {11: b"shared" * 100}
 MAILS = {n: b"m%d" % n for n in (0, 2, 3, 4, 6)} | {5: b"shared" * 100}
+DEADLINES = {1: 101, 4: 104, 5: 205, 6: 106, 7: 107, 8: 108, 9: 109, 13: 113}
 
 
 def lost(answer: tools.Answer, what: str = "lost") -> dict[str, list]:
@@ -238,7 +253,7 @@ def test_info_tells_damage_and_take_in_more(made: Made) -> None:
 # Damaged rows
 
 
-@pytest.mark.parametrize("kind", ["Enqueued", "Settled", "Delivered", "Counted"])
+@pytest.mark.parametrize("kind", ["Enqueued", "Settled", "Delivered", "Counted", "Column", "Facts"])
 def test_a_flipped_bit_in_any_record_is_found_and_its_row_dropped(made: Made, kind: str) -> None:
     seq = made.seqs[3]
     at = len(seal_index([]))
@@ -357,6 +372,59 @@ def test_of_a_row_that_is_understood_only_the_damaged_message_is_dropped(
     orders = {**ORDERS}
     del orders[4]
     assert {"orders": orders, "mails": MAILS} == made.content()
+    assert tools.check(made.folder).is_good
+
+
+@pytest.mark.parametrize("gone", [0, 1, 4, 8, 9])
+def test_facts_of_messages_that_are_left_stay_and_of_others_go(made: Made, gone: int) -> None:
+    """0 is settled and not known any more; what stands behind the records is of all queues."""
+    made.flip(made.seqs[0], gone * (PUBLISH + HEADER + 1), "body")
+
+    repair.repair(made.folder)
+
+    columns = [
+        record
+        for record in decode(made.index(made.seqs[0]))
+        if isinstance(record, Column) and record.fact == Fact.DEADLINE
+    ]
+    left = [each for each in range(10) if each != gone]
+    assert left == [at for each in columns for at in range(each.base, each.base + len(each.values))]
+    assert {n: at for n, at in DEADLINES.items() if n != gone} == made.facts(Fact.DEADLINE)
+    assert {n: 7 for n in (4,) if n != gone} == made.facts(Fact.DUE)
+    assert {n: 1 for n in (9,) if n != gone} == made.facts(Fact.LANE)
+
+
+def test_what_a_damaged_row_said_later_of_others_is_lost_and_no_more(made: Made) -> None:
+    made.flip(made.seqs[3], 0)
+
+    repair.repair(made.folder)
+
+    assert dict(zip(range(10), range(100, 110), strict=True)) == made.facts(Fact.DEADLINE)
+    assert {} == made.facts(Fact.DUE)
+
+
+def test_a_database_made_anew_has_all_facts(made: Made) -> None:
+    made.flip(made.seqs[2], 0)
+    found = tools.inspected(made.file)
+    found.is_torn = True
+
+    repair._make_anew(made.file, found)
+
+    assert DEADLINES == made.facts(Fact.DEADLINE)
+    assert {4: 7} == made.facts(Fact.DUE)
+
+
+def test_compacting_takes_facts_along(made: Made) -> None:
+    made.orders.settled([1, 4, 6, 7, 8, 12])
+    made.commit()
+
+    answer = tools.compact(made.folder)
+
+    assert answer.facts["moved"] > 0
+    left = {n: at for n, at in DEADLINES.items() if n in (5, 9, 13)}
+    assert left == made.facts(Fact.DEADLINE)
+    assert {} == made.facts(Fact.DUE)
+    assert {9: 1} == made.facts(Fact.LANE)
     assert tools.check(made.folder).is_good
 
 
@@ -705,6 +773,34 @@ def test_definitions_of_absent_parts_are_no_damage_and_kept(made: Made) -> None:
     assert answer.is_good
     assert 3 == sum(line.startswith("note: ") for line in answer.lines)
     assert "note: stream 's': this kind is not known" in answer.lines
+
+
+def test_notes_of_plugins_are_no_damage_also_if_their_owner_is_absent(made: Made) -> None:
+    made.broker.notes.put(("shop", "queue", "orders"), "dedup", b"k", b"1")
+    key = b"\x04shop\x01x"
+    made.journal.note(seal(EXCHANGE, key, b"\x00\x06x-late" + b"\x00\x00\x00\x00"))
+    made.journal.note(seal(NOTE, b"\x04shop\x08exchange\x01x\x05dedupk", b"1"))
+    made.commit()
+
+    answer = tools.check(made.folder)
+
+    assert answer.is_good
+    assert 2 == sum(line.startswith("note: ") for line in answer.lines)
+    text = "note: 1 notes: exchange 'x' in vhost 'shop' is not there; kept as they are"
+    assert text in answer.lines
+
+
+def test_a_damaged_note_is_dropped_by_a_repair(made: Made) -> None:
+    for key in (b"k", b"l"):
+        made.broker.notes.put(("shop", "queue", "orders"), "dedup", key, b"1")
+    made.commit()
+    made.execute("UPDATE meta SET value = x'00' WHERE kind = ? AND instr(key, ?)", NOTE, b"dedupk")
+
+    answer = repair.repair(made.folder)
+
+    assert any("note 'shop' 'queue' 'orders' 'dedup' is damaged" in each for each in answer.lines)
+    assert tools.check(made.folder).is_good
+    assert [(b"dedupl",)] == made.execute("SELECT substr(key, -6) FROM meta WHERE kind = ?", NOTE)
 
 
 def test_a_limit_of_queues_below_what_is_there_is_no_damage(made: Made) -> None:
