@@ -9,6 +9,7 @@ Called by: app (sets the clock, starts it).
 
 from __future__ import annotations
 
+from math import floor
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def difference() -> int:
 def set_clock(broker: Broker) -> None:
     """Set a broker's time, and what the wall clock shows then."""
     broker.now = now()
-    broker.wall_offset = int(time() * 1000) - broker.now
+    # rounded down: what is due at a time of the wall clock never comes before it
+    broker.wall_offset = floor((time() - trio.current_time()) * 1000)
 
 
 class Clock:

@@ -196,10 +196,10 @@ def lateness(broker: Broker, rate: int, seconds: int) -> dict:
     client.link.call(QueueBind("out", "late", ""), QueueBindOk)
     count = rate * seconds
     start = time.time() + count / 20_000 + AHEAD
-    dues = [start + number / rate for number in range(count)]
+    dues = [int((start + number / rate) * 1000) / 1000 for number in range(count)]
 
     def at(number: int) -> dict[str, int]:
-        return {"x-deliver-at": int(dues[number] * 1000), "n": number}
+        return {"x-deliver-at": round(dues[number] * 1000), "n": number}
 
     client.publish(messages(BasicPublish("late", ""), count, persistent=True, headers=at), count)
     consumer.link.call(BasicConsume("out", "c", no_ack=True), BasicConsumeOk)
@@ -211,7 +211,8 @@ def lateness(broker: Broker, rate: int, seconds: int) -> dict:
             now = time.time()
             if isinstance(command, Contents):
                 late += [now - dues[content.headers["n"]] for content in command]
-        data = consumer.link.socket.recv(1 << 18)
+        if len(late) < count:
+            data = consumer.link.socket.recv(1 << 18)
     late.sort()
     return {
         "earliest_ms": late[0] * 1000,
@@ -278,7 +279,7 @@ def _alone(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
             print("lateness", json.dumps(figures), flush=True)
             if figures["p99_ms"] > 20:
                 missed.append("lateness: p99 is above 20 ms")
-            if figures["earliest_ms"] < -1:
+            if figures["earliest_ms"] < 0:
                 missed.append("lateness: one came too early")
     finally:
         broker.stop()
