@@ -11,6 +11,7 @@ from leveret.broker.app import GC_THRESHOLD
 from leveret.broker.core.broker import Broker
 
 from .support.client import Client
+from .support.strategies import STRATEGIES, registry
 
 
 def pytest_collection_finish() -> None:
@@ -27,10 +28,24 @@ def _leave_no_garbage() -> Iterator[None]:
     gc.collect()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of modules that ask for it with plain and with hooked queues."""
+    if hasattr(metafunc.module, "BOTH_STRATEGIES") and "strategy" in metafunc.fixturenames:
+        marks = metafunc.definition.iter_markers("parametrize")
+        if all(mark.args[0] != "strategy" for mark in marks):
+            metafunc.parametrize("strategy", STRATEGIES, indirect=True)
+
+
 @pytest.fixture
-def broker() -> Broker:
+def strategy(request: pytest.FixtureRequest) -> str:
+    """Of which kind all queues are: plain, or hooked."""
+    return getattr(request, "param", "plain")
+
+
+@pytest.fixture
+def broker(strategy: str) -> Broker:
     """A broker with a virtual host and its administrator, guest."""
-    made = Broker()
+    made = Broker(registry=registry(strategy))
     made.add_defaults()
     return made
 

@@ -386,16 +386,41 @@ class Channel:
 
     def reject(self, entries: list[Entry]) -> None:
         """Drop rejected messages; hooks of their queues get them."""
-        by_queue: dict[Queue, list[tuple[int, Message]]] = {}
-        for consumer, position, message in entries:
-            extras = consumer.queue.extras
-            if extras is not None and extras.dropped:
-                assert not isinstance(message, Absent)  # nothing is forgotten of such a queue
-                by_queue.setdefault(consumer.queue, []).append((position, message))
+        by_queue: dict[Queue, list[Entry]] = {}
+        for entry in entries:
+            queue = entry[0].queue
+            if queue.extras is not None and queue.extras.dropped and not queue.deleted:
+                by_queue.setdefault(queue, []).append(entry)
         for queue, some in by_queue.items():
-            if not queue.deleted:
-                queue.reject(some)
+            entries = [entry for entry in entries if entry[0].queue is not queue]
+            self._reject_in(queue, some)
         self.discard(entries)
+
+    def _reject_in(self, queue: Queue, entries: list[Entry]) -> None:
+        """Have the hooks of a queue get what was rejected in it."""
+        here: list[tuple[int, Message]] = []
+        absent: list[tuple[int, Message | Absent]] = []
+        for _, position, message in entries:
+            if isinstance(message, Absent):
+                absent.append((position, message))
+            else:
+                here.append((position, message))
+        if here and not queue.reject(here):
+            queue.forget(here)  # the log keeps them: they come back with a restart
+            self._count_settled(entries)
+        else:
+            self.discard([entry for entry in entries if not isinstance(entry[2], Absent)])
+            self._count_settled([entry for entry in entries if isinstance(entry[2], Absent)])
+        queue.reject_absent(absent)
+
+    def _count_settled(self, entries: list[Entry]) -> None:
+        """Count messages as settled that the log keeps."""
+        for consumer, _, message in entries:
+            consumer.queue.settle(1, octets((message,)))
+            consumer.queue.absent_bytes -= absent_octets((message,))
+            self._give_back(consumer, 1)
+        if self.parked:
+            self.unpark()
 
     def discard(self, entries: list[Entry]) -> None:
         """Forget settled messages and give their credit back."""

@@ -138,9 +138,9 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
     """Check a message, find its queues, put it into them; return whether one has refused it."""
     session = channel.session
     flags = message.flags & LOOK_AT
-    if channel.transaction is None and not flags & ~HAS_EXPIRATION:
-        known = memo.by_admission.get(message.envelope) or memo.current().get(message.envelope)
-        if known:
+    if channel.transaction is None:
+        known = _known(message, flags, memo)
+        if known is not None:
             return _place_known(channel, message, known)
     method = message.envelope.method
     if not isinstance(method, BasicPublish):
@@ -162,6 +162,21 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
         channel.transaction.hold_publish(message, queues, mandatory)
         return False
     return place(channel, message, queues, mandatory)
+
+
+def _known(message: Message, flags: int, memo: Routes) -> Sequence[Queue] | None:
+    """Return the queues of a message that goes where others like it went, None if nobody knows."""
+    envelope = message.envelope
+    if not flags & ~HAS_EXPIRATION:
+        known = memo.by_admission.get(envelope) or memo.current().get(envelope)
+        if known:
+            return known
+    found = memo.by_hooks.get(envelope)
+    if found is None or flags & ~HAS_HEADERS or (flags and _may_have_copies(message)):
+        return None
+    method = envelope.method
+    assert isinstance(method, BasicPublish)
+    return pass_hooks(found, (method.routing_key,), message)[0]
 
 
 def _place_known(channel: Channel, message: Message, queues: Sequence[Queue]) -> bool:
@@ -202,6 +217,8 @@ def _find(
     if found.stops:
         queues, is_diverted = pass_hooks(found, keys, message)
         is_taken = is_taken or is_diverted
+        if found.stops == (exchange,) and len(keys) == 1 and not method.mandatory:
+            memo.by_hooks[envelope] = found
     elif len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX):
         if depends:
             memo.by_headers[envelope] = exchange

@@ -14,10 +14,10 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Protocol
 
-from leveret.broker.core.message import OVERHEAD, absent, octets
+from leveret.broker.core.message import OVERHEAD, Absent, absent, octets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry
@@ -60,7 +60,7 @@ def has(positions: Sequence[int], position: int) -> bool:
     return at < len(positions) and positions[at] == position
 
 
-def cut(messages: Sequence[Message], limit: int) -> Iterator[tuple[int, int, int]]:
+def cut(messages: Sequence[Message | Absent], limit: int) -> Iterator[tuple[int, int, int]]:
     """Return start, end and octets of pieces that have no more than so many, unless it is one."""
     start = size = 0
     for index, message in enumerate(messages):
@@ -202,6 +202,7 @@ class Paged:
       end: The position after the last one.
       count: How many they are.
       octets: What they are accounted for.
+      bodies: How much of that are bodies; known only of those that a slot has.
       slot: Where they are; None if the log knows that by their positions.
       positions: Those of all of them; None if they are all that is not settled from base to end,
         which they are as long as nothing was taken out.
@@ -209,7 +210,9 @@ class Paged:
       is_asked: Whether they are being read.
     """
 
-    __slots__ = ("base", "count", "end", "is_asked", "octets", "positions", "slot", "stored")
+    __slots__ = (
+        *("base", "bodies", "count", "end", "is_asked", "octets", "positions", "slot", "stored"),
+    )
 
     def __init__(
         self,
@@ -219,11 +222,13 @@ class Paged:
         octets: int,
         slot: Slot | None = None,
         positions: Sequence[int] | None = None,
+        bodies: int = 0,
     ) -> None:
         self.base = base
         self.end = end
         self.count = count
         self.octets = octets
+        self.bodies = bodies
         self.slot = slot
         self.positions = positions
         self.stored: Sequence[int] | None = None
@@ -265,7 +270,7 @@ class Paged:
         if start == end:
             return []
         entries = self._entries(numbers[start:end], sizes)
-        self._keep([*numbers[:start], *numbers[end:]], octets(each for _, each in entries))
+        self._keep([*numbers[:start], *numbers[end:]], *_octets_of(entries))
         return entries
 
     def split(self, position: int, sizes: Sizes | None, living: Living | None) -> Paged:
@@ -274,14 +279,15 @@ class Paged:
         at = bisect_left(numbers, position)
         is_front_less = 2 * at < self.count  # to ask for the sizes of
         some = self._entries(numbers[:at] if is_front_less else numbers[at:], sizes)
-        size = octets(each for _, each in some)
+        size, bodies = _octets_of(some)
         if is_front_less:
-            size = self.octets - size
+            size, bodies = self.octets - size, self.bodies - bodies
         after = Paged(
             numbers[at], self.end, self.count - at, size, self.slot, array("Q", numbers[at:])
         )
         after.stored = self.stored
-        self._keep(numbers[:at], size)
+        after.bodies = bodies
+        self._keep(numbers[:at], size, bodies)
         return after
 
     def chosen(self, messages: list[Message], positions: Sequence[int] | None) -> list[Message]:
@@ -297,19 +303,33 @@ class Paged:
         both = zip(read, messages, strict=True)
         return [message for position, message in both if position in wanted]
 
-    def _entries(self, positions: Iterable[int], sizes: Sizes | None) -> list[Entry]:
-        if self.slot is not None:  # what each takes only the file knows
-            one = absent(0, self.octets // self.count)
-            return [(position, one) for position in positions]
-        assert sizes is not None
-        return [(position, absent(*sizes(position))) for position in positions]
+    def _entries(self, positions: Sequence[int], sizes: Sizes | None) -> list[Entry]:
+        if self.slot is None:
+            assert sizes is not None
+            return [(position, absent(*sizes(position))) for position in positions]
+        # What each takes only the file knows: they have equal shares, the last one what is over.
+        heads, bodies, count = self.octets - self.bodies, self.bodies, self.count
+        one = Absent(heads // count, bodies // count, self.slot, self.stored)
+        entries: list[Entry] = [(position, one) for position in positions]
+        if len(entries) == count:
+            over = heads % count, bodies % count
+            last = Absent(one.header_size + over[0], one.size + over[1], self.slot, self.stored)
+            entries[-1] = positions[-1], last
+        return entries
 
-    def _keep(self, positions: Sequence[int], size: int) -> None:
+    def _keep(self, positions: Sequence[int], size: int, bodies: int) -> None:
         """Be only some of the messages; octets that the others have are no longer accounted for."""
         self.positions = array("Q", positions)
         self.base, self.end = positions[0], positions[-1] + 1
         self.count = len(positions)
         self.octets -= size
+        self.bodies -= bodies
+
+
+def _octets_of(entries: Sequence[Entry]) -> tuple[int, int]:
+    """Return what entries are accounted for, and what bodies have of that if a slot has them."""
+    bodies = [each.size for _, each in entries if isinstance(each, Absent) and each.slot]
+    return octets(each for _, each in entries), sum(bodies)
 
 
 def neighbours(chunk: Chunk | Paged) -> Iterator[tuple[int, int]]:

@@ -57,7 +57,7 @@ class Deadlines:
         """Have positions due at a time; neighbours added one after the other are one entry.
 
         Args:
-          when: In whatever unit `due` is asked in; not negative.
+          when: In whatever unit `due` is asked in.
           first: The first position, below 2^48.
           count: How many positions they are, one behind the other.
         """

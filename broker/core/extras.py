@@ -9,7 +9,8 @@ Called by: core.queue (refit), core.hooked, core.placing, amqp.channel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from leveret.broker.core.deadlines import Deadlines
 from leveret.broker.core.hooks import QueueHook
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from leveret.broker.core.hooks import Entry
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.timers import Timer
+    from leveret.broker.core.waiting import Ending
 
-    Fetched = Callable[[list[Entry]], None]
+    Fetched: TypeAlias = Callable[[list[Entry]], None]
 
 # What makes a queue a hooked one.
 DEEP: Final = ("placed", "due", "dealt", "lanes", "outgoing", "delivered", "returned")
@@ -48,15 +50,19 @@ class Extras:
       lanes: The order in which messages are served.
       expiries: Positions by when they expire.
       deadlines: When each position expires.
+      are_deadlines_moved: Whether some are later than `expiries` says.
       waiting: Messages that are not ready before a moment.
       dues: Their positions by that moment.
       due: The moment of each.
-      identities: Those of them that have a name, by it.
+      absolute: Those of them whose moment is one of the wall clock.
+      ending: Messages whose wait is over, and some of which have to be read before they go on.
+      identities: Waiting messages that have a name, by it.
       returns: How often messages came back, of those that did.
       fetching: What is being read to be dropped or made ready, and what is done with it then.
       leaving: How many those are.
       asked: Lanes by what is being read for them.
       is_held: Whether nothing is delivered.
+      is_dealing: Whether the queue is just being dealt.
       tidying: Takes moments out of `dues` that nobody waits for, in steps; None if it does not.
       body_octets: Of the bodies of ready messages.
     """
@@ -69,15 +75,19 @@ class Extras:
         self.lanes = Lanes(cast("HookedQueue", queue))
         self.expiries = Deadlines()
         self.deadlines = Timeline()
+        self.are_deadlines_moved = False
         self.waiting = Runs()
         self.dues = Deadlines()
         self.due = Shards()
+        self.absolute = Shards()
+        self.ending: deque[Ending] = deque()
         self.identities = Identities()
         self.returns = Shards()
         self.fetching: dict[Paged, Fetched] = {}
         self.leaving = 0
         self.asked: dict[Paged, Runs] = {}
         self.is_held = False
+        self.is_dealing = False
         self.body_octets = 0
         self.tidying: Iterator[None] | None = None
         self.placing: dict[int, int] = {}  # while messages are placed: those that wait, until when
@@ -132,7 +142,7 @@ class Extras:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is known here that a plain queue does not know."""
-        is_timed = self.waiting.count or self.leaving or len(self.expiries)
+        is_timed = self.waiting.count or self.leaving or self.ending or len(self.expiries)
         return not (is_timed or self.returns or self.lanes.is_keyed or self.is_held)
 
     # Time
@@ -140,7 +150,8 @@ class Extras:
     @property
     def next_due(self) -> float:
         """When something expires or becomes ready next; infinity if nothing does."""
-        expiry, due = self.expiries.next, self.dues.next
+        # what ended before goes on first, and wakes the queue up
+        expiry, due = self.expiries.next, None if self.ending else self.dues.next
         if expiry is None:
             return _NEVER if due is None else due
         return expiry if due is None else min(expiry, due)
@@ -176,6 +187,16 @@ class Extras:
         if not self.queue.unacked_count:
             self.deadlines.clear()
 
+    def forget_all(self) -> None:
+        """Forget what is known of messages: there is none any more."""
+        batch = self.queue.vhost.broker.batch
+        batch.debris += (self.expiries.clear(), self.dues.clear())
+        self.deadlines.clear()
+        self.due.clear()
+        self.identities.clear()
+        self.tidying = None
+        self.returns.clear()
+
     def close(self) -> None:
         """Let go of everything: the queue is gone."""
         if self._timer is not None:
@@ -185,6 +206,7 @@ class Extras:
             hook.close()
         self.hooks = {}
         self.fetching.clear()
+        self.ending.clear()
         self.leaving = 0
         batch = self.queue.vhost.broker.batch
         batch.debris += (self.expiries.clear(), self.dues.clear(), self.waiting.clear())

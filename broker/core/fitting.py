@@ -9,6 +9,7 @@ Called by: core.vhost, core.hooked (once a queue is empty).
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.extras import Extras
@@ -42,7 +43,7 @@ def fit_queue(queue: Queue) -> None:
     if extras.is_deep or isinstance(queue, HookedQueue):
         _fit_deep(queue, extras, new)
     else:
-        queue.extras = extras if kinds else None
+        queue.extras = extras if kinds or extras.leaving else None
 
 
 def _fit_deep(queue: Queue, extras: Extras, new: list[QueueHook]) -> None:
@@ -58,15 +59,26 @@ def _fit_deep(queue: Queue, extras: Extras, new: list[QueueHook]) -> None:
             extras.is_stale = True  # what is in the old order is served in it
         else:
             extras.lanes = found or Lanes(queue)
+            extras.lanes.begin()
+    if any(hook.counts_octets for hook in new):
+        queue.count_octets()
     for hook in new:
-        for chunk in tuple(queue.runs.items()):
-            hook.adopt(chunk.base, chunk.end - chunk.base)
+        for first, count in _there_before(queue):
+            hook.adopt(first, count)
     if not extras.is_deep:
         if extras.is_idle:
             queue.become_plain()
         else:
             extras.is_stale = True
     queue.touch()
+
+
+def _there_before(queue: HookedQueue) -> list[tuple[int, int]]:
+    """Return first and number of positions among which all are that are ready."""
+    chunks = chain.from_iterable(lane.items() for lane in queue.extras.lanes.all())
+    found = [(chunk.base, chunk.end - chunk.base) for chunk in chunks]
+    found += [(position, 1) for position, _ in queue.returned.after(-1)]
+    return sorted(found)
 
 
 def fit_exchange(exchange: Exchange) -> None:

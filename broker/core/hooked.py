@@ -19,7 +19,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from leveret.broker.core import paging
-from leveret.broker.core.chunks import Paged
+from leveret.broker.core.chunks import Chunk, Paged
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
@@ -27,12 +27,11 @@ from leveret.broker.core.log import Fact
 from leveret.broker.core.message import OVERHEAD, Absent, Altered, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, UNLIMITED
-from leveret.broker.core.shards import Shards
 from leveret.broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from leveret.broker.core.consumer import Consumer
     from leveret.broker.core.extras import Extras
@@ -41,9 +40,12 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry as AnyEntry
     from leveret.broker.core.runs import Runs
+    from leveret.broker.core.shards import Shards
 
-# Messages that expire, or become ready, at a stroke.
+# Messages that expire at a stroke.
 DUE_LIMIT = 2048
+# Entries of what expires that are kept although all messages are gone.
+FORGOTTEN = 1024
 
 
 class HookedQueue(Waiting):
@@ -90,29 +92,60 @@ class HookedQueue(Waiting):
         extras = self.extras
         if self._awaited:  # what comes back goes before what is here
             self._let_wait()
-            return
-        now = self.vhost.broker.now
+        elif not extras.is_dealing:  # a dead letter may come back, and ask how much is here
+            extras.is_dealing = True
+            try:
+                self._deal()
+            finally:
+                extras.is_dealing = False
+
+    def _deal(self) -> None:
+        extras, now = self.extras, self.vhost.broker.now
+        if extras.is_stale or len(extras.expiries) > FORGOTTEN:
+            self._forget()
         is_done = extras.next_due > now or self._run_due(now)
         had_incoming = bool(self.incoming)
-        if had_incoming and extras.dealt and extras.lanes.is_keyed:
+        if had_incoming and is_done and extras.dealt and extras.lanes.is_keyed:
             self._store_singly(now)
         elif had_incoming:
             self._store()
-        if is_done and not extras.is_held:
-            self._deal_lanes()
-        for dealt in extras.dealt:
-            dealt()
-        if is_done and extras.next_due <= now:  # time to live 0: whoever was there has got it
-            is_done = self._run_due(now)
-        if not is_done:
+        if not (is_done and self._serve(now)):
             self.touch()
         if had_incoming and extras.lanes.count and self._ring.consumers:
             self.vhost.broker.batch.is_crowded = True
-        if extras.is_stale and not (extras.lanes.count or self.unacked_count):
-            self.vhost.refit(self)
         extras.set_timer()
 
-    def _deal_lanes(self) -> None:
+    def _serve(self, now: int) -> bool:
+        """Hand out what somebody has room for, then drop what is too much or was only for now.
+
+        Returns:
+          Whether that was all that is due.
+        """
+        extras = self.extras
+        is_dealt, is_brief = extras.is_held or self._deal_lanes(), extras.next_due <= now
+        left = UNLIMITED
+        while is_brief and not is_dealt and extras.lanes.count < left:
+            left = extras.lanes.count  # time to live 0: whoever is there gets it
+            is_dealt = self._deal_lanes()
+        if is_dealt:
+            for dealt in extras.dealt:
+                dealt()
+        return not is_brief or self._run_due(now)
+
+    def _forget(self) -> None:
+        """Forget what is known of messages once there are none, and be fitted anew if need be."""
+        extras = self.extras
+        if extras.lanes.count or self.unacked_count or self.returned.count:
+            return
+        is_empty = not (extras.waiting.count or extras.leaving)
+        if is_empty:
+            extras.forget_all()
+        if extras.is_stale and (extras.is_deep or (is_empty and not extras.is_held)):
+            extras.is_stale = False
+            self.vhost.broker.batch.debris.append(_fit_again(self))
+
+    def _deal_lanes(self) -> bool:
+        """Hand out ready messages; return False if it stopped although somebody has room."""
         limit = DEAL_LIMIT
         end = self._unseal() if self._sealed else UNLIMITED
         lanes = self.extras.lanes
@@ -120,16 +153,19 @@ class HookedQueue(Waiting):
         while level is not None and limit > 0:
             if self.returned.count:  # they came back before the queue was a hooked one
                 if not paging.are_returned_loaded(self):
-                    return
+                    return False
                 limit -= self._deal_returned(level, limit)
             else:
                 lane = lanes.front()
-                if lane is None or lane.first >= end or not self._is_loaded(lane):
-                    return
+                if lane is None:
+                    return True
+                if lane.first >= end or not self._is_loaded(lane):
+                    return False
                 limit -= self._deal_lane(level, limit, lane, end)
             level = self._ring.front()
         if level is not None:
             self.touch()
+        return level is None
 
     def _is_loaded(self, lane: Runs) -> bool:
         if not lane.paged_count:
@@ -185,6 +221,8 @@ class HookedQueue(Waiting):
             ring.distribute(level, consumers, where, some, redelivered)
             if extras.delivered:
                 self._tell(consumers, where)
+            turns = (end - start) % len(consumers)
+            consumers = consumers[turns:] + consumers[:turns]  # the next begins where this ended
             start = end
 
     def _tell(self, consumers: list[Consumer], positions: Sequence[int]) -> None:
@@ -272,15 +310,11 @@ class HookedQueue(Waiting):
 
     def _store_singly(self, now: int) -> None:
         """Place one message after the other: what is too many depends on which came before."""
-        extras = self.extras
         messages, self.incoming = self.incoming, []
         for message in messages:
             self.incoming.append(message)
             self._store()
-            if extras.next_due > now and not extras.is_held and self._ring.front() is not None:
-                self._deal_lanes()
-            for dealt in extras.dealt:
-                dealt()
+            self._serve(now)
 
     def _store_some(self, base: int, messages: list[Message]) -> None:
         """Put those messages aside that wait, and the others into their lanes."""
@@ -301,7 +335,7 @@ class HookedQueue(Waiting):
         """Have messages dropped at a moment (`broker.now`) if they are still in the queue then."""
         extras = self.extras
         extras.expiries.add(when, first, count)
-        extras.deadlines.append(first, count, when)
+        extras.deadlines.lower(first, count, when)
         if self.log is not None:
             wall = when + self.vhost.broker.wall_offset
             self.log.note(Fact.DEADLINE, range(first, first + count), [wall] * count)
@@ -343,7 +377,8 @@ class HookedQueue(Waiting):
         if not lane.is_front_paged:
             return list(zip(*lane.take(count), strict=True))
         chunk = next(iter(lane.items()))
-        positions = chunk.positions or self.living(chunk.base, chunk.end)
+        assert isinstance(chunk, Paged)
+        positions = chunk.numbers(self.living)
         last = positions[min(count, len(positions)) - 1]
         return lane.remove(lane.first, last, self.sizes, self.living)
 
@@ -354,6 +389,7 @@ class HookedQueue(Waiting):
         if extras.waiting.count:
             late = extras.waiting.remove(first, last, self.sizes, self.living)
             extras.due.forget([position for position, _ in late])
+            extras.absolute.forget([position for position, _ in late])
             found += late
         return found
 
@@ -363,7 +399,7 @@ class HookedQueue(Waiting):
         if not self.extras.dropped:
             self.take_out(found)
             return
-        self.with_bodies(found, partial(self._drop_fetched, reason))
+        paging.with_bodies(self, found, partial(self._drop_fetched, reason))
 
     def _drop_fetched(self, reason: Reason, entries: list[Entry]) -> None:
         self.drop_entries(entries, reason)
@@ -381,11 +417,19 @@ class HookedQueue(Waiting):
     def _run_due(self, now: int) -> bool:
         """Make ready what has waited, drop what has expired; return whether that was all."""
         extras = self.extras
-        if ranges := extras.dues.due(now, DUE_LIMIT):
-            self._end_waits(ranges, now)
+        self._end_waits(now)
         for first, count in extras.expiries.due(now, DUE_LIMIT):
-            self.drop_range(first, first + count - 1, Reason.EXPIRED)
+            if extras.are_deadlines_moved:
+                self._expire(first, count, now)
+            else:
+                self.drop_range(first, first + count - 1, Reason.EXPIRED)
         return extras.next_due > now
+
+    def _expire(self, first: int, count: int, now: int) -> None:
+        """Drop those of a range whose deadline was not put off."""
+        for position in range(first, first + count):
+            if self.extras.deadlines.get(position) <= now:
+                self.drop_range(position, position, Reason.EXPIRED)
 
     def make_ready(self, entries: Sequence[Entry]) -> None:
         """Have messages whose wait is over go where hooks, or else their lanes, want them."""
@@ -410,51 +454,34 @@ class HookedQueue(Waiting):
 
     # What is not in memory
 
-    def with_bodies(self, found: Sequence[AnyEntry], then: Callable[[list[Entry]], None]) -> None:
-        """Do something with messages that were taken out, once all of each is here."""
-        here = [entry for entry in found if entry[1].__class__ is not Absent]
-        if here:
-            then(here)  # type: ignore[arg-type]
-        absent = [entry for entry in found if entry[1].__class__ is Absent]
-        log = self.log
-        if not absent or log is None:
-            return
-        for start in range(0, len(absent), CHUNK_LENGTH):
-            some = sorted(absent[start : start + CHUNK_LENGTH], key=_position)
-            positions = [position for position, _ in some]
-            size = octets(message for _, message in some)
-            paged = Paged(positions[0], positions[-1] + 1, len(some), size, positions=positions)
-            paged.is_asked = True
-            self.extras.fetching[paged] = then
-            self.extras.leaving += len(some)
-            log.fetch(self, paged)
-
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""
-        extras = self.extras
-        if self.deleted:
-            return False
-        if paged in extras.fetching:
-            return True
-        lane = extras.asked.get(paged)
-        return super().waits_for(paged) if lane is None else lane.has(paged)
+        lane = self.extras.asked.get(paged)
+        return super().waits_for(paged) if lane is None else not self.deleted and lane.has(paged)
 
     def loaded(
         self, paged: Paged, messages: list[Message], positions: list[int] | None = None
     ) -> None:
         """Take in messages that were asked for, and their positions if there are gaps."""
-        extras = self.extras
-        then = extras.fetching.pop(paged, None)
-        if then is not None and paged.positions is not None:
-            extras.leaving -= paged.count
-            then(list(zip(paged.positions, messages, strict=True)))
-            self.touch()
-            return
-        lane = extras.asked.pop(paged, None)
+        lane, bodies = self.extras.asked.pop(paged, None), paged.bodies
         if lane is None:
             super().loaded(paged, messages, positions)
         elif lane.load(paged, messages, positions):
+            if paged.slot is not None:  # what is left of it was an estimate
+                self.extras.body_octets += _bodies(paged.chosen(messages, positions)) - bodies
             self.touch()
+
+    def count_octets(self) -> None:
+        """Find how many octets the bodies of ready messages have: somebody wants to know it now."""
+        chunks = chain.from_iterable(lane.items() for lane in self.extras.lanes.all())
+        self.extras.body_octets = sum(map(self._bodies_of, chunks))
+
+    def _bodies_of(self, chunk: Chunk | Paged) -> int:
+        if isinstance(chunk, Chunk):
+            return _bodies(chunk.messages)
+        if chunk.slot is not None:
+            return chunk.bodies
+        return sum(self.sizes(position)[1] for position in chunk.numbers(self.living))
 
     # Settling
 
@@ -478,11 +505,11 @@ class HookedQueue(Waiting):
         for position in positions:
             returns.set(position, returns.get(position) + 1)
         extras.lanes.settled(positions)
-        self.with_bodies(sorted(map(_unaltered, entries), key=_position), self._take_back)
+        paging.with_bodies(self, sorted(map(_unaltered, entries), key=_position), self._take_back)
 
-    def reject(self, entries: Sequence[Entry]) -> None:
-        """Tell hooks of messages that are rejected; they are settled by the caller."""
-        super().reject([(position, _original(message)) for position, message in entries])
+    def reject(self, entries: Sequence[Entry]) -> bool:
+        """Tell hooks of messages that are rejected; return False if one has failed."""
+        return super().reject([(position, _original(message)) for position, message in entries])
 
     def _take_back(self, entries: list[Entry]) -> None:
         some: Sequence[Entry] = entries
@@ -519,30 +546,21 @@ class HookedQueue(Waiting):
         assert log is not None
         self.next_position = next_position
         offset = self.vhost.broker.wall_offset
-        waits = self._waits(log)
+        waits = self.moments(log)
         if waits or extras.lanes.is_keyed:
             self._restore_apart(log, runs, waits)
         else:
             for paged in runs:
                 self.runs.append_paged(paged)
         for position, wall in log.facts(Fact.DEADLINE):
-            extras.deadlines.append(position, 1, wall - offset)
-            extras.expiries.add(wall - offset, position)
+            when = max(wall - offset, 1)  # it may be long past
+            extras.deadlines.append(position, 1, when)
+            extras.expiries.add(when, position)
         for position, count in log.counted():
             extras.returns.set(position, count)
         if any(hook.counts_octets for hook in extras.hooks.values()):
-            ready = chain.from_iterable(lane.items() for lane in extras.lanes.all())
-            pages = (chunk.numbers(self.living) for chunk in ready if isinstance(chunk, Paged))
-            extras.body_octets = sum(log.sizes(each)[1] for each in chain.from_iterable(pages))
+            self.count_octets()
         self.touch()
-
-    def _waits(self, log: Log) -> Shards:
-        """Return until when messages wait; where a hook wants those that are due, of all."""
-        broker, found = self.vhost.broker, Shards()
-        for position, wall in log.facts(Fact.DUE):
-            if self.extras.due_hooks or wall > broker.wall:
-                found.set(position, wall - broker.wall_offset)
-        return found
 
     def _restore_apart(self, log: Log, runs: Iterable[Paged], waits: Shards) -> None:
         """Put messages aside that wait, and the others into their lanes."""
@@ -561,14 +579,17 @@ class HookedQueue(Waiting):
                 extras.lanes.restore(key, paged)
         for paged in _in_pieces(late, log):
             extras.waiting.append_paged(paged)
-        self._restore_waiting(late, list(map(waits.get, late)))
+        self.restore_waiting(late, waits)
 
     # The end
 
     def _drop_ready(self) -> None:
         log, extras, batch = self.log, self.extras, self.vhost.broker.batch
         self.incoming.clear()
-        is_kept = not self.deleted and (extras.waiting.count or extras.leaving)
+        if extras.returns:
+            returned = [position for position, _ in extras.returns]
+            extras.returns.forget(filter(self._is_ready_at, returned))
+        is_kept = not self.deleted and (extras.waiting.count or extras.leaving or extras.ending)
         if log is not None and (self.unacked_count or is_kept):
             for lane in extras.lanes.all():
                 log.dropped(lane.ranges())
@@ -583,12 +604,23 @@ class HookedQueue(Waiting):
             batch.debris.append(extras.waiting.clear())
             extras.clear()
 
+    def _is_ready_at(self, position: int) -> bool:
+        lanes = self.extras.lanes.holding(position, position)
+        return any(lane.has_position(position, self.living) for lane in lanes)
+
     def become_plain(self) -> None:
         """Become a plain queue again: there is nothing here that one does not know."""
         extras = self.extras
         self.__class__ = Queue  # type: ignore[assignment]
         if not extras.hooks:
             self.extras = None  # type: ignore[assignment]
+
+
+def _fit_again(queue: HookedQueue) -> Iterator[None]:
+    """Change order or strategy, as was asked for while messages were here; not while it deals."""
+    if not queue.deleted:
+        queue.vhost.refit(queue)
+    yield
 
 
 def _in_pieces(positions: Sequence[int], log: Log) -> Iterator[Paged]:

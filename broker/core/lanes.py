@@ -31,6 +31,9 @@ class Lanes:
     def __init__(self, queue: HookedQueue) -> None:
         self.queue = queue
 
+    def begin(self) -> None:
+        """Take over what is in the queue's `runs`: from now on this order counts."""
+
     @property
     def count(self) -> int:
         """How many messages are ready."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
 
 
+ABSOLUTE = 1 << 62  # of a DUE: it is a moment of the wall clock, and goes along when that jumps
+
+
 class Fact(IntEnum):
     """What a queue may know of a message; a number up to 64 bits, 0 if there is nothing to know.
 
@@ -27,7 +30,7 @@ class Fact(IntEnum):
     """
 
     DEADLINE = 1  # milliseconds of the wall clock when it expires
-    DUE = 2  # milliseconds of the wall clock until which it waits
+    DUE = 2  # milliseconds of the wall clock until which it waits, and `ABSOLUTE`
     LANE = 3  # its priority, or the hash of its key
     ID = 4  # the hash of what makes it the same as another
 

@@ -19,6 +19,7 @@ from leveret.protocol.constants import (
     HAS_DELIVERY_MODE,
     HAS_EXPIRATION,
     HAS_HEADERS,
+    HAS_MESSAGE_ID,
     HAS_MORE_FLAGS,
     PERSISTENT,
 )
@@ -35,8 +36,9 @@ from leveret.protocol.properties import (
 from leveret.protocol.wire import LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
+    from leveret.broker.core.chunks import Slot
     from leveret.protocol.properties import Properties
     from leveret.protocol.wire import Value
 
@@ -91,6 +93,20 @@ class Message(Content):
         header = self.header
         places = locate(header)
         return header[places[3] + 1 : places[4]].decode("utf-8", "replace")
+
+    @property
+    def message_id(self) -> str | None:
+        """The property of that name, without the others being decoded.
+
+        Raises:
+          FrameError: The properties cannot be read.
+        """
+        if not self.flags & HAS_MESSAGE_ID:
+            return None
+        header = self.header
+        start = locate(header)[4]  # it comes behind the expiration
+        end = start + 1 + header[start] if start < len(header) else start
+        return header[start + 1 : end].decode("utf-8", "replace")
 
     def with_headers(self, headers: Mapping[str, Value] | None) -> Message:
         """Return a copy with other headers; the body is shared."""
@@ -238,18 +254,28 @@ class Altered(Message):
 
 
 class Absent:
-    """What stands for a message that only the log has.
+    """What stands for a message that only the log or a scratch file has.
 
     Attributes:
       header_size: Octets of the header's payload.
       size: Octets of the body.
+      slot: Where it is, if that is not the log.
+      stored: The positions of all that the slot has.
     """
 
-    __slots__ = ("header_size", "size")
+    __slots__ = ("header_size", "size", "slot", "stored")
 
-    def __init__(self, header_size: int, size: int) -> None:
+    def __init__(
+        self,
+        header_size: int,
+        size: int,
+        slot: Slot | None = None,
+        stored: Sequence[int] | None = None,
+    ) -> None:
         self.header_size = header_size
         self.size = size
+        self.slot = slot
+        self.stored = stored
 
 
 @lru_cache(4096)

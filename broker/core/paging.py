@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.chunks import Paged
 from leveret.broker.core.log import Kept
-from leveret.broker.core.message import absent
-from leveret.broker.core.runs import FRONT
+from leveret.broker.core.message import Absent, absent, octets
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from leveret.broker.core.chunks import Chunk
+    from leveret.broker.core.chunks import Chunk, Slot
+    from leveret.broker.core.extras import Fetched
+    from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.returned import Entry
 
@@ -96,3 +99,55 @@ def are_returned_loaded(queue: Queue) -> bool:
     if returned.asked is None and queue.log is not None:
         queue.log.fetch(queue, returned.gather())
     return False
+
+
+def with_bodies(queue: Queue, entries: Sequence[Entry], then: Fetched) -> None:
+    """Do something with messages that are in no row any more, once all of each is here."""
+    assert queue.extras is not None
+    here: list[tuple[int, Message]] = []
+    by_slot: dict[Slot | None, list[tuple[int, Absent]]] = {}
+    for position, message in entries:
+        if isinstance(message, Absent):
+            by_slot.setdefault(message.slot, []).append((position, message))
+        else:
+            here.append((position, message))
+    if here:
+        then(here)
+    for slot, others in by_slot.items():
+        source = slot or queue.log
+        others.sort(key=_position)
+        for start in range(0, len(others), CHUNK_LENGTH):
+            paged = _to_fetch(others[start : start + CHUNK_LENGTH])
+            if source is not None:  # it is None only while the queue is being deleted
+                queue.extras.fetching[paged] = then
+                queue.extras.leaving += paged.count
+                source.fetch(queue, paged)
+
+
+def _to_fetch(entries: Sequence[tuple[int, Absent]]) -> Paged:
+    """Return what stands for messages of one place, ascending, that are to be read."""
+    positions, first = [position for position, _ in entries], entries[0][1]
+    size = octets(message for _, message in entries)
+    end = positions[-1] + 1
+    paged = Paged(positions[0], end, len(entries), size, first.slot, positions)
+    paged.stored = first.stored
+    paged.is_asked = True
+    return paged
+
+
+def is_fetched(
+    queue: Queue, paged: Paged, messages: list[Message], positions: list[int] | None
+) -> bool:
+    """Do what waits for messages that were read; False if nothing does."""
+    if queue.extras is None or paged not in queue.extras.fetching:
+        return False
+    assert paged.positions is not None
+    then = queue.extras.fetching.pop(paged)
+    queue.extras.leaving -= paged.count
+    some = paged.chosen(messages, positions)
+    then(list(zip(paged.positions, some, strict=True)))
+    return True
+
+
+def _position(entry: tuple[int, object]) -> int:
+    return entry[0]

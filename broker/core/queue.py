@@ -16,9 +16,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
+from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
 from leveret.broker.core.message import OVERHEAD, absent_octets, octets
-from leveret.broker.core.paging import are_returned_loaded, is_loaded, shortened
+from leveret.broker.core.paging import (
+    are_returned_loaded,
+    is_fetched,
+    is_loaded,
+    shortened,
+    with_bodies,
+)
 from leveret.broker.core.returned import Returned
 from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
 from leveret.protocol.wire import EMPTY_TABLE
@@ -374,26 +381,50 @@ class Queue:
 
     def waits_for(self, paged: Paged) -> bool:
         """Whether messages that were asked for are still needed."""
-        return not self.deleted and (paged is self.returned.asked or self.runs.has(paged))
+        if self.deleted:
+            return False
+        is_leaving = self.extras is not None and paged in self.extras.fetching
+        return is_leaving or paged is self.returned.asked or self.runs.has(paged)
 
     def loaded(
         self, paged: Paged, messages: list[Message], positions: list[int] | None = None
     ) -> None:
         """Take in messages that were asked for, and their positions if there are gaps."""
-        if self.returned.load(paged, messages) or self.runs.load(paged, messages, positions):
+        is_needed = (
+            is_fetched(self, paged, messages, positions)
+            or self.returned.load(paged, messages)
+            or self.runs.load(paged, messages, positions)
+        )
+        if is_needed:
             self.touch()
 
     # Settling
 
-    def reject(self, entries: Sequence[tuple[int, Message]]) -> None:
-        """Tell hooks of messages that are rejected; they are settled by the caller."""
+    def reject(self, entries: Sequence[tuple[int, Message]]) -> bool:
+        """Tell hooks of messages that are rejected; return False if one has failed."""
         assert self.extras is not None
-        for dropped in self.extras.dropped:
-            dropped(entries, Reason.REJECTED)
+        return FAILED not in [dropped(entries, Reason.REJECTED) for dropped in self.extras.dropped]
+
+    def reject_absent(self, entries: list[Entry]) -> None:
+        """Tell hooks of rejected messages that only the log has, and let go of them then."""
+        with_bodies(self, entries, self._reject_fetched)
+
+    def _reject_fetched(self, entries: list[tuple[int, Message]]) -> None:
+        if self.reject(entries) and self.log is not None:
+            self.log.settled([position for position, _ in entries])
+        self.forget(entries)
+
+    def forget(self, entries: Sequence[Entry]) -> None:
+        """Forget what hooks know of messages that are gone."""
+        if self.extras is not None:
+            self.extras.forget([position for position, _ in entries])
 
     def keep_time(self) -> None:
-        """Have the queue look at the `expiration` of its messages from now on."""
-        if not self.is_timed:
+        """Have the queue look at the `expiration` of its messages from now on.
+
+        A hidden one never does: there they are on their way to another.
+        """
+        if not self.is_timed and not self.is_hidden:
             self.is_timed = True
             self.vhost.refit(self, is_forced=True)
 
@@ -508,4 +539,7 @@ class Queue:
             self.log.close()
             self.log = None
         self._drop_ready()
-        self.vhost.broker.batch.touched.pop(self, None)
+        self.admitting = ()
+        batch = self.vhost.broker.batch
+        batch.touched.pop(self, None)
+        batch.caused.pop(self, None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leveret.broker.core.exchange import Exchange
+    from leveret.broker.core.exchange import Exchange, Routing
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.content import Envelope
@@ -27,9 +27,11 @@ class Routes:
         nothing else is left to check. As current as what `current` returned last.
       by_admission: Queues by envelope where one of them has to be asked, and nothing else is left
         to check. As current as that.
+      by_hooks: What `route` found by envelope where the hooks of the exchange have to see each
+        message first, and nothing else is left to check. As current as that.
     """
 
-    __slots__ = ("_by_envelope", "_epoch", "_vhost", "by_admission", "by_headers")
+    __slots__ = ("_by_envelope", "_epoch", "_vhost", "by_admission", "by_headers", "by_hooks")
 
     def __init__(self, vhost: VirtualHost) -> None:
         self._vhost = vhost
@@ -37,14 +39,16 @@ class Routes:
         self._by_envelope: dict[Envelope, tuple[Queue, ...]] = {}
         self.by_headers: dict[Envelope, Exchange] = {}
         self.by_admission: dict[Envelope, tuple[Queue, ...]] = {}
+        self.by_hooks: dict[Envelope, Routing] = {}
 
     def current(self) -> dict[Envelope, tuple[Queue, ...]]:
         """Return the memo, emptied if it is stale or full."""
         epoch = (self._vhost.epoch, self._vhost.broker.users.epoch)
-        others = len(self.by_headers) + len(self.by_admission)
+        others = len(self.by_headers) + len(self.by_admission) + len(self.by_hooks)
         if epoch != self._epoch or len(self._by_envelope) + others > MEMO_LIMIT:
             self._by_envelope.clear()
             self.by_headers.clear()
             self.by_admission.clear()
+            self.by_hooks.clear()
             self._epoch = epoch
         return self._by_envelope

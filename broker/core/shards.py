@@ -25,12 +25,15 @@ class Shards:
         self._shards: dict[int, dict[int, int]] = {}
         self.count = 0
 
+    def __contains__(self, position: object) -> bool:
+        return isinstance(position, int) and self.get(position) != 0
+
     def __bool__(self) -> bool:
         return self.count > 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for number in sorted(self._shards):
-            yield from sorted(self._shards[number].items())
+        for number in sorted(self._shards):  # what changes meanwhile may be seen or not
+            yield from sorted(self._shards.get(number, {}).items())
 
     def get(self, position: int) -> int:
         """Return the number of a position, 0 if it has none."""

@@ -10,7 +10,7 @@ Called by: queues, for what they know of many messages (when they came).
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 CHUNK_LENGTH = 4096  # runs
 
@@ -78,6 +78,24 @@ class Timeline:
             chunk = self._chunks[index]
             chunk.values[bisect_right(chunk.firsts, position) - 1] = value
             self._divide(index)
+
+    def lower(self, first: int, count: int, value: int) -> None:
+        """Give a value to positions that have none, or a larger one, wherever they are."""
+        end, known = first + count, self._end
+        if end > known:
+            self.append(max(first, known), end - max(first, known), value)
+        first, end = max(first, self._start), min(end, known)
+        if first >= end:
+            return
+        self._cut(first)
+        self._cut(end)
+        index = bisect_right(self._bases, first) - 1
+        while index < len(self._chunks) and self._bases[index] < end:
+            firsts, values = self._chunks[index].firsts, self._chunks[index].values
+            for at in range(bisect_left(firsts, first), bisect_left(firsts, end)):
+                values[at] = min(values[at] or value, value)
+            self._divide(index)
+            index += 1
 
     def _cut(self, position: int) -> None:
         """Have a run begin at a position, unless nothing is there."""

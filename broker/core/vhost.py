@@ -266,7 +266,7 @@ class VirtualHost:
         return queue
 
     def _add_queue(self, queue: Queue) -> None:
-        self.refit(queue)
+        self.refit(queue, is_forced=True)
         self.queues[queue.name] = queue
         if queue.owner is not None:
             self._owned.setdefault(queue.owner, {})[queue] = None
@@ -459,6 +459,9 @@ class VirtualHost:
 
     def refit(self, queue: Queue, *, is_forced: bool = False) -> None:
         """Have a queue take over what its arguments and the policies say now."""
+        if queue.is_hidden:  # its settings are its plugin's matter
+            fit_queue(queue)
+            return
         registry = self.broker.registry
         policy = self.policies.effective(_policy_kind(queue), queue.name)
         found = settings(queue.arguments, registry.queue_arguments, policy, registry.smaller_wins)

@@ -11,23 +11,34 @@ Called by: core.hooked (is its base), plugins.
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from leveret.broker.core import paging
+from leveret.broker.core.chunks import cut
 from leveret.broker.core.identities import hash_of
-from leveret.broker.core.log import Fact
+from leveret.broker.core.log import ABSOLUTE, Fact
+from leveret.broker.core.message import Absent
 from leveret.broker.core.queue import Queue
+from leveret.broker.core.runs import PIECE_OCTETS
+from leveret.broker.core.shards import Shards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import Entry
+    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry as AnyEntry
 
+DUE_LIMIT = 2048  # messages whose wait is over at a stroke
+STEP = 1024  # messages that are looked at in one step
+AHEAD = 2  # pieces of those that are read at a time
 LOOKED = 10_000  # entries that are looked at for one page
 # Entries that stay although nobody waits for them, before more than half of all is too many.
 TOLERATED = 1024
+LONG_AGO = -(1 << 48)  # before any moment: what was due before the clock began is below 0
 
 
 class Waiter(NamedTuple):
@@ -44,6 +55,29 @@ class Waiter(NamedTuple):
     due: int
     message: Message | None
     size: int
+
+
+class Ending:
+    """Messages whose wait is over, in order, which go on together.
+
+    Attributes:
+      entries: Their positions, and them.
+      absent: Those of them that have to be read.
+      is_asked: Whether they are being read.
+    """
+
+    __slots__ = ("absent", "entries", "is_asked")
+
+    def __init__(self, entries: list[AnyEntry]) -> None:
+        self.entries = entries
+        self.absent = [entry for entry in entries if entry[1].__class__ is Absent]
+        self.is_asked = False
+
+    def load(self, read: Sequence[Entry]) -> None:
+        """Take in messages that have been read."""
+        known: dict[int, Message] = dict(read)
+        self.entries = [(at, known.get(at, message)) for at, message in self.entries]
+        self.absent = [entry for entry in self.absent if entry[0] not in known]
 
 
 class Waiting(Queue):
@@ -91,7 +125,7 @@ class Waiting(Queue):
         self.deal()
         extras = self.extras
         found: list[Waiter] = []
-        mark = (0, -1) if after is None else after
+        mark = (LONG_AGO, -1) if after is None else after
         looked = 0
         for when, first, count in extras.dues.after(mark[0], max(mark[1], 0)):
             start = max(first, mark[1] + 1) if when == mark[0] else first
@@ -143,24 +177,50 @@ class Waiting(Queue):
         some = self._still_waiting(positions)
         found = extras.waiting.remove_many(some, self.sizes, self.living)
         extras.due.forget(some)
+        extras.absolute.forget(some)
         if found:
             self.take_out(found)
             self._tidy()
             self.vhost.broker.events.emit("waiting.cancelled", queue=self, count=len(found))
         return len(found)
 
-    def reschedule(self, positions: Sequence[int], when: int) -> int:
+    def reschedule(self, positions: Sequence[int], when: int, *, is_absolute: bool = False) -> int:
         """Have messages that wait do so until another moment (`Broker.now`); return how many.
 
-        Emits `waiting.rescheduled` with the queue and how many.
+        The time to live of one that has not been ready yet begins at that moment, too. Emits
+        `waiting.rescheduled` with the queue and how many.
+
+        Args:
+          is_absolute: Whether it is a moment of the wall clock, and goes along when that jumps.
         """
-        some = self._still_waiting(positions)
+        some, extras = self._still_waiting(positions), self.extras
         if some:
-            self._note_due(some, [max(when, 1)] * len(some))
+            when = _moment(when)
+            extras.absolute.forget(some)
+            if is_absolute:
+                for position in some:
+                    extras.absolute.set(position, when + self.vhost.broker.wall_offset)
+            self._move_deadlines(some, when)
+            self._note_due(some, [when] * len(some))
             self._tidy()
             self.touch()
             self.vhost.broker.events.emit("waiting.rescheduled", queue=self, count=len(some))
         return len(some)
+
+    def _move_deadlines(self, positions: Sequence[int], when: int) -> None:
+        """Have messages live as long as before, but from another moment on."""
+        extras, log = self.extras, self.log
+        for position in positions:
+            deadline = extras.deadlines.get(position)
+            if not deadline or extras.returns.get(position):
+                continue
+            deadline += when - extras.due.get(position)
+            extras.are_deadlines_moved = True
+            extras.deadlines.set(position, deadline)
+            extras.expiries.add(deadline, position)
+            if log is not None:
+                wall = deadline + self.vhost.broker.wall_offset
+                log.note(Fact.DEADLINE, (position,), (wall,))
 
     def release_waiting(self, positions: Sequence[int]) -> int:
         """Have messages that wait be due now; return how many."""
@@ -172,9 +232,15 @@ class Waiting(Queue):
 
     # What hooks tell
 
-    def wait_until(self, position: int, when: int) -> None:
-        """Have a message that is being placed wait until a moment."""
+    def wait_until(self, position: int, when: int, *, is_absolute: bool = False) -> None:
+        """Have a message that is being placed wait until a moment (`Broker.now`).
+
+        Args:
+          is_absolute: Whether it is a moment of the wall clock, and goes along when that jumps.
+        """
         self.extras.placing[position] = when
+        if is_absolute:
+            self.extras.absolute.set(position, when + self.vhost.broker.wall_offset)
 
     def wait_entries(self, entries: Sequence[Entry], whens: Sequence[int]) -> None:
         """Have messages wait that came back."""
@@ -198,11 +264,16 @@ class Waiting(Queue):
                 self.log.note(Fact.ID, positions, hashes)
 
     def _hash(self, message: Message) -> int:
+        name = self.name_of(message)
+        return hash_of(name) if name else 0
+
+    def name_of(self, message: Message) -> str | None:
+        """Return by what name a message can be found while it waits."""
         for identity in self.extras.identity:
-            name = identity(message)
+            name: str | None = identity(message)
             if name:
-                return hash_of(name)
-        return 0
+                return name
+        return None
 
     def _note_due(self, positions: Sequence[int], whens: Sequence[int]) -> None:
         extras, offset = self.extras, self.vhost.broker.wall_offset
@@ -210,14 +281,45 @@ class Waiting(Queue):
             extras.due.set(position, when)
             extras.dues.add(when, position)
         if self.log is not None:
-            self.log.note(Fact.DUE, positions, [when + offset for when in whens])
+            walls = [when + offset for when in whens]
+            if absolute := extras.absolute:
+                pairs = zip(positions, walls, strict=True)
+                walls = [wall | ABSOLUTE if at in absolute else wall for at, wall in pairs]
+            self.log.note(Fact.DUE, positions, walls)
         extras.set_timer()
 
-    def _restore_waiting(self, positions: Sequence[int], whens: Sequence[int]) -> None:
-        """Take over until when messages wait, after a restart, and what names they have."""
+    def clock_jumped(self) -> Iterator[None]:
+        """Have what waits for a moment of the wall clock go along with it, in steps."""
+        extras, broker = self.extras, self.vhost.broker
+        for index, (position, wall) in enumerate(extras.absolute):
+            when = _moment(wall - broker.wall_offset)
+            if extras.due.get(position) not in {0, when}:
+                extras.due.set(position, when)
+                extras.dues.add(when, position)
+            if index % STEP == STEP - 1:
+                self.touch()
+                yield
+        self.touch()
+
+    # After a restart
+
+    def moments(self, log: Log) -> Shards:
+        """Return until when messages wait; where a hook wants those that are due, of all."""
+        broker, found, extras = self.vhost.broker, Shards(), self.extras
+        for position, fact in log.facts(Fact.DUE):
+            wall = fact & ~ABSOLUTE
+            if extras.due_hooks or wall > broker.wall:
+                found.set(position, _moment(wall - broker.wall_offset))
+                if fact & ABSOLUTE:
+                    extras.absolute.set(position, wall)
+        return found
+
+    def restore_waiting(self, positions: Sequence[int], moments: Shards) -> None:
+        """Take over until when messages wait, and what names they have."""
         extras, log = self.extras, self.log
         assert log is not None
-        for position, when in zip(positions, whens, strict=True):
+        for position in positions:
+            when = moments.get(position)
             extras.due.set(position, when)
             extras.dues.add(when, position)
         named = [each for each in log.facts(Fact.ID) if extras.due.get(each[0])]
@@ -226,23 +328,45 @@ class Waiting(Queue):
 
     # What is due
 
-    def _end_waits(self, ranges: Sequence[tuple[int, int]], now: int) -> None:
-        """Take out what is due, and make it ready once it is in memory."""
+    def _end_waits(self, now: int) -> None:
+        """Take out some of what is due, and make it ready once all of it is in memory.
+
+        There is no more before it is: so the order is that of the moments, also where some has to
+        be read, and what is read at once is never very much.
+        """
         extras, due = self.extras, self.extras.due
+        if extras.ending or not (ranges := extras.dues.due(now, DUE_LIMIT)):
+            return
         whens = {
             position: when
             for first, count in ranges
             for position in range(first, first + count)
-            if 0 < (when := due.get(position)) <= now
+            if (when := due.get(position)) and when <= now
         }
+        if not whens:
+            return
         found = extras.waiting.remove_many(sorted(whens), self.sizes, self.living)
         due.forget(whens)
+        extras.absolute.forget(whens)
         self._tidy()
-        if found:
-            self.with_bodies(_in_order(found, whens), partial(self._make_due, whens))
+        found.sort(key=lambda entry: (whens[entry[0]], entry[0]))
+        for start, end, _ in cut([message for _, message in found], PIECE_OCTETS):
+            extras.ending.append(Ending(found[start:end]))
+        self._make_due_ready()
 
-    def _make_due(self, whens: dict[int, int], entries: list[Entry]) -> None:
-        self.make_ready(_in_order(entries, whens))
+    def _make_due_ready(self) -> None:
+        """Make ready what is in memory; have what comes next read if it is not."""
+        ending = self.extras.ending
+        while ending and not ending[0].absent:
+            self.make_ready(ending.popleft().entries)  # type: ignore[arg-type]
+        for piece in islice(ending, AHEAD):
+            if piece.absent and not piece.is_asked:
+                piece.is_asked = True
+                paging.with_bodies(self, piece.absent, partial(self._loaded_ending, piece))
+
+    def _loaded_ending(self, piece: Ending, entries: list[Entry]) -> None:
+        piece.load(entries)
+        self._make_due_ready()
 
     def _tidy(self) -> None:
         """Look some of what is known through if most of it is out of date."""
@@ -273,15 +397,11 @@ class Waiting(Queue):
         """Let go of messages that are in no lane any more, as if they had been acknowledged."""
         raise NotImplementedError
 
-    def with_bodies(self, found: Sequence[AnyEntry], then: Callable[[list[Entry]], None]) -> None:
-        """Do something with messages that were taken out, once all of each is here."""
-        raise NotImplementedError
-
     def make_ready(self, entries: Sequence[Entry]) -> None:
         """Have messages whose wait is over go where hooks, or else their lanes, want them."""
         raise NotImplementedError
 
 
-def _in_order(entries: Sequence[AnyEntry], whens: dict[int, int]) -> list:  # type: ignore
-    """Return messages by when they are due, and by position."""
-    return sorted(entries, key=lambda entry: (whens[entry[0]], entry[0]))
+def _moment(when: int) -> int:
+    """Return a moment as it is kept: 0 stands for none."""
+    return when or -1

@@ -12,53 +12,91 @@ any other exchange, x-message-delay of queues.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from math import ceil, isfinite
+from struct import error
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeGuard, cast
 
 from leveret.broker.core.arguments import boolean, positive_milliseconds, type_name
+from leveret.broker.core.exchange import routing_keys
 from leveret.broker.core.exchange_types import ExchangeType
+from leveret.broker.core.hooked import HookedQueue
 from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook
+from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import find, republish
 from leveret.broker.plugins.headers import identity_of, negated_delay
 from leveret.protocol.constants import HAS_HEADERS, TEN_YEARS_MS
-from leveret.protocol.errors import PreconditionFailed
+from leveret.protocol.errors import FrameError, PreconditionFailed
 from leveret.protocol.methods import BasicPublish
+from leveret.protocol.properties import locate
+from leveret.protocol.table import DECODERS, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from leveret.broker.core.broker import Broker
     from leveret.broker.core.exchange import Destination, Exchange
     from leveret.broker.core.exchange_types import Table
-    from leveret.broker.core.hooked import HookedQueue
     from leveret.broker.core.hooks import Entry
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.registry import Registry
+    from leveret.broker.core.vhost import VirtualHost
 
 DELAY, DELIVER_AT = "x-delay", "x-deliver-at"
+PREFIX, AT_OCTETS, DELAY_NAME = b"x-del", b"x-deliver-at", b"\7x-delay"
 INNER = "x-delayed-type"
 HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
 
 
-def due_at(message: Message, now: int, wall_offset: int) -> int | None:
-    """Return when a message is due, in `Broker.now`; None if it is not to be delayed.
+# When a message is due in `Broker.now`, 0 if it goes at once; whether that is a moment of the wall
+# clock; the header that looks like a delay and is none, empty if there is no such.
+Moment: TypeAlias = tuple[int, bool, str]
+AT_ONCE: Moment = (0, False, "")
+
+
+def moment(message: Message, now: int, wall_offset: int) -> Moment:
+    """Return when a message is due; x-deliver-at counts more than x-delay.
 
     Args:
       wall_offset: What the wall clock shows beyond now.
     """
     if not message.flags & HAS_HEADERS:
-        return None
-    headers = message.headers or {}
-    delay, at = headers.get(DELAY), headers.get(DELIVER_AT)
-    if _is_number(at):
-        when = int(cast("float", at)) - wall_offset
-        return when if now < when <= now + TEN_YEARS_MS else None
-    if _is_number(delay) and 0 < cast("float", delay) <= TEN_YEARS_MS:
-        return now + int(cast("float", delay))
-    return None
+        return AT_ONCE
+    header = message.header
+    if PREFIX not in header:
+        return AT_ONCE
+    try:
+        if AT_OCTETS not in header:
+            # as most have it: the first entry of the table, and the only one that is decoded
+            start = locate(header)[1] + 4
+            if header.startswith(DELAY_NAME, start):
+                tag = start + len(DELAY_NAME)
+                return _after(DECODERS[header[tag]](header, tag + 1, 0)[0], now)
+        headers = message.headers or {}
+    except (FrameError, LookupError, ValueError, error):  # nobody can read them
+        return AT_ONCE
+    ignored = ""
+    if DELIVER_AT in headers:
+        at = headers[DELIVER_AT]
+        if _is_number(at):
+            milliseconds = ceil(at) * (1000 if isinstance(at, Timestamp) else 1)
+            when = milliseconds - wall_offset
+            if when <= now + TEN_YEARS_MS:
+                return (when, True, "") if when > now else AT_ONCE
+        ignored = DELIVER_AT
+    return _after(headers[DELAY], now, ignored) if DELAY in headers else (0, False, ignored)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _after(delay: object, now: int, ignored: str = "") -> Moment:
+    if _is_number(delay) and delay <= TEN_YEARS_MS:
+        return now + ceil(delay) if delay > 0 else 0, False, ignored
+    return 0, False, DELAY
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class DelayedMessage(ExchangeType):
@@ -115,29 +153,39 @@ class DelayedMessage(ExchangeType):
 
 
 class Delay(ExchangeHook):
-    """Puts messages aside that are to be delayed."""
+    """Puts messages aside that are to be delayed.
+
+    Attributes:
+      ignored: Messages that were not delayed although they have a header that looks like it.
+    """
+
+    ignored = 0
 
     def divert(self, message: Message, routing_keys: Sequence[str]) -> Sequence[Queue] | None:
         """Return the hidden queue for a message that is to be delayed."""
         exchange = self.exchange
         broker = exchange.vhost.broker
-        if due_at(message, broker.now, broker.wall_offset) is None:
-            return None
-        return (self.holder(),)
+        when, _, ignored = moment(message, broker.now, broker.wall_offset)
+        if ignored:
+            self.ignored += 1
+            broker.events.emit("delay.ignored", exchange=exchange, header=ignored)
+        return (self.holder(),) if when else None
 
     def holder(self) -> Queue:
         """Return the hidden queue, made now or before."""
         exchange = self.exchange
-        arguments = {HOLDS: exchange.name}
-        return exchange.vhost.hidden_queue(
-            f"delayed:{exchange.name}", durable=exchange.durable, arguments=arguments
-        )
+        name = holder_name(exchange.name)
+        queue = exchange.vhost.hidden.get(name)
+        if queue is None:
+            queue = exchange.vhost.hidden_queue(
+                name, durable=exchange.durable, arguments={HOLDS: exchange.name}
+            )
+        return queue
 
-    def close(self) -> None:
-        """Drop what waits if the exchange is gone; else it is delivered when it is due."""
-        exchange = self.exchange
-        if exchange.deleted:
-            exchange.vhost.delete_hidden(f"delayed:{exchange.name}")
+
+def holder_name(exchange: str) -> str:
+    """Return the name of the hidden queue of an exchange."""
+    return f"delayed:{exchange}"
 
 
 class Holding(QueueHook):
@@ -153,7 +201,8 @@ class Holding(QueueHook):
         broker = queue.vhost.broker
         now, offset = broker.now, broker.wall_offset
         for position, message in enumerate(messages, base):
-            queue.wait_until(position, due_at(message, now, offset) or now)
+            when, is_absolute, _ = moment(message, now, offset)
+            queue.wait_until(position, when or max(now, 1), is_absolute=is_absolute)
 
     def due(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Publish messages to their exchange, past its delay."""
@@ -169,11 +218,35 @@ class Holding(QueueHook):
 def _deliver(exchange: Exchange, message: Message) -> None:
     method = message.envelope.method
     assert isinstance(method, BasicPublish)
-    copies = (message.headers or {}).get("CC")
-    keys = [method.routing_key]
-    if isinstance(copies, list):
-        keys += [key for key in copies if isinstance(key, str)]
+    keys: Sequence[str] = (method.routing_key,)
+    if message.flags & HAS_HEADERS and b"CC" in message.header:
+        keys = routing_keys(method.routing_key, message.headers)
+    if isinstance(message.envelope, BlindEnvelope):
+        keys = (*keys, *message.envelope.copies)
     republish(message, find(exchange, keys, message, is_past_hooks=True))
+
+
+def _drop(vhost: VirtualHost, exchange: Exchange) -> None:
+    """Drop what waits for an exchange that is gone, also if it was delayed only before."""
+    queue = vhost.hidden.get(holder_name(exchange.name))
+    if queue is not None:
+        count = queue.waiting_count
+        vhost.delete_hidden(queue.name)
+        if count:
+            vhost.broker.events.emit("delayed.dropped", exchange=exchange, count=count)
+
+
+def _follow_clock(broker: Broker) -> None:
+    """Have what waits for a moment of the wall clock go along with it."""
+    for vhost in broker.vhosts.values():
+        for queue in vhost.all_queues():
+            if isinstance(queue, HookedQueue) and queue.extras.absolute:
+                broker.batch.returns.append(queue.clock_jumped())
+
+
+def _start(broker: Broker) -> None:
+    broker.events.subscribe("exchange.deleted", _drop)
+    broker.events.subscribe("clock.jumped", lambda difference: _follow_clock(broker))
 
 
 class MessageDelay(QueueHook):
@@ -217,3 +290,4 @@ def register(registry: Registry) -> None:
     )
     registry.exchange_hook(_of_exchange, phase=Phase.DELAY)
     registry.queue_hook(_of_queue, phase=Phase.DELAY)
+    registry.start(_start)

@@ -73,10 +73,14 @@ class Shares(KeyedLanes):
         self._shares: list[dict[int, Share]] = [{} for _ in range(SHARDS)]
         self._turns: deque[Share] = deque()
         self._holders: dict[int, Share] = {}  # by position, of what is delivered; if limited
-        self._count = queue.runs.count
-        self._old = (
-            queue.runs if queue.runs.count else None
-        )  # what was there before there were keys
+        self._count = 0
+        self._old: Runs | None = None  # what was there before there were keys
+
+    def begin(self) -> None:
+        """Serve what is there already before all that has a key."""
+        runs = self.queue.runs
+        self._count = runs.count
+        self._old = runs if runs.count else None
 
     @property
     def count(self) -> int:

@@ -66,7 +66,7 @@ def identity_of(message: Message) -> str | None:
             name = (message.headers or {}).get(DELAY_ID)
             if isinstance(name, str | int) and not isinstance(name, bool):
                 return str(name)
-        return message.properties.message_id if flags & HAS_MESSAGE_ID else None
+        return message.message_id if flags & HAS_MESSAGE_ID else None
     except FrameError:  # nobody can read them
         return None
 

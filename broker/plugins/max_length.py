@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.registry import Registry
 
 UNLIMITED = 1 << 62
+AT_ONCE = 512  # messages dropped before others get their turn
 
 
 class _Limits(QueueHook):
@@ -42,11 +43,16 @@ class DropHead(_Limits):
     def dealt(self) -> None:
         """Drop what is too much."""
         queue = cast("HookedQueue", self.queue)
-        excess = queue.extras.lanes.count - self._length
+        extras = queue.extras
+        excess = extras.lanes.count - self._length
         if excess > 0:
-            queue.drop_front(excess, Reason.MAXLEN)
-        while queue.extras.body_octets > self._octets:
+            queue.drop_front(min(excess, AT_ONCE), Reason.MAXLEN)
+        for _ in range(AT_ONCE):
+            if extras.body_octets <= self._octets:
+                break
             queue.drop_front(1, Reason.MAXLEN)
+        if extras.lanes.count > self._length or extras.body_octets > self._octets:
+            queue.touch()  # the limit is new, and very much lower
 
 
 class RejectPublish(_Limits):

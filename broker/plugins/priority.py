@@ -34,7 +34,11 @@ class Levels(KeyedLanes):
         super().__init__(queue)
         self.highest = highest
         self._lanes: dict[int, Runs] = {0: queue.runs}
-        self._filled: list[int] = [0] if queue.runs.count else []  # levels, ascending
+        self._filled: list[int] = []  # levels, ascending
+
+    def begin(self) -> None:
+        """Serve what is there already after all that has a priority."""
+        self._filled = [0] if self.queue.runs.count else []
 
     @property
     def count(self) -> int:

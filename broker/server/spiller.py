@@ -198,7 +198,8 @@ class Spiller:
         copies = [(chunk.numbers[:], chunk.messages[:], chunk.octets) for _, chunk in due]
         slots = await self._scratch.write([messages for _, messages, _ in copies])
         for (queue, chunk), (at, messages, octets), slot in zip(due, copies, slots, strict=True):
-            paged = Paged(at[0], at[-1] + 1, len(messages), octets, slot, gaps(at))
+            bodies = sum([message.size for message in messages])
+            paged = Paged(at[0], at[-1] + 1, len(messages), octets, slot, gaps(at), bodies)
             queue.runs.spilled(chunk, paged)
 
 

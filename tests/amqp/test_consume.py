@@ -31,6 +31,8 @@ from leveret.protocol.writer import method_frame
 
 from ..support.client import Client, Received, closed, published
 
+BOTH_STRATEGIES = True
+
 IN_USE = "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use"
 
 

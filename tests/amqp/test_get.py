@@ -13,6 +13,8 @@ from leveret.protocol.properties import Properties
 
 from ..support.client import Received, closed
 
+BOTH_STRATEGIES = True
+
 
 def numbers(*values):
     return [b"%d" % value for value in values]

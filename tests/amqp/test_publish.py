@@ -28,6 +28,8 @@ from leveret.protocol.writer import method_frame
 
 from ..support.client import Client, Received, closed, published
 
+BOTH_STRATEGIES = True
+
 
 def confirming(client):
     client.declare()

@@ -28,6 +28,8 @@ from leveret.protocol.writer import method_frame
 
 from ..support.client import Received, closed, in_one_slice, published
 
+BOTH_STRATEGIES = True
+
 
 def numbers(*values):
     return [b"%d" % value for value in values]

@@ -80,6 +80,7 @@ from leveret.protocol.writer import method_frame
 
 from ..support.client import Received, published
 from ..support.durable import Durable, pass_time
+from ..support.strategies import registry
 
 DURABLE, TRANSIENT = ("d1", "d2"), ("t",)
 NAMES = DURABLE + TRANSIENT
@@ -172,8 +173,9 @@ class ChannelModel:
 class World:
     """A broker, its clients, and what the model knows of them."""
 
-    def __init__(self, store):
+    def __init__(self, store, strategy):
         self.store = store
+        self.strategy = strategy
         self.numbers = count()
         self.tags = count()
         self.sizes = {}
@@ -182,7 +184,7 @@ class World:
         self.valid = self.closed = {}, set()  # what is in the store; what is on its way there
 
     async def start(self, nursery):
-        self.durable = Durable(self.store, LIMIT)
+        self.durable = Durable(self.store, LIMIT, registry(self.strategy))
         await nursery.start(self.durable.run)
         self.durable.gate.on_commit = self.close_commit
         self.closed_at = 0
@@ -795,13 +797,13 @@ OPERATIONS = st.tuples(
 )
 
 
-async def play(operations, store):
+async def play(operations, store, strategy):
     async with trio.open_nursery() as nursery:
-        await Play(World(store), nursery).run(operations)
+        await Play(World(store, strategy), nursery).run(operations)
         nursery.cancel_scope.cancel()
 
 
-def run(operations, store, least=bodies.LEAST):
+def run(operations, store, least=bodies.LEAST, strategy="plain"):
     """Play with chunks, rows and steps so small that a few messages fill many.
 
     Args:
@@ -830,7 +832,7 @@ def run(operations, store, least=bodies.LEAST):
         for (module, name), value in small.items():
             stack.enter_context(patch.object(module, name, value))
         try:
-            trio.run(play, operations, store, clock=clock)
+            trio.run(play, operations, store, strategy, clock=clock)
         except BaseExceptionGroup as group:
             raise first(group) from None
 
@@ -851,6 +853,12 @@ def test_a_broker_in_memory_and_its_model_agree(operations):
     run(operations, MemoryStore())
 
 
+@settings(max_examples=80, deadline=None, phases=PHASES)
+@given(st.lists(OPERATIONS, min_size=10, max_size=60))
+def test_a_broker_with_hooked_queues_and_its_model_agree(operations):
+    run(operations, MemoryStore(), strategy="hooked")
+
+
 @pytest.mark.long
 @settings(max_examples=100, deadline=None, phases=PHASES)
 @given(st.lists(OPERATIONS, min_size=30, max_size=60), st.sampled_from([50, bodies.LEAST]))
@@ -864,3 +872,10 @@ def test_a_broker_on_a_disk_and_its_model_agree(operations, least):
 @given(st.lists(OPERATIONS, min_size=10, max_size=150))
 def test_a_broker_and_its_model_agree_for_long(operations):
     run(operations, MemoryStore())
+
+
+@pytest.mark.long
+@settings(max_examples=3000, deadline=None, phases=PHASES)
+@given(st.lists(OPERATIONS, min_size=10, max_size=150))
+def test_a_broker_with_hooked_queues_and_its_model_agree_for_long(operations):
+    run(operations, MemoryStore(), strategy="hooked")

@@ -37,6 +37,7 @@ from leveret.protocol.methods import (
 )
 
 from ..support.client import Client, Received, finish
+from ..support.strategies import registry
 
 CHANNELS = (1, 2)
 HEADER = 14  # octets of a header without properties
@@ -69,9 +70,11 @@ class Model:
 class QueueMachine(RuleBasedStateMachine):
     """One queue, one connection, two channels."""
 
+    strategy = "plain"
+
     def __init__(self):
         super().__init__()
-        broker = Broker()
+        broker = Broker(registry=registry(self.strategy))
         broker.add_defaults()
         self.client = Client(broker)
         self.client.open_channel(2)
@@ -285,7 +288,23 @@ class PiecesMachine(QueueMachine):
         self.patch.undo()
 
 
+class HookedMachine(QueueMachine):
+    """The same with a hooked queue."""
+
+    strategy = "hooked"
+
+
+class HookedPiecesMachine(PiecesMachine):
+    """The same with a hooked queue."""
+
+    strategy = "hooked"
+
+
 TestQueueModel = QueueMachine.TestCase
 TestQueueModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestPiecesModel = PiecesMachine.TestCase
 TestPiecesModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestHookedModel = HookedMachine.TestCase
+TestHookedModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestHookedPiecesModel = HookedPiecesMachine.TestCase
+TestHookedPiecesModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.registry import Registry
 from leveret.broker.persistence import Persistence
 from leveret.broker.server import clock
 from leveret.broker.server.turns import Turns
@@ -230,9 +231,11 @@ class Durable:
       failed: Set when the store has failed.
     """
 
-    def __init__(self, store: Store, limit: int = 1 << 20) -> None:
+    def __init__(
+        self, store: Store, limit: int = 1 << 20, registry: Registry | None = None
+    ) -> None:
         self.gate = Gate(store)
-        self.broker = Broker()
+        self.broker = Broker(registry=registry)
         self.persistence = Persistence(self.broker, self.gate, limit=limit)  # type: ignore[arg-type]
         self.turns = Turns(self.broker, clock.now)
         self.clients: list[LiveClient] = []
@@ -301,9 +304,11 @@ class Durable:
 
 
 @asynccontextmanager
-async def durable(store: Store, limit: int = 1 << 20) -> AsyncIterator[Durable]:
+async def durable(
+    store: Store, limit: int = 1 << 20, registry: Registry | None = None
+) -> AsyncIterator[Durable]:
     """Run a broker within the block; what is not committed at its end is lost."""
-    made = Durable(store, limit)
+    made = Durable(store, limit, registry)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         try:
