@@ -15,7 +15,7 @@ from leveret.broker.amqp import reply_to
 from leveret.broker.core.checks import check_expiration, check_user_id
 from leveret.broker.core.exchange import route, routing_keys, tell
 from leveret.broker.core.message import BlindEnvelope
-from leveret.broker.core.placing import admitted, pass_hooks
+from leveret.broker.core.placing import Passed, admitted, pass_hooks
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.exchange import Exchange
+    from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.routes import Routes
@@ -137,9 +138,8 @@ def _publish_checked(channel: Channel, message: Message, memo: Routes, before: i
 def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool:
     """Check a message, find its queues, put it into them; return whether one has refused it."""
     session = channel.session
-    flags = message.flags & LOOK_AT
     if channel.transaction is None:
-        known = _known(message, flags, memo)
+        known = _known(message, memo)
         if known is not None:
             return _place_known(channel, message, known)
     method = message.envelope.method
@@ -156,36 +156,40 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
     if message.flags & HAS_USER_ID:
         assert session.user is not None
         check_user_id(message.properties.user_id, session.user)
-    queues, is_taken = _find(channel, message, envelope, exchange, keys, memo)
+    queues, is_taken, hooks = _find(channel, message, envelope, exchange, keys, memo)
     mandatory = method.mandatory and not is_taken
     if channel.transaction is not None:
-        channel.transaction.hold_publish(message, queues, mandatory)
+        channel.transaction.hold_publish(message, queues, mandatory, hooks)
         return False
-    return place(channel, message, queues, mandatory)
+    return place(channel, message, queues, mandatory, hooks)
 
 
-def _known(message: Message, flags: int, memo: Routes) -> Sequence[Queue] | None:
-    """Return the queues of a message that goes where others like it went, None if nobody knows."""
-    envelope = message.envelope
+def _known(message: Message, memo: Routes) -> Passed | None:
+    """Return where a message goes that is like others before it, None if nobody knows."""
+    envelope, flags = message.envelope, message.flags & LOOK_AT
+    if flags & HAS_HEADERS:
+        if _may_have_copies(message):
+            return None
+        flags ^= HAS_HEADERS
     if not flags & ~HAS_EXPIRATION:
         known = memo.by_admission.get(envelope) or memo.current().get(envelope)
         if known:
-            return known
+            return Passed(known, False)
     found = memo.by_hooks.get(envelope)
-    if found is None or flags & ~HAS_HEADERS or (flags and _may_have_copies(message)):
+    if found is None or flags:
         return None
     method = envelope.method
     assert isinstance(method, BasicPublish)
-    return pass_hooks(found, (method.routing_key,), message)[0]
+    return pass_hooks(found, (method.routing_key,), message)
 
 
-def _place_known(channel: Channel, message: Message, queues: Sequence[Queue]) -> bool:
+def _place_known(channel: Channel, message: Message, known: Passed) -> bool:
     """Put a message of which only its expiration is to be checked into the queues of its like."""
     if message.flags & HAS_EXPIRATION:
         check_expiration(message.expiration or "")
-        for queue in queues:
+        for queue in known.queues:
             queue.keep_time()
-    return place(channel, message, queues, False)
+    return place(channel, message, known.queues, False, known.hooks)
 
 
 def _find(
@@ -195,14 +199,11 @@ def _find(
     exchange: Exchange,
     keys: Sequence[str],
     memo: Routes,
-) -> tuple[Sequence[Queue], bool]:
+) -> Passed:
     """Find the queues of a message that was checked; remember them if others go there, too.
 
     Args:
       envelope: As it came in, which others have as well.
-
-    Returns:
-      The queues; whether it has arrived without any.
     """
     method = envelope.method
     assert isinstance(method, BasicPublish)
@@ -214,8 +215,9 @@ def _find(
         found = route(exchange, keys, message=message)
         tell(found, keys, message)
     queues: Sequence[Queue] = found.queues
+    hooks: Sequence[ExchangeHook] = ()
     if found.stops:
-        queues, is_diverted = pass_hooks(found, keys, message)
+        queues, is_diverted, hooks = pass_hooks(found, keys, message)
         is_taken = is_taken or is_diverted
         if found.stops == (exchange,) and len(keys) == 1 and not method.mandatory:
             memo.by_hooks[envelope] = found
@@ -229,25 +231,37 @@ def _find(
     if message.flags & HAS_EXPIRATION:
         for queue in queues:
             queue.keep_time()
-    return queues, is_taken
+    return Passed(queues, is_taken, hooks)
 
 
-def place(channel: Channel, message: Message, queues: Sequence[Queue], mandatory: bool) -> bool:
+def place(
+    channel: Channel,
+    message: Message,
+    queues: Sequence[Queue],
+    mandatory: bool,
+    hooks: Sequence[ExchangeHook] = (),
+) -> bool:
     """Put a message into its queues, or send it back if there are none and it must not be lost.
+
+    Args:
+      hooks: Those of exchanges that are told of it if a queue gets it and none has refused it.
 
     Returns:
       Whether a queue has refused it; the others have it all the same.
     """
     if mandatory:
         send_back_if_lost(channel, message, queues)
-    is_refused = False
+    is_refused, targets = False, queues
     if any(queue.admitting for queue in queues):
-        queues, is_refused = admitted(message, queues)
+        targets, is_refused = admitted(message, queues)
     touched = channel.session.broker.batch.touched
-    for queue in queues:
+    for queue in targets:
         if not queue.deleted:
             queue.incoming.append(message)
             touched[queue] = None
+    if hooks and queues and not is_refused:
+        for hook in hooks:
+            hook.admitted(message)
     return is_refused
 
 

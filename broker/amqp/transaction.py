@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.amqp.channel import Channel, Entry
+    from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
 
 
 # What is carried out at a stroke: messages, their octets, and queues that get some of them.
 PIECE, PIECE_OCTETS, WIDTH = 4096, 4 << 20, 64
+ASKED = 512  # messages that exchanges are asked about at a stroke
 
 _consumer_of = itemgetter(0)
 
@@ -58,6 +60,7 @@ class Transaction:
     __slots__ = (
         "_discarded",
         "_mandatory",
+        "_passed",
         "_publishes",
         "_rejected",
         "_requeued",
@@ -74,13 +77,24 @@ class Transaction:
     def _start_anew(self) -> None:
         self._publishes: dict[Queue, list[Message]] = {}
         self._mandatory: list[tuple[Message, Sequence[Queue]]] = []
+        self._passed: list[tuple[Message, Sequence[ExchangeHook]]] = []
         self._discarded: list[dict[int, Entry]] = []
         self._rejected: list[dict[int, Entry]] = []
         self._requeued: list[dict[int, Entry]] = []
         self.octets = 0
 
-    def hold_publish(self, message: Message, queues: Sequence[Queue], mandatory: bool) -> None:
-        """Hold a checked and routed message."""
+    def hold_publish(
+        self,
+        message: Message,
+        queues: Sequence[Queue],
+        mandatory: bool,
+        hooks: Sequence[ExchangeHook] = (),
+    ) -> None:
+        """Hold a checked and routed message.
+
+        Args:
+          hooks: Those of exchanges that are asked once more when it is placed, and told.
+        """
         for queue in queues:
             messages = self._publishes.get(queue)
             if messages is None:
@@ -88,6 +102,8 @@ class Transaction:
             messages.append(message)
         if mandatory:
             self._mandatory.append((message, queues))
+        if hooks and queues:
+            self._passed.append((message, hooks))
         self.octets += message.header_size + message.size
 
     def hold_settlement(self, tags: dict[int, Entry], how: Settlement) -> None:
@@ -117,6 +133,7 @@ class Transaction:
         rejected = self._rejected
         settled, octets = [*discarded, *rejected, *requeued], self.octets
         batch = channel.session.broker.batch
+        passed = self._passed
         self.lost = self._find_lost()
         self._start_anew()
         self.octets = octets_of(self.lost)
@@ -129,17 +146,23 @@ class Transaction:
             # They count as ready from now on: the queue is not empty, and what comes back after
             # them is not dealt before them.
             returns = channel.requeue_later(*requeued)
-            work = self._carry_out_later(channel, publishes, (discarded, rejected), returns)
+            asking = _ask_exchanges(passed, publishes, are_coming=True)
+            work = self._carry_out_later(channel, asking, publishes, (discarded, rejected), returns)
             batch.unfinished.append(work)
             return True
-        is_refused = False
+        for _ in _ask_exchanges(passed, publishes, are_coming=False):
+            pass  # there are not many
+        refused: set[int] = set()
         for queue, messages in publishes.items():
             if queue.admitting:
-                is_refused |= _publish_admitted(queue, messages, is_kept=is_kept)
+                refused |= _publish_admitted(queue, messages, is_kept=is_kept)
             else:
                 _publish(queue, messages, is_kept=is_kept)
         channel.settle_all(discarded, requeued, rejected)
-        if is_refused:
+        if refused:
+            for hook, message in _pairs(passed):
+                if id(message) in refused:
+                    hook.refused(message)
             raise PreconditionFailed("partial tx completion")
         return is_kept
 
@@ -168,6 +191,7 @@ class Transaction:
     def _carry_out_later(
         self,
         channel: Channel,
+        asking: Iterator[None],
         publishes: dict[Queue, list[Message]],
         settled: tuple[list[dict[int, Entry]], list[dict[int, Entry]]],
         returns: Iterator[None],
@@ -175,10 +199,12 @@ class Transaction:
         """Carry a commit out, some of it at a time; there is no commit of a log before the end.
 
         Args:
+          asking: What drops publishes that exchanges do not let in any more.
           settled: What is acknowledged, and what is rejected.
         """
         discarded, rejected = settled
         try:
+            yield from asking
             yield from _publish_later(publishes)
             yield from channel.discard_later(*discarded)
             yield from channel.reject_later(*rejected)
@@ -207,6 +233,35 @@ class Transaction:
         return undone
 
 
+def _ask_exchanges(
+    passed: Sequence[tuple[Message, Sequence[ExchangeHook]]],
+    publishes: Mapping[Queue, list[Message]],
+    *,
+    are_coming: bool,
+) -> Iterator[None]:
+    """Drop what an exchange does not let in any more: the same may have come meanwhile.
+
+    What has passed several exchanges is dropped only if none of them lets it in.
+
+    Args:
+      are_coming: Whether the queues count them as ready already.
+    """
+    unwanted: set[int] = set()
+    for start in range(0, len(passed), ASKED):
+        for message, hooks in passed[start : start + ASKED]:
+            agreed = [hook for hook in hooks if hook.admit(message)]
+            for hook in agreed:
+                hook.admitted(message)
+            if not agreed:
+                unwanted.add(id(message))
+        yield
+    for queue, messages in publishes.items() if unwanted else ():
+        kept = [message for message in messages if id(message) not in unwanted]
+        if are_coming:
+            queue.coming -= len(messages) - len(kept)
+        messages[:] = kept
+
+
 def _are_kept(publishes: Iterable[Queue], settled: Sequence[dict[int, Entry]]) -> bool:
     """Whether any of it is in a queue that is kept over a restart."""
     consumers = (set(map(_consumer_of, tags.values())) for tags in settled)
@@ -226,15 +281,22 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
             queue.seal()
 
 
-def _publish_admitted(queue: Queue, messages: list[Message], *, is_kept: bool) -> bool:
-    """Hand messages to a queue that is asked about each; return whether it has refused one."""
-    is_any_refused = False
+def _publish_admitted(queue: Queue, messages: list[Message], *, is_kept: bool) -> set[int]:
+    """Hand messages to a queue that is asked about each; return the ids of those it refuses."""
+    refused: set[int] = set()
     for message in messages:
         taking, is_refused = admitted(message, (queue,))
-        is_any_refused |= is_refused
+        if is_refused:
+            refused.add(id(message))
         if taking:
             _publish(queue, [message], is_kept=is_kept)
-    return is_any_refused
+    return refused
+
+
+def _pairs(
+    passed: Iterable[tuple[Message, Sequence[ExchangeHook]]],
+) -> Iterator[tuple[ExchangeHook, Message]]:
+    return ((hook, message) for message, hooks in passed for hook in hooks)
 
 
 def _publish_later(publishes: Mapping[Queue, list[Message]]) -> Iterator[None]:

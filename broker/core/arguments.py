@@ -278,6 +278,12 @@ def check_queue_arguments(
             raise PreconditionFailed(f"invalid property 'non-durable' for {subject}")
 
 
+def check_exchange_arguments(arguments: Table, subject: str, table: Mapping[str, Argument]) -> None:
+    """Raise `PreconditionFailed` unless an exchange may be made with these arguments."""
+    check_exchange_name(arguments, ALTERNATE_EXCHANGE, subject)
+    _check_table(table, arguments, subject)
+
+
 def check_consumer_arguments(
     arguments: Table, subject: str, table: Mapping[str, Argument] = CONSUMER_ARGUMENTS
 ) -> None:

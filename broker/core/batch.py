@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from leveret.broker.core.queue import Queue
-
 # Peers written to in one slice: some milliseconds.
 FLUSH_LIMIT = 1000
+
+
+class Dealing(Protocol):
+    """A queue, or what a plugin has to write down of one."""
+
+    def deal(self) -> None:
+        """Do what the slice has left to do."""
 
 
 class Confirming(Protocol):
@@ -66,7 +71,8 @@ class Batch:
 
     Attributes:
       touched: Queues that deal at the end of this slice, some of them not for the first time.
-      caused: Queues that got messages out of others in this slice: they must deal before a commit.
+      caused: Queues that got messages out of others in this slice, and whoever has something to
+        keep together with what is in queues: they must deal before a commit.
       waiting: Queues that did not come to deal in theirs.
       unfinished: Work that the open commit must have all of, in the order in which it was caused;
         each step of it is short.
@@ -106,16 +112,16 @@ class Batch:
     )
 
     def __init__(self) -> None:
-        self.touched: dict[Queue, None] = {}
-        self.waiting: dict[Queue, None] = {}
-        self.caused: dict[Queue, None] = {}
+        self.touched: dict[Dealing, None] = {}
+        self.waiting: dict[Dealing, None] = {}
+        self.caused: dict[Dealing, None] = {}
         self.confirming: dict[Confirming, None] = {}
         self.flushing: dict[Peer, None] = {}
         self.unfinished: deque[Iterator[None]] = deque()
         self.returns: deque[Iterator[None]] = deque()
         self.debris: deque[Iterator[None]] = deque()
         self.held: dict[Waiting, None] = {}
-        self.sealed: dict[Queue, None] = {}
+        self.sealed: dict[Dealing, None] = {}
         self.is_durable = False
         self.must_commit = False
         self.commit = 1

@@ -169,6 +169,19 @@ class ExchangeHook:
     def refit(self) -> None:
         """Read the exchange's `settings`: they are new, or have changed."""
 
+    def admit(self, message: Message) -> bool:
+        """Say whether a message may come in; one that may not counts as routed.
+
+        Of a transaction's messages it is asked when they come, and again when they are placed.
+        """
+        return True
+
+    def admitted(self, message: Message) -> None:
+        """Take note of a message that came in, goes to some queue, and that nobody has refused."""
+
+    def refused(self, message: Message) -> None:
+        """Take note that a message of a transaction was refused after it was `admitted`."""
+
     def divert(self, message: Message, routing_keys: Sequence[str]) -> Sequence[Queue] | None:
         """Return the queues that get a message instead of those its bindings lead to.
 

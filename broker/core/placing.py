@@ -9,10 +9,10 @@ Called by: amqp.publish (the careful way), plugins (republish).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core.exchange import route, tell
-from leveret.broker.core.hooks import Verdict
+from leveret.broker.core.hooks import ExchangeHook, Verdict
 from leveret.protocol.constants import HAS_EXPIRATION
 
 if TYPE_CHECKING:
@@ -24,21 +24,30 @@ if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
 
 
-def pass_hooks(
-    found: Routing, routing_keys: Sequence[str], message: Message
-) -> tuple[tuple[Queue, ...], bool]:
-    """Let the exchanges at which a route stopped see the message, and go on from there.
+class Passed(NamedTuple):
+    """Where a message goes that exchanges with hooks were asked about.
 
-    Returns:
-      All queues it goes to; whether a hook has taken it, so that it counts as routed.
+    Attributes:
+      queues: Each once.
+      is_taken: Whether a hook has taken it, so that it counts as routed.
+      hooks: Those that are to be told once it is `admitted`.
     """
+
+    queues: Sequence[Queue]
+    is_taken: bool
+    hooks: Sequence[ExchangeHook] = ()
+
+
+def pass_hooks(found: Routing, routing_keys: Sequence[str], message: Message) -> Passed:
+    """Let the exchanges at which a route stopped see the message, and go on from there."""
     queues = dict.fromkeys(found.queues)
     stops = list(found.stops)
     seen = set(stops)
     is_taken = False
+    hooks: list[ExchangeHook] = []
     while stops:
         exchange = stops.pop()
-        diverted = _divert(exchange, routing_keys, message)
+        diverted = _divert(exchange, routing_keys, message, hooks)
         if diverted is not None:
             is_taken = True
             queues.update(dict.fromkeys(diverted))
@@ -48,13 +57,17 @@ def pass_hooks(
         queues.update(dict.fromkeys(onward.queues))
         stops += [stop for stop in onward.stops if stop not in seen]
         seen.update(onward.stops)
-    return tuple(queues), is_taken
+    return Passed(tuple(queues), is_taken, hooks)
 
 
 def _divert(
-    exchange: Exchange, routing_keys: Sequence[str], message: Message
+    exchange: Exchange, routing_keys: Sequence[str], message: Message, agreed: list[ExchangeHook]
 ) -> Sequence[Queue] | None:
     for hook in exchange.hooks.values():
+        if not hook.admit(message):
+            return ()
+        if type(hook).admitted is not ExchangeHook.admitted:
+            agreed.append(hook)
         diverted = hook.divert(message, routing_keys)
         if diverted is not None:
             return diverted
@@ -103,7 +116,10 @@ def find(
     found = route(exchange, routing_keys, message=message, is_past_hooks=is_past_hooks)
     tell(found, routing_keys, message)
     if found.stops:
-        return pass_hooks(found, routing_keys, message)[0]
+        passed = pass_hooks(found, routing_keys, message)
+        for hook in passed.hooks if passed.queues else ():
+            hook.admitted(message)  # whoever refuses it now, nobody would send it again
+        return passed.queues
     return found.queues
 
 

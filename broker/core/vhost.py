@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from leveret.broker.core.arguments import (
     ALTERNATE_EXCHANGE,
     check_equivalence,
-    check_exchange_name,
+    check_exchange_arguments,
     check_field,
     check_queue_arguments,
     check_queue_equivalence,
@@ -159,17 +159,18 @@ class VirtualHost:
         """Return the exchange, made now or before; raise if it was made differently."""
         exchange_type = self.exchange_type(type_name)
         arguments = EMPTY_TABLE if arguments is None else arguments
-        subject = self.described("exchange", name)
+        subject, table = self.described("exchange", name), self.broker.registry.exchange_arguments
         known = self.exchanges.get(name)
         if known is not None:
             check_field("type", type_name, known.type_name, subject)
             check_field("durable", durable, known.durable, subject)
             check_field("auto_delete", auto_delete, known.auto_delete, subject)
             check_field("internal", internal, known.internal, subject)
-            compared = (ALTERNATE_EXCHANGE, *known.type.compared_arguments)
+            others = [name for name, argument in table.items() if argument.compared]
+            compared = (ALTERNATE_EXCHANGE, *known.type.compared_arguments, *others)
             check_equivalence(compared, arguments, known.arguments, subject)
             return known
-        check_exchange_name(arguments, ALTERNATE_EXCHANGE, subject)
+        check_exchange_arguments(arguments, subject, table)
         exchange = Exchange(
             self,
             name,

@@ -25,6 +25,7 @@ GROUP: Final = "leveret.plugins"
 BUILT_IN: Final = (
     "consistent_hash",
     "dead_letter",
+    "deduplication",
     "delayed",
     "event_exchange",
     "fair_key",

@@ -41,7 +41,7 @@ def labelled(label: str) -> str:
 def test_first_script_publishes_to_the_sample_topology_and_consumes(tmp_path):
     if "LEVERET_TEST_URL" in os.environ:
         pytest.skip("the sample topology is Leveret's")
-    [script] = fences(ROOT / "README.md", "python")
+    script = fences(ROOT / "README.md", "python")[0]
     with leveret("--topology", str(TOPOLOGY)) as server:
         there = script.replace('"localhost"', f'"{server.host}", {server.port}')
         assert there != script
