@@ -124,6 +124,7 @@ class Extras:
         self.is_deep = any(
             hook.is_deep or _overrides(hook, name) for hook in hooks for name in DEEP
         )
+        self.is_held = any(hook.is_holding for hook in hooks)
         self.placed = _gather(hooks, "placed", failed)
         self.due_hooks = _gather(hooks, "due", failed)
         self.identity = _gather(hooks, "identity", failed)

@@ -35,7 +35,9 @@ def fit_queue(queue: Queue) -> None:
             return
         extras = Extras(queue)
     new = extras.fit(kinds)
-    queue.admitting = extras.admitting
+    if queue.admitting != extras.admitting:
+        queue.admitting = extras.admitting
+        queue.vhost.epoch += 1  # who knows the way there knows whether anybody is to be asked
     for hook in extras.hooks.values():
         ring = hook.ring()
         if ring is not None and not queue.consumers:

@@ -265,7 +265,7 @@ class HookedQueue(Waiting):
         extras = self.extras
         if self._awaited or extras.next_due <= self.vhost.broker.now:
             raise NotLoaded
-        if self.returned.count:
+        if self.returned.count and not extras.is_held:
             return super().pop()
         lane = None if extras.is_held else extras.lanes.front()
         if lane is None:
@@ -403,14 +403,6 @@ class HookedQueue(Waiting):
 
     def _drop_fetched(self, reason: Reason, entries: list[Entry]) -> None:
         self.drop_entries(entries, reason)
-
-    def sizes(self, position: int) -> tuple[int, int]:
-        """Return the octets of header and body of a message that only the log has."""
-        return (0, 0) if self.log is None else self.log.sizes(position)
-
-    def living(self, first: int, end: int) -> Sequence[int]:
-        """Return the positions from one up to another that the log has."""
-        return () if self.log is None else self.log.positions(first, end)
 
     # What is due
 

@@ -70,10 +70,15 @@ class QueueHook:
     Attributes:
       is_deep: Whether the queue has to be a `HookedQueue` in any case.
       counts_octets: Whether it looks at the octets of bodies (`Extras.body_octets`).
+      is_holding: Whether nothing is delivered, if it is deep; looked at when the queue is fitted.
+      is_for_publishers: Whether it admits all that the broker itself sends, which nobody would
+        send again.
     """
 
     is_deep = False
     counts_octets = False
+    is_holding = False
+    is_for_publishers = False
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue

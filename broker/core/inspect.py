@@ -88,6 +88,7 @@ def peek(
     after: str = "",
     limit: int = LIMIT,
     wanted: Filter | None = None,
+    positions: Sequence[int] | None = None,
 ) -> None:
     """Look at messages of a queue, by position, or unacked ones by who holds them.
 
@@ -99,14 +100,30 @@ def peek(
       after: What the page before had as `next`, "" to begin; of ready messages it is a position.
       limit: How many messages the page has at most.
       wanted: Which are shown; all without it.
+      positions: The only ones that are looked at, ascending; None for all.
 
     Raises:
-      ValueError: There is no such state, or no page of it ends there.
+      ValueError: There is no such state, or no page of it ends there, or it has no positions.
     """
     if state not in STATES:
         raise ValueError(f"there is no state '{state}', only {', '.join(STATES)}")
     walk, length = STATES[state]
-    _Peek(queue, done, limit, wanted).run(walk(queue, _mark(after, length)))
+    mark = _mark(after, length)
+    if positions is None:
+        spots = walk(queue, mark)
+    elif length != 1:
+        raise ValueError(f"messages that are {state} are not looked at by position")
+    else:
+        spots = _at(walk, queue, [each for each in positions if not mark or each > mark[0]])
+    _Peek(queue, done, limit, wanted).run(spots)
+
+
+def _at(
+    walk: Callable[[Queue, Mark], Iterator[Spot | Mark]], queue: Queue, positions: Iterable[int]
+) -> Iterator[Spot | Mark]:
+    for position in positions:
+        spot = next(walk(queue, (position - 1,)), None)
+        yield spot if isinstance(spot, Spot) and spot.position == position else (position,)
 
 
 def _mark(after: str, length: int) -> Mark:

@@ -31,6 +31,7 @@ from leveret.protocol.properties import Properties
 if TYPE_CHECKING:
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.users import Permission
 
 MOST_EXPLAINED = 1000  # exchanges, bindings and queues
 MOST_SHOWN = 500  # messages of a page
@@ -95,20 +96,13 @@ def _properties(fields: Fields) -> Properties:
 def peek_messages(request: Request, broker: Broker) -> Answer:
     """Answer a page of a queue's messages; see `core.inspect.peek`, and `Filter` for which."""
     fields = Fields(request.query, PAGE + FILTER)
-    queue = _readable_queue(request, broker)
+    queue = queue_of(request, broker, "read")
     limit = fields.integer("limit", 1, MOST_SHOWN)
     body_limit = fields.integer("body_limit", 0, LARGEST_EXCERPT)
     state = fields.text("state") or "ready"
     if state not in inspect.STATES:
         raise bad_field("state", state, f"one of {', '.join(inspect.STATES)}")
-    wanted = Filter(
-        exchange=fields.text("exchange"),
-        routing_key=fields.text("routing_key"),
-        message_id=fields.text("message_id"),
-        published_before=fields.integer("published_before", 0, LATEST),
-        published_after=fields.integer("published_after", 0, LATEST),
-        headers=fields.table("headers") or {},
-    )
+    wanted = filter_of(fields)
     after = fields.text("after") or ""
     size = EXCERPT if body_limit is None else body_limit
     answer = Pending()
@@ -119,19 +113,39 @@ def peek_messages(request: Request, broker: Broker) -> Answer:
             state=state,
             after=after,
             limit=inspect.LIMIT if limit is None else limit,
-            wanted=None if wanted == Filter() else wanted,
+            wanted=wanted,
         )
     except ValueError:
         raise bad_field("after", after, "what a page has as next") from None
     return answer if answer.response is None else answer.response
 
 
-def _readable_queue(request: Request, broker: Broker) -> Queue:
+def filter_of(fields: Fields) -> Filter | None:
+    """Return what messages have to be like, None if nothing is said."""
+    wanted = Filter(
+        exchange=fields.text("exchange"),
+        routing_key=fields.text("routing_key"),
+        message_id=fields.text("message_id"),
+        published_before=fields.integer("published_before", 0, LATEST),
+        published_after=fields.integer("published_after", 0, LATEST),
+        headers=fields.table("headers") or {},
+    )
+    return None if wanted == Filter() else wanted
+
+
+def queue_of(request: Request, broker: Broker, permission: Permission) -> Queue:
+    """Return the queue that a path names, on which the user must have a permission.
+
+    Raises:
+      Refused: The user has none, or there is no such queue.
+    """
     vhost_name, name = request.params["vhost"], request.params["name"]
     vhost = broker.vhosts.get(vhost_name)
     # who may not know is told the same, whether it is there or not
-    if not broker.users.check(request.user, vhost_name, "read", name):
-        raise forbidden(f"user '{request.user}' may not read queue '{name}' in '{vhost_name}'")
+    if not broker.users.check(request.user, vhost_name, permission, name):
+        raise forbidden(
+            f"user '{request.user}' may not {permission} queue '{name}' in '{vhost_name}'"
+        )
     queue = None if vhost is None else vhost.queues.get(name)
     if queue is None:
         raise not_found(f"no queue '{name}' in vhost '{vhost_name}'")

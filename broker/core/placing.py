@@ -74,8 +74,13 @@ def _divert(
     return None
 
 
-def admitted(message: Message, queues: Sequence[Queue]) -> tuple[Sequence[Queue], bool]:
+def admitted(
+    message: Message, queues: Sequence[Queue], *, is_published: bool = True
+) -> tuple[Sequence[Queue], bool]:
     """Ask the hooks of queues about a message.
+
+    Args:
+      is_published: Whether a client has sent it, and not the broker itself.
 
     Returns:
       The queues that get it; whether one of them has refused it.
@@ -86,6 +91,8 @@ def admitted(message: Message, queues: Sequence[Queue]) -> tuple[Sequence[Queue]
     for queue in queues:
         verdict = Verdict.ADMIT
         for hook in queue.admitting:
+            if hook.is_for_publishers and not is_published:
+                continue
             verdict = hook.admit(message)
             if verdict is Verdict.REFUSE:
                 refusing.append(hook)
@@ -129,7 +136,7 @@ def republish(message: Message, queues: Sequence[Queue]) -> int:
     Whatever has caused it is in the same commit.
     """
     if any(queue.admitting for queue in queues):
-        queues, _ = admitted(message, queues)
+        queues, _ = admitted(message, queues, is_published=False)
     count = 0
     is_timed = message.flags & HAS_EXPIRATION
     for queue in queues:

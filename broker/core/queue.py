@@ -485,6 +485,33 @@ class Queue:
         self._drop_ready()
         return count
 
+    def withdraw(self, first: int, last: int) -> int:
+        """Take out what is ready, or waits, from a position to another; return how many.
+
+        It is as if they had been acknowledged. Unacknowledged ones are left alone.
+        """
+        found = self.returned.remove(first, last) if self.returned.count else []
+        found += self._remove(first, last)
+        positions = sorted(position for position, _ in found)
+        if positions:
+            if self.log is not None:
+                self.log.settled(positions)
+            if self.extras is not None:
+                self.extras.forget(positions)
+            self.touch()
+        return len(positions)
+
+    def _remove(self, first: int, last: int) -> list[Entry]:
+        return self.runs.remove(first, last, self.sizes, self.living)
+
+    def sizes(self, position: int) -> tuple[int, int]:
+        """Return the octets of header and body of a message that only the log has."""
+        return (0, 0) if self.log is None else self.log.sizes(position)
+
+    def living(self, first: int, end: int) -> Sequence[int]:
+        """Return the positions from one up to another that the log has."""
+        return () if self.log is None else self.log.positions(first, end)
+
     def _drop_ready(self) -> None:
         batch, log = self.vhost.broker.batch, self.log
         if log is not None and self.unacked_count:

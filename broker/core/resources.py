@@ -187,6 +187,33 @@ class Fields:
             raise bad_field(name, given, f"an integer from {low} to {high}")
         return value  # type: ignore[return-value]
 
+    def number(self, name: str, above: float, high: float) -> float | None:
+        """Return a number above one and up to another, None if it is not there."""
+        value = self._given.get(name)
+        if value is None:
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not above < value <= high:  # type: ignore[operator]
+            raise bad_field(name, value, f"a number above {above} and up to {high}")
+        return float(value)  # type: ignore[arg-type]
+
+    def boolean(self, name: str) -> bool | None:
+        """Return whether something is so, None if it is not there."""
+        value = self._given.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise bad_field(name, value, "true or false")
+        return value
+
+    def integers(self, name: str, most: int) -> list[int] | None:
+        """Return numbers from 0 on, ascending, each once; None if it is not there."""
+        value = self._given.get(name)
+        if value is None:
+            return None
+        numbers = value if isinstance(value, list) and len(value) <= most else [None]
+        if not all(type(each) is int and each >= 0 for each in numbers):
+            raise bad_field(name, value, f"a list of at most {most} integers from 0 on")
+        return sorted(set(numbers))
+
     def table(self, name: str) -> Mapping[str, object] | None:
         """Return an object, None if it is not there."""
         given = value = self._given.get(name)

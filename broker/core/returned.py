@@ -9,7 +9,7 @@ Called by: core.queue, core.paging, core.inspect (looks).
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from heapq import heapify, heappop, heappush, heapreplace, merge
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
@@ -108,6 +108,30 @@ class Returned:
                 heappop(rows)
         return popped
 
+    def remove(self, first: int, last: int) -> list[Entry]:
+        """Remove all from a position to another, wherever they stand; return them."""
+        found = [entry for entry in self._few if first <= entry[0] <= last]
+        if found:
+            self._few = [entry for entry in self._few if not first <= entry[0] <= last]
+            heapify(self._few)
+        for _, row in self._rows:  # the first entry of each is at its end
+            start = bisect_left(row, -last, key=_downwards)
+            end = bisect_right(row, -first, key=_downwards)
+            if start == end:
+                continue
+            found += row[start:end]
+            del row[start:end]
+            if row is self._gathered:  # what is being read is asked for again
+                self._gathered, self.asked = [], None
+        if found:
+            self._rows = [(row[-1][0], row) for _, row in self._rows if row]
+            heapify(self._rows)
+            messages = [message for _, message in found]
+            self.count -= len(found)
+            self.bytes -= octets(messages)
+            self.absent_bytes -= absent_octets(messages)
+        return found
+
     def after(self, position: int) -> Iterator[Entry]:
         """Return the entries after a position, in order; nothing may change meanwhile."""
         few = sorted((entry for entry in self._few if entry[0] > position), key=_position)
@@ -162,9 +186,13 @@ class Returned:
         return _free(rows, log)
 
 
+def _downwards(entry: Entry) -> int:
+    return -entry[0]
+
+
 def _rest(row: list[Entry], position: int) -> Iterator[Entry]:
     """Return the entries of a row after a position; the first of a row is at its end."""
-    end = bisect_left(row, -position, key=lambda entry: -entry[0])
+    end = bisect_left(row, -position, key=_downwards)
     return (row[index] for index in range(end - 1, -1, -1))
 
 

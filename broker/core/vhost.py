@@ -267,7 +267,7 @@ class VirtualHost:
         return queue
 
     def _add_queue(self, queue: Queue) -> None:
-        self.refit(queue, is_forced=True)
+        self.refit(queue, is_forced=True)  # a plugin may have a note of it, and no setting
         self.queues[queue.name] = queue
         if queue.owner is not None:
             self._owned.setdefault(queue.owner, {})[queue] = None

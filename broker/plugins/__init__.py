@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from leveret.broker.core.lookups import ROUTES
 from leveret.broker.core.registry import Registered, Registry
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ BUILT_IN: Final = (
     "fair_key",
     "max_length",
     "modulus_hash",
+    "moving",
+    "pause",
     "priority",
     "random_exchange",
     "recent_history",
     "redelivery",
+    "redrive",
     "single_active_consumer",
     "ttl",
 )
@@ -50,6 +54,8 @@ def load(disabled: Collection[str] = (), *, are_others_wanted: bool = True) -> R
     from leveret.broker import __version__
 
     registry = Registry()
+    for route in ROUTES:
+        registry.resource(route)
     for name in BUILT_IN:
         plugin = Registered(name, __version__)
         _register(registry, plugin, disabled, partial(import_module, f"{__name__}.{name}"))

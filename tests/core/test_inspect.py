@@ -116,6 +116,22 @@ def test_any_position_begins_a_page(queue):
     assert [19, 20] == positions(look(queue, after="18", limit=2))
 
 
+def test_only_the_asked_positions_are_looked_at(queue):
+    put(queue, *messages(*range(3 * CHUNK)))
+    queue.pop()
+
+    page = look(queue, positions=[0, 5, 17, 99], limit=1)
+    rest = look(queue, positions=[0, 5, 17, 99], after=page.next)
+
+    assert ([5], [17]) == (positions(page), positions(rest))
+    assert (None, 2) == (rest.next, rest.looked)
+
+
+def test_what_somebody_has_is_not_asked_for_by_position(queue):
+    with pytest.raises(ValueError, match="unacked are not looked at by position"):
+        look(queue, state="unacked", positions=[1])
+
+
 def test_what_came_back_stands_where_it_was_and_is_redelivered(queue):
     put(queue, *messages(*range(CHUNK + 4)))
     target = Target()

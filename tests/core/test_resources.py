@@ -43,6 +43,45 @@ def test_a_number_out_of_range_is_refused_with_name_value_and_range(given, reaso
     )
 
 
+@pytest.mark.parametrize(
+    ("read", "value", "allowed"),
+    [
+        (lambda fields: fields.number("count", 0, 9), 0, "a number above 0 and up to 9"),
+        (lambda fields: fields.number("count", 0, 9), 9.5, "a number above 0 and up to 9"),
+        (lambda fields: fields.number("count", 0, 9), True, "a number above 0 and up to 9"),
+        (lambda fields: fields.number("count", 0, 9), float("nan"), "a number above 0 and up to 9"),
+        (lambda fields: fields.number("count", 0, 9), "1", "a number above 0 and up to 9"),
+        (lambda fields: fields.boolean("count"), 1, "true or false"),
+        (lambda fields: fields.boolean("count"), "true", "true or false"),
+        (lambda fields: fields.integers("count", 2), 1, "a list of at most 2 integers from 0 on"),
+        (lambda fields: fields.integers("count", 2), [1, 2, 3], "a list of at most 2 integers"),
+        (lambda fields: fields.integers("count", 2), [True], "a list of at most 2 integers"),
+        (lambda fields: fields.integers("count", 2), [-1], "a list of at most 2 integers"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_it_may_be(read, value, allowed):
+    response = refusal(lambda: read(Fields({"count": value}, KNOWN)))
+
+    assert (400, "count") == (response.status, response.body["field"])
+    assert response.body["allowed"].startswith(allowed)
+
+
+def test_numbers_and_lists_of_an_object_are_returned():
+    fields = Fields({"name": False, "count": 0.5, "table": [3, 1, 3]}, KNOWN)
+
+    assert (False, 0.5, [1, 3]) == (
+        fields.boolean("name"),
+        fields.number("count", 0, 9),
+        fields.integers("table", 3),
+    )
+    nothing = Fields({}, KNOWN)
+    assert [None] * 3 == [
+        nothing.boolean("name"),
+        nothing.number("count", 0, 9),
+        nothing.integers("table", 3),
+    ]
+
+
 def test_a_number_of_very_many_digits_is_refused():
     response = refusal(lambda: Fields({"count": "1" * 10_000}, KNOWN).integer("count", 1, 9))
 

@@ -57,6 +57,37 @@ def test_a_take_has_no_more_octets_than_asked_for_unless_it_is_one(returned):
     assert (2, 2 * size) == (returned.count, returned.bytes)
 
 
+@pytest.mark.parametrize("count", [10, FEW + 10, 3 * FEW])
+def test_what_is_removed_from_the_middle_is_not_there_any_more(returned, count):
+    for start in (1, 0):
+        add(returned, range(start, count, 2))
+
+    removed = returned.remove(3, 7)
+
+    assert [3, 4, 5, 6, 7] == sorted(position for position, _ in removed)
+    assert (count - 5, (count - 5) * octets([ONE])) == (returned.count, returned.bytes)
+    assert [0, 1, 2, *range(8, count)] == drain(returned, count)
+
+
+def test_all_may_be_removed(returned):
+    add(returned, range(2 * FEW))
+
+    assert 2 * FEW == len(returned.remove(0, 2 * FEW))
+    assert (0, 0, []) == (returned.count, returned.bytes, returned.remove(0, 2 * FEW))
+
+
+def test_what_is_removed_while_it_is_read_does_not_come_back(returned):
+    away = [(position, AWAY) for position in range(FEW + 10)]
+    returned.add(away, octets([AWAY] * len(away)))
+    asked = returned.gather()
+
+    returned.remove(0, 4)
+
+    assert not returned.load(asked, [ONE] * asked.count)
+    assert list(range(5, FEW + 10)) == drain(returned, FEW)
+    assert 0 == returned.absent_bytes
+
+
 def test_very_many_neighbours_are_few_rows(returned):
     for first in reversed(range(0, 20 * FEW, 2 * FEW)):
         add(returned, range(first, first + 2 * FEW))
