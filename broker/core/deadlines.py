@@ -17,7 +17,7 @@ from operator import neg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 # An entry is when << 64 | first << 16 | count - 1.
 WHEN_SHIFT = 64
@@ -28,6 +28,17 @@ MOST = 1 << FIRST_SHIFT  # positions of one entry
 
 FEW = 1024  # entries in the heap; together they become a row
 SHORT = FEW // 4  # entries of a row below which they go back to the heap
+
+
+class _Row(list[int]):
+    """Entries in order, the first one at the end.
+
+    Attributes:
+      is_single: Whether each is of one position.
+    """
+
+    __slots__ = ("is_single",)
+    is_single: bool
 
 
 class Deadlines:
@@ -43,7 +54,7 @@ class Deadlines:
         self._few: list[int] = []  # a heap
         # A heap of rows by an entry that is not behind their first; each is in order, the first
         # entry at its end. `rebuild` leaves some empty, and some with another first entry.
-        self._rows: list[tuple[int, list[int]]] = []
+        self._rows: list[tuple[int, _Row]] = []
         self._entries = 0  # in the heap and the rows
         self.positions = 0
         # The entry that grows: it is not among the others yet. None if first and end are equal.
@@ -73,6 +84,30 @@ class Deadlines:
             self._store()
             self._first, self._end = rest
 
+    def extend(self, whens: Sequence[int], positions: Sequence[int]) -> None:
+        """Have ascending positions due at times, one each: `add` for very many."""
+        self._store()
+        entries: list[int] = []
+        last = first = end = 0
+        for when, position in zip(whens, positions, strict=True):
+            if when == last and position == end and end - first < MOST:
+                end += 1
+                continue
+            if end > first:
+                entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
+            last, first, end = when, position, position + 1
+        if end > first:
+            entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
+        self.positions += len(positions)
+        self._entries += len(entries)
+        few = [*self._few, *entries]
+        end = 0
+        while len(few) - end > FEW:
+            self._add_row(few[end : end + FEW])
+            end += FEW
+        self._few = few[end:]
+        heapify(self._few)
+
     def _store(self) -> None:
         """Put the entry that grows to the others."""
         first, end = self._first, self._end
@@ -86,8 +121,10 @@ class Deadlines:
             self._few = []
             self._add_row(few)
 
-    def _add_row(self, row: list[int]) -> None:
+    def _add_row(self, entries: list[int]) -> None:
+        row = _Row(entries)
         row.sort(reverse=True)
+        row.is_single = _positions(row) == len(row)
         heappush(self._rows, (row[-1], row))
 
     @property
@@ -205,7 +242,9 @@ class Deadlines:
         count = _positions([entry for entry in self._few if least <= entry < most])
         for _, row in self._rows:
             if row and row[0] >= least and row[-1] < most:
-                count += _positions(row[_above(row, most) : _above(row, least)])
+                start = 0 if row[0] < most else _above(row, most)
+                end = len(row) if row[-1] >= least else _above(row, least)
+                count += end - start if row.is_single else _positions(row[start:end])
         return count
 
     def rebuild(self, is_wanted: Callable[[int, int], bool]) -> Iterator[None]:
@@ -261,7 +300,7 @@ def _positions(entries: list[int]) -> int:
     return sum([entry & COUNT_MASK for entry in entries]) + len(entries)
 
 
-def _free(rows: list[tuple[int, list[int]]]) -> Iterator[None]:
+def _free(rows: list[tuple[int, _Row]]) -> Iterator[None]:
     while rows:
         rows.pop()
         yield

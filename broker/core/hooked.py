@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry as AnyEntry
     from leveret.broker.core.runs import Runs
-    from leveret.broker.core.shards import Shards
 
 # Messages that expire at a stroke.
 DUE_LIMIT = 2048
@@ -332,13 +331,19 @@ class HookedQueue(Waiting):
     # What plugins tell
 
     def expire_at(self, when: int, first: int, count: int = 1) -> None:
-        """Have messages dropped at a moment (`broker.now`) if they are still in the queue then."""
+        """Have messages dropped at a moment (`broker.now`) if they are still in the queue then.
+
+        Of several moments of a message the earliest counts.
+        """
         extras = self.extras
+        deadlines, positions = extras.deadlines, range(first, first + count)
+        is_first = first >= deadlines.end
         extras.expiries.add(when, first, count)
-        extras.deadlines.lower(first, count, when)
+        deadlines.lower(first, count, when)
         if self.log is not None:
-            wall = when + self.vhost.broker.wall_offset
-            self.log.note(Fact.DEADLINE, range(first, first + count), [wall] * count)
+            offset = self.vhost.broker.wall_offset
+            whens = [when] * count if is_first else map(deadlines.get, positions)
+            self.log.note(Fact.DEADLINE, positions, [each + offset for each in whens])
 
     def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
@@ -538,12 +543,11 @@ class HookedQueue(Waiting):
         assert log is not None
         self.next_position = next_position
         offset = self.vhost.broker.wall_offset
-        waits = self.moments(log)
-        if waits or extras.lanes.is_keyed:
-            self._restore_apart(log, runs, waits)
+        self.restore_waits(log)
+        if extras.lanes.is_keyed:
+            self._restore_apart(log, runs)
         else:
-            for paged in runs:
-                self.runs.append_paged(paged)
+            self._restore_runs(log, runs)
         for position, wall in log.facts(Fact.DEADLINE):
             when = max(wall - offset, 1)  # it may be long past
             extras.deadlines.append(position, 1, when)
@@ -554,15 +558,30 @@ class HookedQueue(Waiting):
             self.count_octets()
         self.touch()
 
-    def _restore_apart(self, log: Log, runs: Iterable[Paged], waits: Shards) -> None:
-        """Put messages aside that wait, and the others into their lanes."""
+    def _restore_runs(self, log: Log, runs: Iterable[Paged]) -> None:
+        """Put messages aside that wait, and the others into their lane; most are of one kind."""
+        extras, due = self.extras, self.extras.due
+        mixed: list[Paged] = []
+        for paged in runs:
+            waiting = due.having(log.positions(paged.base, paged.end)) if due else 0
+            if mixed or 0 < waiting < paged.count:
+                mixed.append(paged)
+            elif waiting:
+                extras.waiting.append_paged(paged)
+            else:
+                extras.lanes.restore(0, paged)
+        if mixed:
+            self._restore_apart(log, mixed)
+
+    def _restore_apart(self, log: Log, runs: Iterable[Paged]) -> None:
         extras = self.extras
+        waits = extras.due.get
         late: list[int] = []
         by_key: dict[int, list[int]] = {}
         keys = dict(log.facts(Fact.LANE)) if extras.lanes.is_keyed else {}
         for paged in runs:
             for position in log.positions(paged.base, paged.end):
-                if waits.get(position):
+                if waits(position):
                     late.append(position)
                 else:
                     by_key.setdefault(keys.get(position, 0), []).append(position)
@@ -571,7 +590,6 @@ class HookedQueue(Waiting):
                 extras.lanes.restore(key, paged)
         for paged in _in_pieces(late, log):
             extras.waiting.append_paged(paged)
-        self.restore_waiting(late, waits)
 
     # The end
 

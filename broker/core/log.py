@@ -92,6 +92,12 @@ class Log(Protocol):
     def facts(self, fact: Fact) -> Iterator[tuple[int, int]]:
         """Return positions that have a fact, ascending, and its values."""
 
+    def columns(self, facts: Sequence[Fact]) -> Iterator[tuple[Sequence[int], list[Sequence[int]]]]:
+        """Return unsettled positions in rows, ascending, some at a time, and each fact of them.
+
+        It is 0 of those that do not have it.
+        """
+
     def positions(self, first: int, end: int) -> list[int]:
         """Return those from one up to another, which is not meant, that are unsettled in rows."""
 

@@ -148,7 +148,10 @@ class Registry:
         self.queue_hooks.sort(key=lambda hook: hook[:2])
 
     def exchange_hook(self, choose: ExchangeChoice, *, phase: int) -> None:
-        """Have a function choose a hook for each exchange that has settings, or `has_hooks`."""
+        """Have a function choose a hook for each exchange but the default one; None for none.
+
+        It is asked when an exchange is declared, and when policies change.
+        """
         self._note("exchange hook")
         self.exchange_hooks.append((phase, self._current.name, choose))
         self.exchange_hooks.sort(key=lambda hook: hook[:2])

@@ -8,10 +8,11 @@ Called by: core.extras, plugins.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 BITS = 12  # of a position, that tell it from its neighbours in a shard
 
@@ -47,6 +48,21 @@ class Shards:
             shard = self._shards[position >> BITS] = {}
         self.count += position not in shard
         shard[position] = value
+
+    def fill(self, positions: Sequence[int], values: Sequence[int]) -> None:
+        """Give ascending positions that have no numbers yet theirs."""
+        at, count = 0, len(positions)
+        while at < count:
+            number = positions[at] >> BITS
+            end = bisect_left(positions, number + 1 << BITS, at)
+            shard = self._shards.setdefault(number, {})
+            shard.update(zip(positions[at:end], values[at:end], strict=True))
+            at = end
+        self.count += count
+
+    def having(self, positions: Iterable[int]) -> int:
+        """Return how many of some positions have a number."""
+        return sum([self.get(position) != 0 for position in positions])
 
     def pop(self, position: int) -> int:
         """Forget a position; return its number, 0 if it had none."""

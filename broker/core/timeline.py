@@ -41,6 +41,11 @@ class Timeline:
         """How many runs of equal values are kept."""
         return sum([len(chunk.firsts) for chunk in self._chunks])
 
+    @property
+    def end(self) -> int:
+        """The first of the positions that have not come yet."""
+        return self._end
+
     def append(self, first: int, count: int, value: int) -> None:
         """Give a value, below 2^64, to positions behind all that came before."""
         assert first >= self._end, "positions ascend"

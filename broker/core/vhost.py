@@ -455,7 +455,7 @@ class VirtualHost:
         exchange.settings = settings(
             exchange.arguments, registry.exchange_arguments, policy, registry.smaller_wins
         )
-        if exchange.hooks or exchange.settings or exchange.type.has_hooks:
+        if registry.exchange_hooks:
             fit_exchange(exchange)
 
     def refit(self, queue: Queue, *, is_forced: bool = False) -> None:

@@ -11,7 +11,7 @@ Called by: core.hooked (is its base), plugins.
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core import paging
@@ -21,7 +21,6 @@ from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.message import Absent
 from leveret.broker.core.queue import Queue
 from leveret.broker.core.runs import PIECE_OCTETS
-from leveret.broker.core.shards import Shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -235,12 +234,20 @@ class Waiting(Queue):
     def wait_until(self, position: int, when: int, *, is_absolute: bool = False) -> None:
         """Have a message that is being placed wait until a moment (`Broker.now`).
 
+        Of several moments of a message the latest counts.
+
         Args:
           is_absolute: Whether it is a moment of the wall clock, and goes along when that jumps.
         """
-        self.extras.placing[position] = when
+        extras = self.extras
+        known = extras.placing.get(position)
+        if known is not None:
+            if when <= known:
+                return
+            extras.absolute.forget((position,))
+        extras.placing[position] = when
         if is_absolute:
-            self.extras.absolute.set(position, when + self.vhost.broker.wall_offset)
+            extras.absolute.set(position, when + self.vhost.broker.wall_offset)
 
     def wait_entries(self, entries: Sequence[Entry], whens: Sequence[int]) -> None:
         """Have messages wait that came back."""
@@ -303,28 +310,31 @@ class Waiting(Queue):
 
     # After a restart
 
-    def moments(self, log: Log) -> Shards:
-        """Return until when messages wait; where a hook wants those that are due, of all."""
-        broker, found, extras = self.vhost.broker, Shards(), self.extras
-        for position, fact in log.facts(Fact.DUE):
-            wall = fact & ~ABSOLUTE
-            if extras.due_hooks or wall > broker.wall:
-                found.set(position, _moment(wall - broker.wall_offset))
-                if fact & ABSOLUTE:
-                    extras.absolute.set(position, wall)
-        return found
+    def restore_waits(self, log: Log) -> None:
+        """Take over until when messages wait and what their names are, before they are here.
 
-    def restore_waiting(self, positions: Sequence[int], moments: Shards) -> None:
-        """Take over until when messages wait, and what names they have."""
-        extras, log = self.extras, self.log
-        assert log is not None
-        for position in positions:
-            when = moments.get(position)
-            extras.due.set(position, when)
-            extras.dues.add(when, position)
-        named = [each for each in log.facts(Fact.ID) if extras.due.get(each[0])]
-        if named:
-            extras.identities.add(*zip(*named, strict=True))
+        Where a hook wants those that are due, of all.
+        """
+        extras, broker = self.extras, self.vhost.broker
+        offset = broker.wall_offset
+        from_wall = 1 if extras.due_hooks else broker.wall + 1
+        for positions, (facts, names) in log.columns((Fact.DUE, Fact.ID)):
+            walls: Sequence[int] = facts
+            if max(facts, default=0) >= ABSOLUTE:
+                walls = [fact & ~ABSOLUTE for fact in facts]
+                for at, wall, fact in zip(positions, walls, facts, strict=True):
+                    if fact != wall and wall >= from_wall:
+                        extras.absolute.set(at, wall)
+            if min(walls, default=0) < from_wall:
+                which = [wall >= from_wall for wall in walls]
+                positions = list(compress(positions, which))
+                walls = list(compress(walls, which))
+                names = list(compress(names, which))
+            whens = [wall - offset or -1 for wall in walls]
+            extras.due.fill(positions, whens)
+            extras.dues.extend(whens, positions)
+            if any(names):
+                extras.identities.add(positions, names)
 
     # What is due
 
@@ -384,14 +394,6 @@ class Waiting(Queue):
         return any(waits(position) for position in range(first, first + count))
 
     # What HookedQueue has
-
-    def sizes(self, position: int) -> tuple[int, int]:
-        """Return the octets of header and body of a message that only the log has."""
-        raise NotImplementedError
-
-    def living(self, first: int, end: int) -> Sequence[int]:
-        """Return the positions from one up to another that the log has."""
-        raise NotImplementedError
 
     def take_out(self, entries: Sequence[AnyEntry]) -> None:
         """Let go of messages that are in no lane any more, as if they had been acknowledged."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GROUP: Final = "leveret.plugins"
 
 BUILT_IN: Final = (
+    "celery_eta",
     "consistent_hash",
     "dead_letter",
     "deduplication",

@@ -87,6 +87,15 @@ def read(message: Message) -> Task | None:
     return None
 
 
+def task_id(message: Message) -> str | None:
+    """Return what `revoke` calls the task in a message; None if it is none, or cannot be read."""
+    if _TASK in message.header:
+        return _id(_headers(message))
+    if message.size > BODY_LIMIT or b'"task"' not in (body := message.body):
+        return None
+    return _id(_parsed(message, body))
+
+
 def revoked(message: Message) -> list[str]:
     """Return the ids of the tasks that a broadcast to all workers revokes.
 
@@ -132,14 +141,19 @@ def _parsed(message: Message, body: bytes) -> Mapping[str, object]:
 
 
 def _task(fields: Mapping[str, object]) -> Task | None:
-    name, task_id = fields.get("task"), fields.get("id")
-    if not (isinstance(name, str) and isinstance(task_id, str) and task_id):
+    known = _id(fields)
+    if known is None:
         return None
     try:
-        task = Task(task_id, _moment(fields.get("eta")), _moment(fields.get("expires")))
+        task = Task(known, _moment(fields.get("eta")), _moment(fields.get("expires")))
     except ValueError:
         return None
     return None if task.eta_ms is task.expires_ms is None else task
+
+
+def _id(fields: Mapping[str, object]) -> str | None:
+    name, known = fields.get("task"), fields.get("id")
+    return known if isinstance(name, str) and isinstance(known, str) and known else None
 
 
 def _moment(text: object) -> int | None:

@@ -86,6 +86,24 @@ class Facts:
             found = {at: column[at - segment.base] for at in living} | found
         return {position: value for position, value in found.items() if value}
 
+    def column(self, segment: Segment, fact: int) -> Sequence[int]:
+        """Return a fact of all unsettled messages of a segment, 0 for none."""
+        later, column = self.later.get(fact), segment.columns.get(fact)
+        living = segment.positions(segment.base, segment.end)
+        if later:
+            found = later.between(segment.base, segment.end)
+            if column is None:
+                return [found.get(at, 0) for at in living]
+            return [
+                column[at - segment.base] if (value := found.get(at)) is None else value
+                for at in living
+            ]
+        if column is None:
+            return [0] * segment.live
+        if segment.live == len(column):
+            return column
+        return [column[at - segment.base] for at in living]
+
     def move(self, segment: Segment) -> Known:
         """Return all that is known of the messages of a segment; their new rows will say it."""
         facts = segment.columns.keys() | self.later.keys()

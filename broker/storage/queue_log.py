@@ -230,6 +230,14 @@ class QueueLog:
         fresh = self.known.fresh.get(fact, EMPTY)
         yield from sorted((position, value) for position, value in fresh.items() if value)
 
+    def columns(self, facts: Sequence[Fact]) -> Iterator[tuple[Sequence[int], list[Sequence[int]]]]:
+        """Return unsettled positions in rows, ascending, some at a time, and each fact of them."""
+        self.apply()
+        for segment in tuple(self.segments):
+            if segment.live:
+                positions = list(segment.positions(segment.base, segment.end))
+                yield positions, [self.known.column(segment, fact) for fact in facts]
+
     def positions(self, first: int, end: int) -> list[int]:
         """Return those from one up to another, which is not meant, that are unsettled in rows."""
         self.apply()

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import contextmanager
+from itertools import chain
 
 import hypothesis.strategies as st
 import pytest
@@ -253,3 +254,48 @@ def test_what_is_wanted_comes_in_time_while_the_rest_is_being_forgotten(before, 
         assert wanted <= set(left) <= wanted | set(meanwhile)
         assert len(left) == len(set(left))
         assert (0, 0) == (len(deadlines), deadlines.positions)
+
+
+@pytest.mark.parametrize("spread", [1, 7, 100_000])
+def test_very_many_at_a_time_are_like_one_after_the_other(spread):
+    numbers = random.Random(spread)
+    whens = [numbers.randrange(spread) - spread // 2 for _ in range(5000)]
+    positions = [number + number // 3 for number in range(5000)]
+    many, single = Deadlines(), Deadlines()
+    for deadlines in (many, single):
+        deadlines.add(3, 1 << 30, 5)
+    many.extend(whens[:2500], positions[:2500])
+    many.extend(whens[2500:], positions[2500:])
+    for when, position in zip(whens, positions, strict=True):
+        single.add(when, position)
+
+    assert single.positions == many.positions
+    for now in range(-spread, spread, max(spread // 5, 1)):
+        assert single.count(-spread, now) == many.count(-spread, now)
+        assert listed(single, now) == listed(many, now)
+    assert listed(single, -spread) == sorted(listed(many, -spread))
+    due = [range(first, first + count) for first, count in many.due(spread + 3)]
+    assert [position for _, position in listed(single, -spread)] == [*chain.from_iterable(due)]
+    assert 0 == len(many)
+
+
+def listed(deadlines, when):
+    return [
+        (at, position)
+        for at, first, count in deadlines.after(when)
+        for position in range(first, first + count)
+    ]
+
+
+def test_what_is_due_between_is_counted_and_listed_in_order():
+    deadlines = Deadlines()
+    for position in range(3000):
+        deadlines.add(position * 7 % 3000, 2 * position)
+    deadlines.add(50, 10_000, 70_000)
+
+    assert 10 + 70_000 == deadlines.count(45, 55)
+    assert 10 == deadlines.count(2000, 2010)
+    last = listed(deadlines, 2990)
+    assert sorted(last) == last
+    assert list(range(2990, 3000)) == [when for when, _ in last]
+    assert [when for when, _, _ in deadlines.after(50, 40_000)][:1] == [50]

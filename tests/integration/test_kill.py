@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .durability.broker import IS_RABBITMQ, mortal
+from .durability.passage import Passage
 from .durability.storm import BODIES, Storm
 
 LIVES = 10
@@ -39,3 +40,33 @@ def test_broker_killed_under_load_keeps_what_it_promised(tmp_path):
 @pytest.mark.parametrize("seed", range(100, 100 + 200 // LIVES))
 def test_broker_killed_two_hundred_times(tmp_path, seed):
     assert_nothing_happened(weather(tmp_path, seed, LIVES, SECONDS))
+
+
+# With all plugins in play
+
+
+def passage(folder: Path, seed: int, kills: int, seconds: float) -> Passage:
+    """Return a passage that is over."""
+    with mortal(folder) as broker:
+        over = Passage(broker, seed)
+        over.rage(kills, seconds)
+    print(over)
+    return over
+
+
+def assert_all_arrived(over: Passage) -> None:
+    assert not over.ledger.faults, str(over)
+    for figure in ("confirmed", "acks known to be committed", "found after a kill", "deaths read"):
+        assert over.ledger.figures[figure], f"nothing was proven: {over}"
+
+
+@pytest.mark.skipif(IS_RABBITMQ, reason="it has not all of these features")
+def test_broker_killed_while_messages_are_moved_has_each_in_one_place(tmp_path):
+    assert_all_arrived(passage(tmp_path, seed=5, kills=3, seconds=1.0))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(IS_RABBITMQ, reason="it has not all of these features")
+@pytest.mark.parametrize("seed", range(500, 500 + 200 // LIVES))
+def test_broker_killed_two_hundred_times_while_messages_are_moved(tmp_path, seed):
+    assert_all_arrived(passage(tmp_path, seed, LIVES, SECONDS))

@@ -12,13 +12,11 @@ before a delivered one is flagged after a restart: it may be, one that was deliv
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 import pytest
 import trio
@@ -27,11 +25,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from leveret.broker.amqp import channel, transaction
-from leveret.broker.core import paging, returned, runs
 from leveret.broker.core.exchange import route
 from leveret.broker.server.forgetter import Forgetter
-from leveret.broker.storage import bodies, compaction, recovery, row_builder
+from leveret.broker.storage import bodies
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
 from leveret.protocol.methods import (
@@ -79,14 +75,13 @@ from leveret.protocol.properties import Properties
 from leveret.protocol.writer import method_frame
 
 from ..support.client import Received, published
-from ..support.durable import Durable, pass_time
+from ..support.durable import LITTLE, Durable, everything_small, pass_time
 from ..support.strategies import registry
 
 DURABLE, TRANSIENT = ("d1", "d2"), ("t",)
 NAMES = DURABLE + TRANSIENT
 CLIENTS, CHANNELS = (0, 1), (1, 2)
 HEADER = 15  # octets of a header with a delivery mode
-LIMIT = 100  # octets of a queue's messages that stay in memory
 NEVER, MAYBE, SURELY = range(3)  # whether a message is flagged as redelivered
 
 
@@ -184,7 +179,7 @@ class World:
         self.valid = self.closed = {}, set()  # what is in the store; what is on its way there
 
     async def start(self, nursery):
-        self.durable = Durable(self.store, LIMIT, registry(self.strategy))
+        self.durable = Durable(self.store, LITTLE, registry(self.strategy))
         await nursery.start(self.durable.run)
         self.durable.gate.on_commit = self.close_commit
         self.closed_at = 0
@@ -804,33 +799,13 @@ async def play(operations, store, strategy):
 
 
 def run(operations, store, least=bodies.LEAST, strategy="plain"):
-    """Play with chunks, rows and steps so small that a few messages fill many.
+    """Play where everything is small.
 
     Args:
       least: Octets from which the body of a row goes into a file.
     """
-    small = {
-        (channel, "PIECE"): 2,
-        (transaction, "PIECE"): 2,
-        (runs, "CHUNK_LENGTH"): 4,
-        (runs, "PIECE_OCTETS"): 200,
-        (returned, "CHUNK_LENGTH"): 4,
-        (returned, "PIECE_OCTETS"): 200,
-        (paging, "RETURNED_BYTES"): LIMIT,
-        (recovery, "CHUNK_LENGTH"): 4,
-        (row_builder, "ROW_SIZE"): 400,
-        (compaction, "LEAST_ROWS"): 2,
-        (compaction, "LEAST_GAIN"): 200,
-        (compaction, "AGE"): 2,
-        (bodies, "LEAST"): least,
-        (bodies, "FILE_SIZE"): 3 * bodies.BLOCK,
-        (bodies, "DEAD"): bodies.BLOCK,
-    }
     clock = trio.testing.MockClock()
-    with ExitStack() as stack:
-        stack.enter_context(capture_logs())
-        for (module, name), value in small.items():
-            stack.enter_context(patch.object(module, name, value))
+    with capture_logs(), everything_small(least):
         try:
             trio.run(play, operations, store, strategy, clock=clock)
         except BaseExceptionGroup as group:

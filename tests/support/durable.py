@@ -5,24 +5,29 @@ turns and the timers. Its store has a `Gate`, at which the test decides when a c
 and whether it does before the broker is lost.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import trio
 import trio.testing
 
+from leveret.broker.amqp import channel, transaction
+from leveret.broker.core import hooked, paging, returned, runs, waiting
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.registry import Registry
 from leveret.broker.persistence import Persistence
 from leveret.broker.server import clock
 from leveret.broker.server.turns import Turns
+from leveret.broker.storage import bodies, compaction, recovery, row_builder
 from leveret.broker.storage.base import Ended, Lease, Ref, Row, Store, StoreFailed
 
 from .client import Client
 
 TICK = 0.02  # seconds after which what nobody waits for is committed
+LITTLE = 100  # octets of a queue's messages that stay in memory, where everything is small
 
 
 async def commit(store: Store, rows: Sequence[tuple[Lease, Row]]) -> None:
@@ -328,3 +333,38 @@ async def pass_time(seconds: float = TICK) -> None:
     await trio.testing.wait_all_tasks_blocked()  # whoever begins to wait begins now
     clock.jump(seconds)
     await trio.testing.wait_all_tasks_blocked()
+
+
+@contextmanager
+def everything_small(least: int = bodies.LEAST) -> Iterator[None]:
+    """Make chunks, rows and steps so small that a few messages fill many.
+
+    Args:
+      least: Octets from which the body of a row goes into a file.
+    """
+    small = {
+        (channel, "PIECE"): 2,
+        (transaction, "PIECE"): 2,
+        (runs, "CHUNK_LENGTH"): 4,
+        (runs, "PIECE_OCTETS"): 200,
+        (returned, "CHUNK_LENGTH"): 4,
+        (returned, "PIECE_OCTETS"): 200,
+        (hooked, "CHUNK_LENGTH"): 4,
+        (hooked, "PIECE_OCTETS"): 200,
+        (hooked, "DUE_LIMIT"): 3,
+        (paging, "CHUNK_LENGTH"): 4,
+        (paging, "RETURNED_BYTES"): LITTLE,
+        (waiting, "PIECE_OCTETS"): 200,
+        (recovery, "CHUNK_LENGTH"): 4,
+        (row_builder, "ROW_SIZE"): 400,
+        (compaction, "LEAST_ROWS"): 2,
+        (compaction, "LEAST_GAIN"): 200,
+        (compaction, "AGE"): 2,
+        (bodies, "LEAST"): least,
+        (bodies, "FILE_SIZE"): 3 * bodies.BLOCK,
+        (bodies, "DEAD"): bodies.BLOCK,
+    }
+    with ExitStack() as stack:
+        for (module, name), value in small.items():
+            stack.enter_context(patch.object(module, name, value))
+        yield

@@ -20,6 +20,7 @@ def make_app(
     queue: str,
     arguments: Mapping[str, object] | None = None,
     settings: Mapping[str, object] | None = None,
+    exchange: str = "direct",
 ) -> Celery:
     """Make the application.
 
@@ -29,6 +30,7 @@ def make_app(
       queue: The name of its only queue.
       arguments: What the queue is declared with.
       settings: More settings, by their names.
+      exchange: The type of the exchange of a queue with arguments.
     """
     app = Celery("leveret_tests", broker=broker, backend=backend)
     app.conf.update(
@@ -46,7 +48,8 @@ def make_app(
     )
     app.conf.update(settings or {})
     if arguments:
-        made = Queue(queue, Exchange(queue), queue, queue_arguments=arguments)
+        source = Exchange(queue, exchange)
+        made = Queue(queue, source, queue, queue_arguments=arguments)
         app.conf.task_queues = [made]
     return app
 

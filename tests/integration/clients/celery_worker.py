@@ -28,6 +28,7 @@ class Worker:
         direct: str = "",
         arguments: Mapping[str, object] | None = None,
         settings: Mapping[str, object] | None = None,
+        exchange: str = "direct",
     ) -> None:
         """Remember the addresses of broker and result store, and the command's options.
 
@@ -38,12 +39,14 @@ class Worker:
           direct: Where the test itself connects, if elsewhere.
           arguments: What the queue is declared with.
           settings: Of the application, beside or instead of those of `make_app`.
+          exchange: The type of the queue's exchange.
         """
         self.queue = f"celery-{uuid.uuid4().hex[:8]}"
         self.node = f"{self.queue}@localhost"
         self.backend, self.options = backend, options
         self._application = {"backend": backend, "queue": self.queue}
         self._application |= {"arguments": arguments, "settings": settings or {}}
+        self._application |= {"exchange": exchange}
         self._broker = f"{broker}//"
         self.app = make_app(f"{direct or broker}//", **self._application)
         self.log: list[str] = []
