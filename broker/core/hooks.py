@@ -182,7 +182,10 @@ class ExchangeHook:
         return True
 
     def admitted(self, message: Message) -> None:
-        """Take note of a message that came in, goes to some queue, and that nobody has refused."""
+        """Take note of a message of a client that goes to some queue, and that nobody has refused.
+
+        Of those that the broker itself sends, or moves, it is not told.
+        """
 
     def refused(self, message: Message) -> None:
         """Take note that a message of a transaction was refused after it was `admitted`."""

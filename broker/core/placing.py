@@ -123,10 +123,7 @@ def find(
     found = route(exchange, routing_keys, message=message, is_past_hooks=is_past_hooks)
     tell(found, routing_keys, message)
     if found.stops:
-        passed = pass_hooks(found, routing_keys, message)
-        for hook in passed.hooks if passed.queues else ():
-            hook.admitted(message)  # whoever refuses it now, nobody would send it again
-        return passed.queues
+        return pass_hooks(found, routing_keys, message).queues
     return found.queues
 
 

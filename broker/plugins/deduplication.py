@@ -4,8 +4,9 @@ Law: a message says by a header, or by its message-id, what makes it the same as
 says nothing is never dropped. What is the same is remembered only once a publish was accepted, for
 some time and up to some number, in the same commit as the message: so nothing that was refused, or
 lost with the broker, is taken for a duplicate, and the confirm of a duplicate waits until the
-first one is on the disk. A queue drops what it has had itself; an exchange, what it has let in.
-What the broker moves (dead letters) is no duplicate, but what a client publishes after it is.
+first one is on the disk. A queue drops what it has had itself; an exchange, what clients have sent
+through it. What the broker moves (dead letters, also when they are redriven) is no duplicate where
+it arrives, but what a client publishes to that queue after it is.
 
 RabbitMQ: the message deduplication plugin has the names of the switch and of the header. There a
 queue forgets a message with its acknowledgement, and the time and number are not for queues.
@@ -18,13 +19,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from leveret.broker.core.arguments import plain
+from leveret.broker.core.exchange import Exchange
 from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook, Verdict
 from leveret.broker.plugins.window import Window
 from leveret.protocol.constants import TEN_YEARS_MS
 
 if TYPE_CHECKING:
     from leveret.broker.core.arguments import Table, Validator
-    from leveret.broker.core.exchange import Exchange
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.registry import AppliesTo, Registry
@@ -89,6 +90,15 @@ class DeduplicatedExchange(ExchangeHook):
         """Forget everything."""
         assert self.window is not None
         self.window.close(is_owner_gone=self.exchange.deleted)
+
+
+def window_of(owner: Queue | Exchange) -> Window | None:
+    """Return what a queue or exchange remembers, for people; None if it drops no duplicates."""
+    if isinstance(owner, Exchange):
+        hook: object = owner.hooks.get(_of_exchange)
+    else:
+        hook = None if owner.extras is None else owner.extras.hooks.get(_of_queue)
+    return hook.window if isinstance(hook, DeduplicatedQueue | DeduplicatedExchange) else None
 
 
 def _fitted(window: Window | None, kind: str, owner: Queue | Exchange) -> Window:

@@ -19,6 +19,16 @@ def test_what_never_came_has_no_value(timeline):
     assert [0, 7, 7, 0] == [timeline.get(position) for position in (4, 5, 6, 7)]
 
 
+def test_end_is_behind_all_that_came(timeline):
+    assert 0 == timeline.end
+
+    timeline.append(5, 2, 7)
+    timeline.forget_before(7)
+    timeline.clear()
+
+    assert 7 == timeline.end
+
+
 def test_gap_has_no_value(timeline):
     timeline.append(0, 2, 7)
     timeline.append(4, 2, 7)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from leveret.broker.core.message import Message
-from leveret.broker.plugins.celery_message import BODY_LIMIT, Task, read, revoked
+from leveret.broker.plugins.celery_message import BODY_LIMIT, Task, read, revoked, task_id
 from leveret.protocol.content import make_content
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import Properties, encode
@@ -150,6 +150,18 @@ def test_malformed_headers_are_left_alone():
     cut = header[:14] + header[14:].replace(b"\x02idS\x00\x00", b"\x02idS\xff\xff")
 
     assert read(second(eta=NOON).with_header(cut)) is None
+
+
+@pytest.mark.parametrize("make", [first, second])
+def test_id_of_a_task_is_known_whether_it_has_times_or_not(make):
+    assert task_id(make()) == task_id(make(eta=NOON)) == "a1"
+    assert task_id(make(id="")) is task_id(make(id=7)) is task_id(make(task=None)) is None
+
+
+def test_what_is_no_task_has_no_id():
+    long = first(args=["x" * BODY_LIMIT])
+
+    assert [None] * 3 == [task_id(each) for each in (message(b""), message(b'"task"'), long)]
 
 
 @pytest.mark.parametrize("method", ["revoke", "terminate"])

@@ -4,7 +4,9 @@ import pytest
 
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.policy import Policy, PolicyError
-from leveret.broker.plugins.deduplication import MOST, WINDOW_MS
+from leveret.broker.plugins.deduplication import MOST, WINDOW_MS, window_of
+from leveret.broker.plugins.moving import move
+from leveret.broker.plugins.passage import Target
 from leveret.protocol.methods import (
     BasicAck,
     BasicGet,
@@ -72,18 +74,11 @@ def drain(client: Client, queue: str = "q") -> list[bytes]:
 
 
 def duplicates(owner) -> int:
-    (hook,) = [each for each in _hooks(owner) if hasattr(each, "window")]
-    return hook.window.duplicates
+    return window_of(owner).duplicates
 
 
 def remembered(owner) -> int:
-    (hook,) = [each for each in _hooks(owner) if hasattr(each, "window")]
-    return len(hook.window)
-
-
-def _hooks(owner):
-    hooks = owner.hooks if hasattr(owner, "hooks") else owner.extras.hooks
-    return hooks.values()
+    return len(window_of(owner))
 
 
 # What is the same
@@ -451,6 +446,42 @@ def test_a_dead_letter_is_remembered_where_it_arrives(client):
     assert [b"1"] == drain(client)
 
 
+def test_a_dead_letter_that_is_moved_back_is_no_duplicate(client, vhost):
+    queue_of(client, dead_letter_exchange="", dead_letter_routing_key="dlq")
+    client.declare("dlq")
+    client.publish(b"1", message_id="1")
+    got = client.call(BasicGet("q"))
+    client.send(BasicReject(got.tag, False))
+
+    assert 1 == moved(client, vhost, "dlq", Target(queue="q"))
+
+    assert [b"1"] == drain(client)
+
+
+def test_what_could_not_be_moved_through_an_exchange_can_be_later(client, vhost):
+    exchange_of(client)
+    client.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    client.call(QueueBind("full", "x"))
+    client.publish(b"0", "full")
+    client.declare("src")
+    client.publish(b"1", "src", message_id="1")
+
+    assert 0 == moved(client, vhost, "src", Target(exchange="x"))
+    drain(client, "full")
+
+    assert 1 == moved(client, vhost, "src", Target(exchange="x"))
+    assert ([b"1"], [b"1"]) == (drain(client), drain(client, "full"))
+
+
+def moved(client, vhost, queue, target) -> int:
+    """Move all messages of a queue; return how many went."""
+    told = []
+    move(vhost.queues[queue], target, told.append)
+    finish(client.broker)
+    [what] = told
+    return what.done
+
+
 def test_a_delayed_exchange_that_drops_duplicates_holds_one(client, broker):
     exchange_of(client, "x-delayed-message", **{"x-delayed-type": "fanout"})
     client.publish(b"1", "", "x", message_id="1", headers={"x-delay": 100})
@@ -570,10 +601,11 @@ def test_a_shorter_window_of_a_policy_counts_at_once(client, broker, vhost):
     assert 0 == remembered(vhost.queues["q"])
 
 
-def test_a_queue_that_says_false_drops_nothing(client):
+def test_a_queue_that_says_false_drops_nothing(client, vhost):
     client.declare(arguments={"x-message-deduplication": False})
 
     for body in (b"1", b"2"):
         client.publish(body, message_id="1")
 
     assert [b"1", b"2"] == drain(client)
+    assert [None, None] == [window_of(each) for each in (vhost.queues["q"], vhost.exchanges[""])]
