@@ -62,6 +62,9 @@ def load_plugins(config: Config) -> Registry:
     for plugin in registry.plugins.values():
         if plugin.problem:
             log.error("plugin.failed", plugin=plugin.name, reason=plugin.problem)
+    for name in config.plugins.disabled:
+        if name not in registry.plugins:
+            log.warning("plugin.unknown", plugin=name, setting="plugins.disabled")
     return registry
 
 

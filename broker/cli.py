@@ -1,4 +1,4 @@
-"""The ``leveret`` command: serve, check, store, perf.
+"""The ``leveret`` command: serve, check, plugins, store, perf.
 
 Law: what is wrong with a command line or a file is one line on stderr and exit status 2. Only
 the parts a verb needs are imported.
@@ -55,6 +55,11 @@ examples:
 CHECK = """\
 Read a topology file (YAML, or RabbitMQ's definitions in a .json file), try it on an empty
 broker in memory, and say what it holds. Nothing is started. Exit status 0: it can be used."""
+
+PLUGINS = """\
+List the plugins: name, version, whether it is used, and what it adds to the broker. One that
+plugins.disabled of the configuration names is not used, nor is one that fails. Nothing is started.
+Exit status 0: all is well; 1: a plugin has failed."""
 
 STORE = """\
 Look at what a broker keeps in its data directory, mend it, make it smaller, copy it.
@@ -121,6 +126,16 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     check.add_argument("file", metavar="FILE", help="topology to read")
+
+    listed = verbs.add_parser(
+        "plugins",
+        help="list the plugins",
+        description=PLUGINS,
+        formatter_class=shape,
+        allow_abbrev=False,
+    )
+    listed.add_argument("--config", metavar="FILE", help="settings (YAML)")
+    listed.add_argument("--json", action="store_true", help="for machines")
 
     _add_store(verbs)
 
@@ -201,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(options, os.environ)
         if options.verb == "check":
             return _check(options.file)
+        if options.verb == "plugins":
+            return _plugins(options, os.environ)
         if options.verb == "store":
             return _store(options)
     except (ConfigError, DocumentError) as error:
@@ -236,13 +253,27 @@ def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _check(file: str) -> int:
+    from leveret.broker import plugins
     from leveret.broker.definitions import load as load_definitions
 
-    definitions = load_definitions(file)
+    definitions = load_definitions(file, registry=plugins.load())
     for note in definitions.notes:
         print(f"leveret check: {note}", file=sys.stderr)
     print(f"{file}: good ({definitions.summary()})")
     return 0
+
+
+def _plugins(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    config = load(options.config, environment, {})
+    from leveret.broker import plugins
+    from leveret.broker.plugins import listing
+
+    registry = plugins.load(config.plugins.disabled)
+    if options.json:
+        print(json.dumps(listing.facts(registry)))
+    else:
+        print("\n".join(listing.lines(registry)))
+    return 1 if listing.has_failed(registry) else 0
 
 
 def _store(options: argparse.Namespace) -> int:
@@ -263,6 +294,7 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _tool(options: argparse.Namespace) -> "Answer":
+    from leveret.broker import plugins
     from leveret.broker.storage import repair, tools
 
     if options.command == "backup":
@@ -274,7 +306,10 @@ def _tool(options: argparse.Namespace) -> "Answer":
             file = str(options.file.absolute())
             told = ask(options.dir, {"command": "backup", "file": file})
             return tools.copied(options.file, told["octets"])
-    if options.command == "repair":
-        return repair.repair(options.dir)
-    tool = {"info": tools.info, "check": tools.check, "compact": tools.compact}[options.command]
-    return tool(options.dir)
+    tool = {
+        "info": tools.info,
+        "check": tools.check,
+        "compact": tools.compact,
+        "repair": repair.repair,
+    }[options.command]
+    return tool(options.dir, plugins.load())

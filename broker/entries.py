@@ -182,7 +182,7 @@ class Definitions:
                 vhost.policies.put(policy.policy, operator=policy.operator)
         self._declare(broker)
         for vhost in broker.vhosts.values():
-            vhost.apply_policies()
+            vhost.apply_policies(is_at_once=True)
         for entry in self.vhosts:
             if entry.max_queues is not None:
                 broker.vhosts[entry.name].max_queues = entry.max_queues

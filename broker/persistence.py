@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from leveret.broker.core.log import Fact
+from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.server.committer import Committer
 from leveret.broker.server.housekeeper import Housekeeper
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from leveret.broker.server.control import Control
     from leveret.broker.server.turns import Turns
     from leveret.broker.storage.base import Lease, Store
+    from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.recovery import Found
     from leveret.broker.storage.scratch import Scratch
 
@@ -110,7 +111,7 @@ class Persistence:
             self._attach(queue, number)
             if number in found:
                 queue.delivered_before = found[number].delivered
-                if next(found[number].log.facts(Fact.DEADLINE), None) is not None:
+                if _is_timed(found[number].log, broker.wall):
                     queue.keep_time()
                 queue.restore(found[number].next_position, found[number].runs)
         ready = sum(each.count for one in found.values() for each in one.runs)
@@ -229,3 +230,11 @@ class Persistence:
         if self._scratch is not None:
             await self._scratch.close()
         await self._store.close()
+
+
+def _is_timed(log: QueueLog, wall: int) -> bool:
+    """Whether messages of a queue expire, or wait, whatever it asks for by now."""
+    waits = log.facts(Fact.DUE)
+    return any(True for _ in log.facts(Fact.DEADLINE)) or any(
+        when & ~ABSOLUTE > wall for _, when in waits
+    )

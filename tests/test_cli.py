@@ -1,5 +1,6 @@
 """The command line: help, exit statuses, one line for a mistake."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -128,6 +129,63 @@ def test_check_names_the_place_of_a_mistake(capsys, tmp_path: Path):
         f"leveret check: {file}:2: queues.a.durable: expected true or false, found 'maybe'\n"
         == (capsys.readouterr().err)
     )
+
+
+def test_check_knows_what_plugins_have_added(capsys, tmp_path: Path):
+    file = tmp_path / "t.yaml"
+    file.write_text("policies: {p: {pattern: a, definition: {retry-min: 5, message-ttl: 5}}}\n")
+
+    assert 0 == run(["check", str(file)])
+    assert "" == capsys.readouterr().err
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """One more plugin, which cannot be loaded."""
+
+    def find():
+        raise ModuleNotFoundError("No module named 'nothing'")
+
+    monkeypatch.setattr(
+        "leveret.broker.plugins._others", lambda: iter([("broken", "1.2", find)]), raising=True
+    )
+
+
+def test_plugins_lists_what_each_has_registered(capsys):
+    assert 0 == run(["plugins"])
+
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    start = shown.index(f"ttl {__version__} enabled")
+    assert ["argument x-message-ttl", "argument x-expires"] == shown[start + 1 : start + 3]
+
+
+def test_plugins_tells_which_is_disabled_and_which_has_failed(capsys, tmp_path: Path, broken):
+    file = tmp_path / "leveret.yaml"
+    file.write_text("plugins: {disabled: [ttl]}\n")
+
+    assert 1 == run(["plugins", "--config", str(file)])
+
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f"ttl {__version__} disabled" in shown
+    assert "broken 1.2 failed: ModuleNotFoundError: No module named 'nothing'" in shown
+    assert "argument x-message-ttl" not in shown
+
+
+def test_plugins_for_machines(capsys, broken, monkeypatch):
+    monkeypatch.setattr("os.environ", {"LEVERET_PLUGINS_DISABLED": "ttl"})
+
+    assert 1 == run(["plugins", "--json"])
+
+    listed = {plugin["name"]: plugin for plugin in json.loads(capsys.readouterr().out)}
+    assert {
+        "name": "broken",
+        "version": "1.2",
+        "enabled": False,
+        "problem": "ModuleNotFoundError: No module named 'nothing'",
+        "registered": [],
+    } == listed["broken"]
+    assert (False, "") == (listed["ttl"]["enabled"], listed["ttl"]["problem"])
+    assert ["argument x-max-priority", "queue hook"] == listed["priority"]["registered"]
 
 
 def test_perf_gets_the_rest_of_the_line(monkeypatch):

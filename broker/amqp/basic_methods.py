@@ -144,6 +144,8 @@ def get(channel: Channel, method: BasicGet) -> None:
         channel.reply(BasicGetEmpty())
         return
     position, message, redelivered = found
+    if queue.vhost.tap is not None:
+        queue.vhost.tap.delivered(channel, queue, (message,), redelivered)
     tag = channel.next_tag
     channel.next_tag += 1
     if method.no_ack:

@@ -17,8 +17,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.amqp import reply_to
+from leveret.broker.amqp.ending import fail
 from leveret.broker.amqp.held import Confirm
-from leveret.broker.core.message import Absent, absent_octets, octets
+from leveret.broker.core.consumer import Consumer
+from leveret.broker.core.message import Absent, absent, absent_octets, octets
+from leveret.broker.core.queue import Queue
 from leveret.protocol.constants import FRAME_OVERHEAD
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import (
@@ -36,9 +39,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.amqp.transaction import Transaction
-    from leveret.broker.core.consumer import Consumer
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
     from leveret.protocol.content import Envelope
 
 Entry: TypeAlias = "tuple[Consumer, int, Message | Absent]"
@@ -49,6 +50,12 @@ _consumer_of, _position_of, _message_of = itemgetter(0), itemgetter(1), itemgett
 MANY_HOLES = 4096
 # Settled messages forgotten, or unsettled ones put back, at a stroke.
 PIECE = 4096
+# What is left of a delivery that was taken back.
+NOTHING = absent(0, 0)
+TIMED_OUT = (
+    "delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout} ms. "
+    "This timeout value can be configured, see consumers doc guide to learn more"
+)
 DELIVERY_OVERHEAD = 64  # octets of a delivery besides its header and body, for the outbox's size
 
 
@@ -214,6 +221,9 @@ class Channel:
         redelivered: bool,
     ) -> None:
         """Send messages to a consumer, which has room for them."""
+        tap = consumer.queue.vhost.tap
+        if tap is not None:
+            tap.delivered(self, consumer.queue, messages, redelivered)
         tag = self.next_tag
         count = len(messages)
         self.next_tag = tag + count
@@ -268,6 +278,41 @@ class Channel:
         self.session.broker.events.emit("consumer.deleted", consumer=consumer)
         if "consumer_cancel_notify" in self.session.capabilities:
             self.reply(BasicCancel(consumer.tag, True))
+
+    def take_back(self, queue: Queue, consumer_tag: str, tags: range, timeout: int) -> None:
+        """Put back what a consumer has not settled in time, and end the consumer.
+
+        A client that cannot be told that loses the channel. All others keep it, and may still
+        settle what was taken from them: it is nothing by now.
+        """
+        overdue = self._unsettled(queue, consumer_tag, tags)
+        if not overdue:
+            return
+        if "consumer_cancel_notify" not in self.session.capabilities:
+            text = TIMED_OUT.format(channel=self.number, timeout=timeout)
+            fail(self.session, self.number, PreconditionFailed(text))
+            return
+        nobody = _nobody(self, queue, len(overdue))
+        self.unacked.update((tag, (nobody, 0, NOTHING)) for tag in overdue)
+        consumer = self.consumers.get(consumer_tag)
+        if consumer is not None and consumer.queue is queue:
+            del self.consumers[consumer_tag]
+            queue.remove_consumer(consumer)
+            self.session.broker.events.emit("consumer.deleted", consumer=consumer)
+            self.reply(BasicCancel(consumer_tag, True))
+        self.requeue(overdue)
+
+    def _unsettled(self, queue: Queue, consumer_tag: str, tags: range) -> dict[int, Entry]:
+        """Return what a consumer has of a queue among some delivery tags."""
+        unacked, found = self.unacked, dict[int, Entry]()
+        for tag in tags if len(tags) <= len(unacked) else unacked:
+            entry = unacked.get(tag)
+            if entry is None or tag not in tags:
+                continue
+            consumer = entry[0]
+            if consumer.tag == consumer_tag and consumer.queue is queue:
+                found[tag] = entry
+        return found
 
     def unpark(self) -> None:
         """Give those consumers their turns back that have room again."""
@@ -389,6 +434,8 @@ class Channel:
         by_queue: dict[Queue, list[Entry]] = {}
         for entry in entries:
             queue = entry[0].queue
+            if queue.policy_epoch != queue.vhost.policy_epoch:
+                queue.vhost.refit(queue)
             if queue.extras is not None and queue.extras.dropped and not queue.deleted:
                 by_queue.setdefault(queue, []).append(entry)
         for queue, some in by_queue.items():
@@ -483,6 +530,9 @@ class Channel:
 
     def _return(self, entries: list[Entry], *, are_awaited: bool = False) -> None:
         consumers = set(map(_consumer_of, entries))
+        for consumer in consumers:
+            if consumer.queue.policy_epoch != consumer.queue.vhost.policy_epoch:
+                consumer.queue.vhost.refit(consumer.queue)
         if len(consumers) == 1:
             (consumer,) = consumers
             consumer.queue.requeue([entry[1:] for entry in entries], are_awaited=are_awaited)
@@ -522,6 +572,14 @@ class Channel:
             reply_to.cancel(self)
         if is_open:
             emit("channel.closed", channel=self)
+
+
+def _nobody(channel: Channel, queue: Queue, count: int) -> Consumer:
+    """Return a consumer of nothing, to whom so many deliveries belong that were taken back."""
+    gone = Queue(queue.vhost, queue.name)
+    gone.deleted = True
+    gone.unacked_count = count
+    return Consumer(gone, channel, "", prefetch_count=1)
 
 
 def _settle_in(queue: Queue, entries: list[Entry]) -> None:

@@ -157,6 +157,8 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
         assert session.user is not None
         check_user_id(message.properties.user_id, session.user)
     queues, is_taken, hooks = _find(channel, message, envelope, exchange, keys, memo)
+    if exchange.vhost.tap is not None:
+        exchange.vhost.tap.published(channel, message, keys, queues)
     mandatory = method.mandatory and not is_taken
     if channel.transaction is not None:
         channel.transaction.hold_publish(message, queues, mandatory, hooks)
@@ -219,9 +221,9 @@ def _find(
     if found.stops:
         queues, is_diverted, hooks = pass_hooks(found, keys, message)
         is_taken = is_taken or is_diverted
-        if found.stops == (exchange,) and len(keys) == 1 and not method.mandatory:
+        if found.stops == (exchange,) and _may_be_remembered(exchange, method, keys):
             memo.by_hooks[envelope] = found
-    elif len(keys) == 1 and not method.mandatory and not keys[0].startswith(reply_to.PREFIX):
+    elif _may_be_remembered(exchange, method, keys):
         if depends:
             memo.by_headers[envelope] = exchange
         elif any(queue.admitting for queue in queues):
@@ -232,6 +234,12 @@ def _find(
         for queue in queues:
             queue.keep_time()
     return Passed(queues, is_taken, hooks)
+
+
+def _may_be_remembered(exchange: Exchange, method: BasicPublish, keys: Sequence[str]) -> bool:
+    """Whether nothing more than its queues is to be known of a message like this one."""
+    is_plain = len(keys) == 1 and not method.mandatory and exchange.vhost.tap is None
+    return is_plain and not keys[0].startswith(reply_to.PREFIX)
 
 
 def place(

@@ -31,6 +31,7 @@ class Target(Protocol):
     """Where deliveries go: a channel."""
 
     parked: dict[Consumer, None]
+    next_tag: int  # that the next delivery gets
     window: int  # unacknowledged messages all its consumers together may have, 0 for any number
 
     def room(self, consumer: Consumer) -> int:
@@ -47,6 +48,16 @@ class Target(Protocol):
 
     def cancelled(self, consumer: Consumer) -> None:
         """Forget a consumer whose queue is gone, and tell the client."""
+
+    def take_back(self, queue: Queue, consumer_tag: str, tags: range, timeout: int) -> None:
+        """Put back what a consumer has not settled in time, and end the consumer.
+
+        Args:
+          queue: Where its messages are from.
+          consumer_tag: Its tag; it may be gone already.
+          tags: The delivery tags to look at.
+          timeout: The time that it had, in milliseconds.
+        """
 
 
 class Consumer:

@@ -38,6 +38,7 @@ class Exchange:
     Attributes:
       bindings: Its bindings as source, by identity, in the order they were made.
       policy: What policies say about it; `apply_policy` sets it.
+      policy_epoch: That of the policies which it is from.
       settings: What arguments and policies say together, under the names of policy keys.
       hooks: What plugins do with its messages, by who made them.
       alternate: Name of the exchange that gets what this one cannot route.
@@ -54,6 +55,7 @@ class Exchange:
         "internal",
         "name",
         "policy",
+        "policy_epoch",
         "settings",
         "type",
         "type_name",
@@ -83,6 +85,7 @@ class Exchange:
         self.deleted = False
         self.hooks: dict[object, ExchangeHook] = {}
         self.settings: Table = EMPTY_TABLE
+        self.policy_epoch = vhost.policy_epoch
         self.apply_policy(EMPTY_TABLE)
 
     def __repr__(self) -> str:
@@ -161,7 +164,8 @@ def route(
     """Find the queues of a message.
 
     Exchanges bound to exchanges are visited breadth first and once each, so cycles end. The
-    alternate exchange is visited where an exchange's own bindings yield nothing.
+    alternate exchange is visited where an exchange's own bindings yield nothing. What a change of
+    policies has not come to yet takes it over when a message does.
 
     Args:
       exchange: Where it was published.
@@ -179,6 +183,7 @@ def route(
     depends_on_headers = False
     while waiting:
         visited = waiting.popleft()
+        _take_over_policies((visited,))
         if visited.hooks and not (is_past_hooks and visited is exchange):
             stops.append(visited)
             continue
@@ -199,7 +204,14 @@ def route(
             elif destination not in seen:
                 seen.add(destination)
                 waiting.append(destination)
+    _take_over_policies(queues)
     return Routing(tuple(queues), depends_on_headers, tuple(stops), tuple(watching))
+
+
+def _take_over_policies(subjects: Iterable[Destination]) -> None:
+    for subject in subjects:
+        if subject.policy_epoch != subject.vhost.policy_epoch:
+            subject.vhost.refit(subject)
 
 
 def tell(found: Routing, routing_keys: Sequence[str], message: Message) -> None:

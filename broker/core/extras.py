@@ -97,18 +97,20 @@ class Extras:
     def fit(self, kinds: dict[object, type[QueueHook]]) -> list[QueueHook]:
         """Take over the hooks that the settings ask for now; return those that are new.
 
-        One that was there before stays, with all it knows, and reads the settings anew.
+        One that was there before stays, with all it knows, and reads the settings anew. If one
+        raises, all that were there before stay.
         """
-        before, self.hooks = self.hooks, {}
+        before, hooks = dict(self.hooks), dict[object, QueueHook]()
         new: list[QueueHook] = []
         for choice, kind in kinds.items():
             known = before.get(choice)
             if known is not None and type(known) is kind:
                 known.refit()
-                self.hooks[choice] = before.pop(choice)
+                hooks[choice] = before.pop(choice)
             else:
-                self.hooks[choice] = kind(self.queue)
-                new.append(self.hooks[choice])
+                hooks[choice] = kind(self.queue)
+                new.append(hooks[choice])
+        self.hooks = hooks
         for gone in before.values():
             gone.close()
         self._gather()
@@ -144,6 +146,7 @@ class Extras:
     def is_idle(self) -> bool:
         """Whether nothing is known here that a plain queue does not know."""
         is_timed = self.waiting.count or self.leaving or self.ending or len(self.expiries)
+        is_timed = is_timed or (self.queue.unacked_count and self.deadlines.runs)
         return not (is_timed or self.returns or self.lanes.is_keyed or self.is_held)
 
     # Time

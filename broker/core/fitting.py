@@ -1,25 +1,105 @@
-"""Fitting: queues and exchanges get the hooks that their settings ask for, and lose the others.
+"""Fitting: queues and exchanges get the settings that their arguments and the policies make, and
+the hooks that these ask for; others they lose.
 
 Law: hooks are made when something is declared and when its settings change, never when a message
 passes. What is in a queue when a hook comes is taken over (`QueueHook.adopt`). An order that is not
 asked for any more goes when nothing is in it, and so does the other strategy.
+
+A change of policies is in force at once: who is used takes it over first (whoever looks at
+`policy_epoch`), and all others do so some at a time.
 
 Called by: core.vhost, core.hooked (once a queue is empty).
 """
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.arguments import is_quorum
+from leveret.broker.core.chunks import neighbours
 from leveret.broker.core.extras import Extras
 from leveret.broker.core.hooked import HookedQueue
 from leveret.broker.core.lanes import Lanes
+from leveret.broker.core.settings import settings
 
 if TYPE_CHECKING:
-    from leveret.broker.core.exchange import Exchange
+    from collections.abc import Iterator
+
+    from leveret.broker.core.exchange import Destination, Exchange
     from leveret.broker.core.hooks import QueueHook
+    from leveret.broker.core.policy import Kind
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.vhost import VirtualHost
+
+AT_A_STROKE = 64  # exchanges and queues: two milliseconds, if all of them get other hooks
+
+
+# Settings
+
+
+def take_over(vhost: VirtualHost, epoch: int) -> Iterator[None]:
+    """Have all that is there take over the policies of an epoch, some with each step.
+
+    What is declared later has them; after a later change there is nothing left to do.
+    """
+    everything: Iterator[Destination]
+    everything = chain(tuple(vhost.exchanges.values()), tuple(vhost.queues.values()))
+    while some := tuple(islice(everything, AT_A_STROKE)):
+        for subject in some:
+            if vhost.policy_epoch != epoch:
+                return
+            if subject.policy_epoch != epoch and not subject.deleted:
+                try:
+                    vhost.refit(subject)
+                except Exception as problem:  # of a plugin; the others take them over all the same
+                    vhost.broker.batch.failed(subject, problem)
+        yield
+
+
+def refit_queue(queue: Queue, *, is_forced: bool = False) -> None:
+    """Have a queue take over what its arguments and the policies say now.
+
+    Args:
+      is_forced: Whether to choose hooks anew also if they say the same.
+    """
+    vhost = queue.vhost
+    registry = vhost.broker.registry
+    queue.policy_epoch = vhost.policy_epoch
+    if queue.deleted:
+        return
+    if queue.is_hidden:  # its settings are its plugin's matter
+        fit_queue(queue)
+        return
+    queue.policy = vhost.policies.effective(_policy_kind(queue), queue.name)
+    known = registry.queue_arguments
+    found = settings(queue.arguments, known, queue.policy, registry.smaller_wins)
+    is_changed = found != queue.settings
+    queue.settings = found
+    if registry.queue_hooks and (is_changed or is_forced or queue.extras is not None):
+        fit_queue(queue)
+
+
+def _policy_kind(queue: Queue) -> Kind:
+    return "quorum_queue" if is_quorum(queue.arguments) else "classic_queue"
+
+
+def refit_exchange(exchange: Exchange) -> None:
+    """Have an exchange take over what its arguments and the policies say now."""
+    vhost = exchange.vhost
+    registry = vhost.broker.registry
+    exchange.policy_epoch = vhost.policy_epoch
+    if not exchange.name:  # no policy is about the default exchange
+        return
+    policy = vhost.policies.effective("exchange", exchange.name)
+    exchange.apply_policy(policy)
+    known = registry.exchange_arguments
+    exchange.settings = settings(exchange.arguments, known, policy, registry.smaller_wins)
+    if registry.exchange_hooks:
+        fit_exchange(exchange)
+
+
+# Hooks
 
 
 def fit_queue(queue: Queue) -> None:
@@ -49,11 +129,14 @@ def fit_queue(queue: Queue) -> None:
 
 
 def _fit_deep(queue: Queue, extras: Extras, new: list[QueueHook]) -> None:
+    was_plain = not isinstance(queue, HookedQueue)
     if not isinstance(queue, HookedQueue):
         queue.settle_in()
         queue.extras = extras
         queue.__class__ = HookedQueue
     assert isinstance(queue, HookedQueue)
+    if was_plain:
+        queue.take_over_returned()
     found = next((lanes for hook in extras.hooks.values() if (lanes := hook.lanes())), None)
     extras.is_stale = False
     if found is not extras.lanes and (found is not None or extras.lanes.is_keyed):
@@ -76,11 +159,9 @@ def _fit_deep(queue: Queue, extras: Extras, new: list[QueueHook]) -> None:
 
 
 def _there_before(queue: HookedQueue) -> list[tuple[int, int]]:
-    """Return first and number of positions among which all are that are ready."""
+    """Return first and number of the positions that are ready."""
     chunks = chain.from_iterable(lane.items() for lane in queue.extras.lanes.all())
-    found = [(chunk.base, chunk.end - chunk.base) for chunk in chunks]
-    found += [(position, 1) for position, _ in queue.returned.after(-1)]
-    return sorted(found)
+    return sorted(chain.from_iterable(map(neighbours, chunks)))
 
 
 def fit_exchange(exchange: Exchange) -> None:

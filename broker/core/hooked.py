@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # Messages that expire at a stroke.
 DUE_LIMIT = 2048
+# Messages that came back which move to another place at a stroke.
+TAKEN_OVER = 4096
 # Entries of what expires that are kept although all messages are gone.
 FORGOTTEN = 1024
 
@@ -60,6 +62,8 @@ class HookedQueue(Waiting):
     def ready_count(self) -> int:
         """How many messages are ready, after dealing what is due."""
         self.deal()
+        if not isinstance(self, HookedQueue):  # nothing hooked was left in it
+            return self.ready_count
         waiting = self._awaited + len(self.incoming) + self.coming
         return self.extras.lanes.count + self.returned.count + waiting
 
@@ -88,6 +92,10 @@ class HookedQueue(Waiting):
 
     def deal(self) -> None:
         """Do what is due, place what came in, and hand ready messages to those that have room."""
+        if self.policy_epoch != self.vhost.policy_epoch:
+            self.vhost.refit(self)  # which may make it a plain queue
+            self.deal()
+            return
         extras = self.extras
         if self._awaited:  # what comes back goes before what is here
             self._let_wait()
@@ -136,7 +144,7 @@ class HookedQueue(Waiting):
         extras = self.extras
         if extras.lanes.count or self.unacked_count or self.returned.count:
             return
-        is_empty = not (extras.waiting.count or extras.leaving)
+        is_empty = not (extras.waiting.count or extras.leaving or extras.ending)
         if is_empty:
             extras.forget_all()
         if extras.is_stale and (extras.is_deep or (is_empty and not extras.is_held)):
@@ -261,6 +269,8 @@ class HookedQueue(Waiting):
             here.
         """
         self.deal()
+        if not isinstance(self, HookedQueue):  # nothing hooked was left in it
+            return self.pop()
         extras = self.extras
         if self._awaited or extras.next_due <= self.vhost.broker.now:
             raise NotLoaded
@@ -535,6 +545,22 @@ class HookedQueue(Waiting):
         if expired:
             self.drop_entries(expired, Reason.EXPIRED)
 
+    def take_over_returned(self) -> None:
+        """Put what came back while the queue was plain where it is served now, unless it is much.
+
+        Very much of it, or what only the log has, is served before all else, as it was going to be.
+        """
+        returned, log = self.returned, self.log
+        if returned.absent_bytes or returned.count > TAKEN_OVER:
+            return
+        while returned.count:
+            positions, messages = returned.take(CHUNK_LENGTH)
+            for position in positions:
+                count = 1 if log is None else max(log.count(position), 1)
+                self.extras.returns.set(position, count)
+            entries = list(zip(positions, messages, strict=True))
+            self.runs.insert_many(entries, self.sizes, self.living)
+
     # After a restart
 
     def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
@@ -621,6 +647,7 @@ class HookedQueue(Waiting):
     def become_plain(self) -> None:
         """Become a plain queue again: there is nothing here that one does not know."""
         extras = self.extras
+        extras.deadlines.clear()
         self.__class__ = Queue  # type: ignore[assignment]
         if not extras.hooks:
             self.extras = None  # type: ignore[assignment]

@@ -2,19 +2,22 @@
 
 Law: at most one policy and one operator policy apply to an object: the highest priority wins,
 between equals the first name. An operator's numbers can only lower what a policy asks for, and
-a policy's numbers can only lower what x-arguments ask for. A change is told as an event; to put
-again what is there is none.
+a policy's numbers can only lower what x-arguments ask for; one below 0 means that there is no
+limit. A change is told as an event; to put again what is there is none.
 
-Called by: core.vhost (effective), entries (put).
+Called by: core.vhost (effective), core.settings (lower), entries (put).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from leveret.broker.core.patterns import PatternError, compile_pattern
 from leveret.protocol.constants import TEN_YEARS_MS
+
+if TYPE_CHECKING:
+    import re
 
 Kind = Literal["exchange", "classic_queue", "quorum_queue"]
 
@@ -71,7 +74,7 @@ KEYS: dict[str, Check] = {
     "dead-letter-routing-key": _text,
     "dead-letter-strategy": _one_of("at-most-once", "at-least-once"),
     "delivery-limit": _integer(-1),
-    "consumer-timeout": _integer(0),
+    "consumer-timeout": _integer(0, TEN_YEARS_MS),
     "alternate-exchange": _text,
     "queue-mode": _one_of("default", "lazy"),
     "queue-version": _integer(1, 2),
@@ -171,6 +174,8 @@ class Policies:
         self._smaller_wins = SMALLER_WINS if known is None else known.smaller_wins
         self._policies: dict[str, Policy] = {}
         self._operator_policies: dict[str, Policy] = {}
+        # by kind and whose they are, in the order in which they are tried; made when asked for
+        self._ordered: dict[tuple[Kind, bool], list[tuple[re.Pattern[str], Policy]]] = {}
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self._policies.values())
@@ -186,17 +191,21 @@ class Policies:
         table = self._table(operator)
         if table.get(policy.name) != policy:
             table[policy.name] = policy
+            self._ordered.clear()
             self._emit("policy.changed", policy=policy, operator=operator)
 
     def delete(self, name: str, *, operator: bool = False) -> None:
         """Remove a policy; KeyError if there is none of that name."""
         policy = self._table(operator).pop(name)
+        self._ordered.clear()
         self._emit("policy.deleted", policy=policy, operator=operator)
 
     def match(self, kind: Kind, name: str, *, operator: bool = False) -> Policy | None:
         """Return the one policy that applies to an object."""
-        found = [p for p in self._table(operator).values() if p.matches(kind, name)]
-        return min(found, key=lambda policy: (-policy.priority, policy.name), default=None)
+        ordered = self._ordered.get((kind, operator))
+        if ordered is None:
+            ordered = self._ordered[kind, operator] = _in_order(self._table(operator), kind)
+        return next((policy for pattern, policy in ordered if pattern.search(name)), None)
 
     def effective(self, kind: Kind, name: str) -> Mapping[str, object]:
         """Return the settings that policies give an object; often the shared empty mapping."""
@@ -211,6 +220,22 @@ class Policies:
         return self._operator_policies if operator else self._policies
 
 
+def _in_order(table: Mapping[str, Policy], kind: Kind) -> list[tuple["re.Pattern[str]", Policy]]:
+    """Return the policies that may apply to a kind, the first that matches being the one."""
+    found = [policy for policy in table.values() if kind in APPLY_TO[policy.apply_to]]
+    found.sort(key=lambda policy: (-policy.priority, policy.name))
+    return [(compile_pattern(policy.pattern), policy) for policy in found]
+
+
+def lower(one: int, other: int) -> int:
+    """Return the lower of two limits, of which one below 0 is none.
+
+    >>> lower(3, 5), lower(-1, 5), lower(-1, -1)
+    (3, 5, -1)
+    """
+    return max(one, other) if one < 0 or other < 0 else min(one, other)
+
+
 def _merge(
     weak: Mapping[str, object], strong: Mapping[str, object], smaller_wins: Set[str]
 ) -> dict[str, object]:
@@ -218,5 +243,5 @@ def _merge(
     for key in smaller_wins & weak.keys() & strong.keys():
         ours, theirs = weak[key], strong[key]
         if isinstance(ours, int) and isinstance(theirs, int):
-            merged[key] = min(ours, theirs)
+            merged[key] = lower(ours, theirs)
     return merged

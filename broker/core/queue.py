@@ -67,6 +67,7 @@ class Queue:
       log: What keeps its messages over a restart, None if nothing does.
       delivered_before: Up to which position messages may have been delivered before a restart.
       settings: What x-arguments and policies say together, under the names of policy keys.
+      policy_epoch: That of the policies which the settings are from.
       extras: What plugins have to do with it, None if nothing.
       admitting: Hooks that are asked before a message comes in.
       is_hidden: Whether only a plugin knows it, and no client can name it.
@@ -94,6 +95,7 @@ class Queue:
         "next_position",
         "owner",
         "policy",
+        "policy_epoch",
         "returned",
         "runs",
         "settings",
@@ -119,6 +121,7 @@ class Queue:
         self.owner = owner
         self.arguments = arguments
         self.policy: Mapping[str, object] = EMPTY_TABLE
+        self.policy_epoch = vhost.policy_epoch
         self.settings: Mapping[str, object] = EMPTY_TABLE
         self.extras: Extras | None = None
         self.admitting: tuple[QueueHook, ...] = ()
@@ -206,6 +209,10 @@ class Queue:
 
     def deal(self) -> None:
         """Hand ready messages to the consumers that have room, in turns."""
+        if self.policy_epoch != self.vhost.policy_epoch:
+            self.vhost.refit(self)  # which may make it a hooked queue
+            self.deal()
+            return
         if self._awaited:  # what comes back goes before what is here
             self._let_wait()
             return
@@ -514,7 +521,8 @@ class Queue:
 
     def _drop_ready(self) -> None:
         batch, log = self.vhost.broker.batch, self.log
-        if log is not None and self.unacked_count:
+        is_leaving = self.extras is not None and self.extras.leaving > 0
+        if log is not None and (self.unacked_count or is_leaving):
             log.dropped(self.runs.ranges())
             batch.unfinished.append(self.returned.clear(log))
         else:

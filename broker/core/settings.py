@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.policy import lower
 from leveret.broker.core.registry import policy_key
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -40,6 +41,6 @@ def settings(
             key, value = policy_key(name), arguments[name]
             other = policy.get(key)
             if key in smaller_wins and isinstance(other, int) and isinstance(value, int):
-                value = min(value, other)
+                value = lower(value, other)
             found[key] = value
     return found or EMPTY_TABLE

@@ -60,9 +60,17 @@ class Shards:
             at = end
         self.count += count
 
-    def having(self, positions: Iterable[int]) -> int:
-        """Return how many of some positions have a number."""
-        return sum([self.get(position) != 0 for position in positions])
+    def having(self, positions: Sequence[int]) -> int:
+        """Return how many of some ascending positions have a number."""
+        at, found = 0, 0
+        while at < len(positions):
+            number = positions[at] >> BITS
+            end = bisect_left(positions, number + 1 << BITS, at)
+            shard = self._shards.get(number)
+            if shard is not None:
+                found += sum(map(shard.__contains__, positions[at:end]))
+            at = end
+        return found
 
     def pop(self, position: int) -> int:
         """Forget a position; return its number, 0 if it had none."""

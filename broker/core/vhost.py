@@ -10,9 +10,9 @@ Called by: amqp.exchange_methods, amqp.queue_methods, amqp.ending (exclusive que
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from leveret.broker.core.arguments import (
     ALTERNATE_EXCHANGE,
@@ -22,7 +22,6 @@ from leveret.broker.core.arguments import (
     check_queue_arguments,
     check_queue_equivalence,
     ineffective,
-    is_quorum,
 )
 from leveret.broker.core.binding import Binding
 from leveret.broker.core.checks import (
@@ -36,10 +35,9 @@ from leveret.broker.core.checks import (
 )
 from leveret.broker.core.exchange import Exchange
 from leveret.broker.core.exchange_types import Default, ExchangeType
-from leveret.broker.core.fitting import fit_exchange, fit_queue
+from leveret.broker.core.fitting import fit_queue, refit_exchange, refit_queue, take_over
 from leveret.broker.core.policy import Policies
 from leveret.broker.core.queue import Queue
-from leveret.broker.core.settings import settings
 from leveret.protocol.errors import NotFound, PreconditionFailed
 from leveret.protocol.wire import EMPTY_TABLE
 
@@ -47,7 +45,8 @@ if TYPE_CHECKING:
     from leveret.broker.core.binding import Identity
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.exchange import Destination
-    from leveret.broker.core.policy import Kind
+    from leveret.broker.core.message import Message
+    from leveret.broker.core.policy import Policy
 
 Table: TypeAlias = Mapping[str, object]
 
@@ -62,6 +61,24 @@ TRACE = "amq.rabbitmq.trace"
 MAX_WARNED = 1 << 16  # remembered warnings
 
 
+class Tap(Protocol):
+    """Who sees every message of a virtual host."""
+
+    def published(
+        self,
+        channel: object,
+        message: Message,
+        routing_keys: Sequence[str],
+        queues: Sequence[Queue],
+    ) -> None:
+        """See a message that a channel has published, and where it goes unless it is refused."""
+
+    def delivered(
+        self, channel: object, queue: Queue, messages: Sequence[Message], redelivered: bool
+    ) -> None:
+        """See messages that a channel gets out of a queue."""
+
+
 class VirtualHost:
     """One namespace.
 
@@ -72,6 +89,8 @@ class VirtualHost:
       hidden: Queues of plugins, which no client can name.
       epoch: Grows with every change of the topology.
       policies: What policies say, by kind and name.
+      policy_epoch: Grows with every change of them; who has another has not taken it over yet.
+      tap: Sees every message that is published or delivered; None if nobody wants to.
     """
 
     def __init__(self, broker: Broker, name: str) -> None:
@@ -81,6 +100,8 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.hidden: dict[str, Queue] = {}
         self.epoch = 0
+        self.policy_epoch = 0
+        self.tap: Tap | None = None
         self.policies = Policies(partial(broker.events.emit, vhost=self), broker.registry)
         self._max_queues: int | None = None
         self._bindings_to: dict[Destination, dict[Identity, Binding]] = {}
@@ -119,6 +140,8 @@ class VirtualHost:
         queue = self.queues.get(name)
         if queue is None:
             raise NotFound(f"no {self.described('queue', name)}")
+        if queue.policy_epoch != self.policy_epoch:
+            self.refit(queue)
         return queue
 
     def exchange_type(self, name: str) -> type[ExchangeType]:
@@ -180,7 +203,7 @@ class VirtualHost:
             internal=internal,
             arguments=arguments,
         )
-        self._fit_exchange(exchange)
+        self.refit(exchange)
         self.exchanges[name] = exchange
         self.epoch += 1
         self.broker.events.emit("exchange.created", vhost=self, exchange=exchange)
@@ -437,43 +460,57 @@ class VirtualHost:
         for policy in tuple(self.policies.operator_policies):
             self.policies.delete(policy.name, operator=True)
 
+    # Tracing
+
+    def let_see(self, tap: Tap | None) -> None:
+        """Have somebody see every message from now on, None for nobody."""
+        self.tap = tap
+        self.epoch += 1  # what is remembered of routes goes past it
+
     # Policies
 
-    def apply_policies(self) -> None:
-        """Take over changed policies in every exchange and queue."""
-        for exchange in self.exchanges.values():
-            if exchange.name:
-                self._fit_exchange(exchange)
-        for queue in self.queues.values():
-            self.refit(queue)
+    def set_policy(self, policy: Policy, *, operator: bool = False) -> None:
+        """Add a policy, or replace the one of that name, and have it take effect.
+
+        Raises:
+          PolicyError: It means nothing; the text says why.
+        """
+        self.policies.put(policy, operator=operator)
+        self.apply_policies()
+
+    def delete_policy(self, name: str, *, operator: bool = False) -> None:
+        """Remove a policy and its effect; KeyError if there is none of that name."""
+        self.policies.delete(name, operator=operator)
+        self.apply_policies()
+
+    def apply_policies(self, *, is_at_once: bool = False) -> None:
+        """Have every exchange and queue take over changed policies.
+
+        Whoever is used does it before; the others follow in steps (`Batch.returns`). Another change
+        meanwhile begins anew.
+
+        Args:
+          is_at_once: Whether all do it now, however many there are: nobody is served yet.
+        """
+        self.policy_epoch += 1
         self.epoch += 1
+        steps = take_over(self, self.policy_epoch)
+        if is_at_once:
+            for _ in steps:
+                pass
+        elif next(steps, self) is not self:
+            self.broker.batch.returns.append(steps)
 
-    def _fit_exchange(self, exchange: Exchange) -> None:
-        registry = self.broker.registry
-        policy = self.policies.effective("exchange", exchange.name)
-        exchange.apply_policy(policy)
-        exchange.settings = settings(
-            exchange.arguments, registry.exchange_arguments, policy, registry.smaller_wins
-        )
-        if registry.exchange_hooks:
-            fit_exchange(exchange)
+    def refit(self, subject: Destination, *, is_forced: bool = False) -> None:
+        """Have a queue or exchange take over what its arguments and the policies say now.
 
-    def refit(self, queue: Queue, *, is_forced: bool = False) -> None:
-        """Have a queue take over what its arguments and the policies say now."""
-        if queue.is_hidden:  # its settings are its plugin's matter
-            fit_queue(queue)
-            return
-        registry = self.broker.registry
-        policy = self.policies.effective(_policy_kind(queue), queue.name)
-        found = settings(queue.arguments, registry.queue_arguments, policy, registry.smaller_wins)
-        is_changed = found != queue.settings
-        queue.policy, queue.settings = policy, found
-        if registry.queue_hooks and (is_changed or is_forced or queue.extras is not None):
-            fit_queue(queue)
-
-
-def _policy_kind(queue: Queue) -> Kind:
-    return "quorum_queue" if is_quorum(queue.arguments) else "classic_queue"
+        Args:
+          is_forced: Whether to choose hooks anew also if they say the same.
+        """
+        if isinstance(subject, Exchange):
+            refit_exchange(subject)
+        else:
+            refit_queue(subject, is_forced=is_forced)
 
 
 def _binding(

@@ -26,6 +26,7 @@ GROUP: Final = "leveret.plugins"
 BUILT_IN: Final = (
     "celery_eta",
     "consistent_hash",
+    "consumer_timeout",
     "dead_letter",
     "deduplication",
     "delayed",
@@ -41,6 +42,7 @@ BUILT_IN: Final = (
     "redelivery",
     "redrive",
     "single_active_consumer",
+    "trace",
     "ttl",
 )
 
@@ -62,7 +64,13 @@ def load(disabled: Collection[str] = (), *, are_others_wanted: bool = True) -> R
         _register(registry, plugin, disabled, partial(import_module, f"{__name__}.{name}"))
     if are_others_wanted:
         for name, version, find in _others():
-            _register(registry, Registered(name, version), disabled, find)
+            plugin = Registered(name, version)
+            if name in registry.plugins:
+                plugin = Registered(f"{name} {version}", version, is_enabled=False)
+                plugin.problem = f"there is another plugin with the name {name}"
+                registry.begin(plugin)
+            else:
+                _register(registry, plugin, disabled, find)
     return registry
 
 

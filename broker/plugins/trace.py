@@ -4,12 +4,16 @@ Law: a copy has the body of its message; what the message was, and what became o
 headers, under RabbitMQ's names. Messages of the trace exchange itself are not traced: they would
 never end.
 
-Called by: whoever publishes and delivers, where tracing is on.
+While it is off nothing is asked of any message. Whether it is on is kept: it is so after a restart.
+
+RabbitMQ: firehose.html; `rabbitmqctl trace_on` is `trace_on`.
+
+Called by: amqp (through `VirtualHost.tap`), where tracing is on.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from leveret.broker.core.message import Message
 from leveret.broker.core.placing import find, republish
@@ -23,8 +27,26 @@ from leveret.protocol.properties import Properties, encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from leveret.broker.core.broker import Broker
+    from leveret.broker.core.notes import Owner
+    from leveret.broker.core.queue import Queue
+    from leveret.broker.core.registry import Registry
+    from leveret.broker.core.users import User
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.wire import Value
+
+NAME: Final = "trace"
+IS_ON: Final = b"on"  # the key of the one note of a virtual host that is traced
+
+
+class _Session(Protocol):
+    peer: str
+    user: User | None
+
+
+class _Channel(Protocol):
+    number: int
+    session: _Session
 
 
 class Origin(NamedTuple):
@@ -140,3 +162,76 @@ def _keys(message: Message) -> list[str]:
 def _fitting(key: str) -> str:
     """Return a routing key cut to what fits one: names may be as long themselves."""
     return key.encode()[:255].decode(errors="ignore")
+
+
+# The switch
+
+
+def trace_on(vhost: VirtualHost) -> None:
+    """Have all that is published and delivered in a virtual host copied, until `trace_off`."""
+    vhost.broker.notes.put(_owner(vhost), NAME, IS_ON, b"1")
+    vhost.let_see(Firehose(vhost))
+
+
+def trace_off(vhost: VirtualHost) -> None:
+    """Copy nothing more."""
+    vhost.broker.notes.put(_owner(vhost), NAME, IS_ON, None)
+    vhost.let_see(None)
+
+
+def is_traced(vhost: VirtualHost) -> bool:
+    """Whether tracing is on."""
+    return isinstance(vhost.tap, Firehose)
+
+
+class Firehose:
+    """Sees the messages of a virtual host, and copies them."""
+
+    def __init__(self, vhost: VirtualHost) -> None:
+        self._vhost = vhost
+
+    def published(
+        self,
+        channel: object,
+        message: Message,
+        routing_keys: Sequence[str],
+        queues: Sequence[Queue],
+    ) -> None:
+        """Trace a message that came in."""
+        names = [queue.name for queue in queues if not queue.is_hidden]
+        trace_publish(self._vhost, message, routing_keys, names, self._origin(channel))
+
+    def delivered(
+        self, channel: object, queue: Queue, messages: Sequence[Message], redelivered: bool
+    ) -> None:
+        """Trace messages that go out."""
+        origin = self._origin(channel)
+        for message in messages:
+            trace_delivery(self._vhost, message, queue.name, redelivered, origin)
+
+    def _origin(self, channel: object) -> Origin:
+        known = cast("_Channel", channel)
+        session = known.session
+        user = "" if session.user is None else session.user.name
+        node = self._vhost.broker.node
+        return Origin(node, self._vhost.name, session.peer, known.number, user)
+
+
+def _owner(vhost: VirtualHost) -> Owner:
+    return vhost.name, "vhost", vhost.name
+
+
+def _start(broker: Broker) -> None:
+    """Have tracing go on where it was on, once what was kept is there."""
+
+    def started() -> None:
+        for name, _, _ in broker.notes.owners(NAME):
+            if name in broker.vhosts:
+                trace_on(broker.vhosts[name])
+
+    broker.events.subscribe("broker.started", started)
+
+
+def register(registry: Registry) -> None:
+    """Add what this plugin is for."""
+    registry.start(_start)

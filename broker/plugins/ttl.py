@@ -25,14 +25,10 @@ if TYPE_CHECKING:
     from leveret.broker.core.timers import Timer
 
 
-class TimeToLive(QueueHook):
-    """Tells when the messages of a queue expire."""
+class Expiration(QueueHook):
+    """Tells when messages expire that say so themselves."""
 
-    _ttl: int | None
-
-    def refit(self) -> None:
-        """Read the time to live of the queue; None if only messages have one."""
-        self._ttl = cast("int | None", self.queue.settings.get("message-ttl"))
+    _ttl: int | None = None
 
     def placed(self, base: int, messages: Sequence[Message]) -> None:
         """Tell when messages expire."""
@@ -48,6 +44,14 @@ class TimeToLive(QueueHook):
                 life = ttl
             if life is not None:
                 queue.expire_at((queue.waits_until(position) or now) + life, position)
+
+
+class TimeToLive(Expiration):
+    """Tells when the messages of a queue expire that has a time to live."""
+
+    def refit(self) -> None:
+        """Read the time to live of the queue."""
+        self._ttl = cast("int", self.queue.settings["message-ttl"])
 
     def adopt(self, first: int, count: int) -> None:
         """Have messages expire that were there before: their time starts now."""
@@ -65,12 +69,13 @@ class Expires(QueueHook):
     """Deletes a queue that nobody uses for some time."""
 
     _timer: Timer | None = None
-    _life: int
+    _life = 0
 
     def refit(self) -> None:
         """Read how long the queue may be unused."""
-        self._life = cast("int", self.queue.settings["expires"])
-        self.used()
+        known, self._life = self._life, cast("int", self.queue.settings["expires"])
+        if self._life != known:
+            self.used()
 
     def used(self) -> None:
         """Start to wait anew, as long as there are no consumers."""
@@ -94,12 +99,18 @@ class Expires(QueueHook):
 
     def _expire(self) -> None:
         queue = self.queue
+        if queue.policy_epoch != queue.vhost.policy_epoch:  # it may not be meant any more
+            queue.vhost.refit(queue)
+            self.used()
+            return
         queue.vhost.broker.events.emit("queue.expired", vhost=queue.vhost, queue=queue)
         queue.vhost.delete_queue(queue)
 
 
 def _time_to_live(queue: Queue) -> type[QueueHook] | None:
-    return TimeToLive if queue.is_timed or "message-ttl" in queue.settings else None
+    if "message-ttl" in queue.settings:
+        return TimeToLive
+    return Expiration if queue.is_timed else None
 
 
 def _expires(queue: Queue) -> type[QueueHook] | None:

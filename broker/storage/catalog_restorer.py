@@ -201,7 +201,9 @@ class Restorer:
             self._vhost(vhost).policies.put(policy, operator=operator)
         except PolicyError as problem:
             raise _Absent(problem) from None
-        self._vhost(vhost).apply_policies()  # to the predeclared exchanges: others come later
+        self._vhost(vhost).apply_policies(
+            is_at_once=True
+        )  # to the predeclared exchanges: others come later
 
     def _restore_operator_policy(self, row: _Row) -> None:
         self._restore_policy(row, operator=True)

@@ -23,15 +23,19 @@ from leveret.broker.storage.salvage import definitions
 
 if TYPE_CHECKING:
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.registry import Registry
     from leveret.broker.storage.leaves import Leaves
 
 _UNUSED: Final = "is never used"
 
 
-def inspect(connection: sqlite3.Connection, leaves: Leaves, *, is_deep: bool) -> Inspection:
+def inspect(
+    connection: sqlite3.Connection, leaves: Leaves, registry: Registry | None, *, is_deep: bool
+) -> Inspection:
     """Return what is in a store.
 
     Args:
+      registry: What definitions may ask for beyond what every broker knows.
       is_deep: Whether to read the bodies, and to have SQLite check itself.
 
     Raises:
@@ -41,7 +45,7 @@ def inspect(connection: sqlite3.Connection, leaves: Leaves, *, is_deep: bool) ->
     if is_deep:
         _check_database(connection, found)
     _look_for_files(connection, found)
-    _look_at_definitions(connection, leaves, found)
+    _look_at_definitions(connection, leaves, registry, found)
     RowInspection(connection, leaves, found, is_deep=is_deep).look()
     return found
 
@@ -94,8 +98,10 @@ def _read_definitions(
     return by_kind
 
 
-def _look_at_definitions(connection: sqlite3.Connection, leaves: Leaves, found: Inspection) -> None:
-    broker = Broker()
+def _look_at_definitions(
+    connection: sqlite3.Connection, leaves: Leaves, registry: Registry | None, found: Inspection
+) -> None:
+    broker = Broker(registry=registry)
     restorer = Catalog(broker, lambda _: None)
     absent: list[tuple[str, bytes, bytes]] = []  # exchanges of a type that is not there
     by_kind = _read_definitions(connection, leaves, found)
@@ -131,5 +137,5 @@ def _take_in_queues(
             found.problems.append(Problem(f"definition {number}", text))
             continue
         for vhost in broker.vhosts.values():
-            if vhost.queues.get(queue.name) is queue:
+            if queue in (vhost.queues.get(queue.name), vhost.hidden.get(queue.name)):
                 found.queues[queue_number] = vhost.name, queue.name

@@ -43,23 +43,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from leveret.broker.core.registry import Registry
     from leveret.broker.storage.findings import Inspection, Problem
 
 
-def repair(folder: Path) -> Answer:
+def repair(folder: Path, registry: Registry | None = None) -> Answer:
     """Drop what is damaged, and only that, after a copy was made."""
     with locked(folder) as file:
-        found = inspected(file)
+        found = inspected(file, registry)
         if not found.problems:
             return Answer(facts_of(file, found), [f"{file}: nothing is damaged"])
         kept = _keep_copy(file)
         if found.is_log_damaged:
-            found = _mend_log(file, found.problems[0])
+            found = _mend_log(file, found.problems[0], registry)
         if found.is_torn:
             _make_anew(file, found)
         else:
             _mend(file, found)
-        after = inspected(file)
+        after = inspected(file, registry)
     lines = [f"{'kept' if problem.is_kept else 'dropped'}: {problem}" for problem in found.problems]
     lines += losses(found, "are")
     lines += [f"note: {note}" for note in after.notes]
@@ -121,11 +122,11 @@ def _seek(file: int, at: int, what: int) -> int:
         return os.lseek(file, 0, os.SEEK_END)
 
 
-def _mend_log(file: Path, problem: Problem) -> Inspection:
+def _mend_log(file: Path, problem: Problem, registry: Registry | None) -> Inspection:
     """Make a log one that can be read, as far as it is there; return what is damaged then."""
     mend(file)
     promise(file.parent, 0)
-    found = inspected(file)
+    found = inspected(file, registry)
     found.problems.insert(0, problem._replace(is_kept=size_of(log_of(file)) > 0))
     return found
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STEP_OCTETS: Final = 1 << 20  # of indexes, read at once
 MOST_CHECKED: Final = 100_000  # rows that are remembered
+FEW_PIECES: Final = 16  # of a row, that are read each by itself
 SPARES: Final = 4  # descriptors for when clients have taken all others
 
 
@@ -113,17 +114,18 @@ class RowReader:
         return found
 
     def _of_row(self, seq: int, refs: Sequence[Ref]) -> list[bytes]:
-        """Read the piece that is wanted of a row, or all of it if there are several.
+        """Read the pieces that are wanted of a row, or all of it if they are many.
 
         The first time all of it, as its checksum is that of the whole.
         """
-        if len(refs) == 1 and seq in self._checked:
+        if len(refs) <= FEW_PIECES and seq in self._checked:
             where = self._checked[seq]
-            _, *piece = refs[0]
-            if where is None:
-                pieces = [piece_of(self._connection, seq, *piece)]
-            else:
-                pieces = [self._beside(seq, where, *piece)]
+            pieces = [
+                piece_of(self._connection, seq, offset, length)
+                if where is None
+                else self._beside(seq, where, offset, length)
+                for _, offset, length in refs
+            ]
         else:
             body = self._body(seq)
             pieces = [body[offset : offset + length] for _, offset, length in refs]

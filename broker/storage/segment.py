@@ -10,20 +10,21 @@ storage.recovery, storage.compaction, storage.row_inspection, storage.repair.
 
 from __future__ import annotations
 
-from itertools import accumulate, compress, pairwise
+from array import array
+from itertools import accumulate, compress, islice, pairwise
 from operator import not_
 from typing import TYPE_CHECKING, Final
 
 from leveret.broker.storage.base import Ref
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.storage.queue_log import QueueLog
     from leveret.broker.storage.records import Enqueued
 
 
+STRIDE = 64  # messages from one whose place is known to the next
 LEAST_ROW = 16384  # octets of a page: what a store needs for a row, however small
 _NO_COLUMNS: Final[Mapping[int, array[int]]] = {}  # of most segments
 
@@ -130,7 +131,7 @@ class Segment:
       columns: Facts of its messages, 0 for none; as they were when the row was made.
     """
 
-    __slots__ = ("_dead", "base", "columns", "end", "live", "record", "row")
+    __slots__ = ("_dead", "_starts", "base", "columns", "end", "live", "record", "row")
 
     def __init__(self, row: LiveRow, record: Enqueued) -> None:
         self.row = row
@@ -140,6 +141,7 @@ class Segment:
         self.end = record.base + self.live
         self.columns = _NO_COLUMNS
         self._dead: bytearray | None = None  # one octet a message, made with the first
+        self._starts: array[int] | None = None  # of some messages, made with the first
         if 0 in record.header_sizes:  # no message is without a header: these are holes
             self._dead = bytearray(not size for size in record.header_sizes)
             self.live = self._dead.count(0)
@@ -240,20 +242,27 @@ class Segment:
 
     def places_of(self, positions: Sequence[int]) -> list[tuple[int, tuple[int, int, int, int]]]:
         """Return those of ascending positions of its own that are unsettled, and where they are."""
-        record, found, at = self.record, [], 0
+        record, found = self.record, []
         publish, header, body = record.publish_sizes, record.header_sizes, record.body_sizes
-        offsets, offset = record.offsets, record.offsets[0]
+        offsets = record.offsets
         is_packed = len(offsets) == 1  # each begins where the one before it ends
         for position in positions:
             index = position - self.base
-            if is_packed:
-                offset += sum(publish[at:index]) + sum(header[at:index]) + sum(body[at:index])
-                at = index
-            else:
-                offset = offsets[index]
+            offset = self._offset(index) if is_packed else offsets[index]
             if self.has(position):
                 found.append((position, (offset, publish[index], header[index], body[index])))
         return found
+
+    def _offset(self, index: int) -> int:
+        """Return where a message begins of those that have no gaps between them."""
+        record, starts = self.record, self._starts
+        columns = (record.publish_sizes, record.header_sizes, record.body_sizes)
+        if starts is None:
+            wholes = map(sum, zip(*columns, strict=True))
+            ends = accumulate(wholes, initial=record.offsets[0])
+            starts = self._starts = array("Q", islice(ends, None, None, STRIDE))
+        first = index // STRIDE * STRIDE
+        return starts[index // STRIDE] + sum([sum(column[first:index]) for column in columns])
 
     def places(self, first: int, count: int) -> list[tuple[int, int, int, int]]:
         """Return where messages are: offset, and octets of publish method, header and body."""

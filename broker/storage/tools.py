@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from leveret.broker.core.registry import Registry
     from leveret.broker.storage.findings import Inspection
     from leveret.broker.storage.journal import Journal
     from leveret.broker.storage.segment import LiveRow
@@ -177,7 +178,7 @@ def _check_format(connection: sqlite3.Connection, file: Path) -> None:
     connection.execute("SELECT 1 FROM batch, meta, shard LIMIT 0").fetchall()
 
 
-def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
+def inspected(file: Path, registry: Registry | None = None, *, is_deep: bool = True) -> Inspection:
     """Return what is in a store, which is not open any more."""
     _check_size(file)
     problems: list[Problem] = []
@@ -191,7 +192,7 @@ def inspected(file: Path, *, is_deep: bool = True) -> Inspection:
         closing(connected(file, problems)) as connection,
         closing(Leaves(connection, file, taken)) as leaves,
     ):
-        found = inspect(connection, leaves, is_deep=is_deep)
+        found = inspect(connection, leaves, registry, is_deep=is_deep)
     found.taken = taken
     if problems:
         found.is_torn = True
@@ -213,11 +214,11 @@ def _sizes(file: Path) -> dict[str, int]:
 # Looking
 
 
-def info(folder: Path) -> Answer:
+def info(folder: Path, registry: Registry | None = None) -> Answer:
     """Say what a store holds."""
     with locked(folder, is_looking=True) as file:
         sizes = _sizes(file)
-        found = inspected(file, is_deep=False)
+        found = inspected(file, registry, is_deep=False)
         with closing(connected(file, [])) as connection:
             epoch = number(connection, "SELECT coalesce(max(epoch), 0) FROM shard")
             version = number(connection, "PRAGMA user_version")
@@ -261,10 +262,10 @@ def info(folder: Path) -> Answer:
     return Answer(facts, lines)
 
 
-def check(folder: Path) -> Answer:
+def check(folder: Path, registry: Registry | None = None) -> Answer:
     """Read all of a store, and say what is damaged."""
     with locked(folder, is_looking=True) as file:
-        found = inspected(file)
+        found = inspected(file, registry)
     facts = facts_of(file, found)
     lines = [*map(str, found.problems), *[f"note: {note}" for note in found.notes]]
     seen = (
@@ -317,11 +318,11 @@ def losses(found: Inspection, verb: str) -> list[str]:
 # Making smaller
 
 
-def compact(folder: Path) -> Answer:
+def compact(folder: Path, registry: Registry | None = None) -> Answer:
     """Write anew what lives in rows that are mostly dead, then the whole file without gaps."""
     with locked(folder) as file:
         before = sum(_sizes(file).values())
-        found = inspected(file, is_deep=False)
+        found = inspected(file, registry, is_deep=False)
         if found.problems:
             text = f"{found.problems[0]}; try: leveret store repair {folder}"
             raise Damaged(f"{file} is damaged: {text}")

@@ -465,6 +465,9 @@ class Log:
     def facts(self, fact):
         return iter(())
 
+    def columns(self, facts):
+        return iter(())
+
     def counted(self):
         return iter(())
 

@@ -120,6 +120,28 @@ def test_a_store_of_a_stopped_broker_is_good_and_told(broker):
     assert ("", "", 0) == (checked.stderr, told.stderr, told.returncode)
 
 
+def test_what_plugins_have_in_a_store_is_known_to_the_tools(tmp_path):
+    with Durable(tmp_path) as broker:
+        broker.start()
+        with channel(broker) as here:
+            here.queue_declare("reports", durable=True)
+            kind, arguments = "x-delayed-message", {"x-delayed-type": "direct"}
+            here.exchange_declare("later", kind, durable=True, arguments=arguments)
+            here.queue_bind("reports", "later", "weekly")
+            waits = pika.BasicProperties(delivery_mode=2, headers={"x-delay": 600_000})
+            here.basic_publish("later", "weekly", b"sums", waits)
+        broker.stop()
+
+        checked = json.loads(store("check", "--json", broker.data).stdout)
+        told = json.loads(store("info", "--json", broker.data).stdout)
+        compacted, repaired = (store(each, broker.data) for each in ("compact", "repair"))
+
+        assert ([], [], 1) == (checked["problems"], checked["notes"], checked["messages"])
+        assert 1 in [each["messages"] for each in told["queues"]]
+        assert 0 == compacted.returncode, compacted
+        assert "nothing is damaged" in repaired.stdout
+
+
 @pytest.mark.long
 def test_what_is_told_to_machines_is_one_object(broker):
     checked = json.loads(store("check", "--json", broker.data).stdout)

@@ -4,10 +4,19 @@ from typing import cast
 
 import pytest
 
+from leveret.broker.core.broker import Broker
 from leveret.broker.core.message import Message
-from leveret.broker.plugins.trace import Origin, trace_delivery, trace_publish
+from leveret.broker.plugins.trace import (
+    Origin,
+    is_traced,
+    trace_delivery,
+    trace_off,
+    trace_on,
+    trace_publish,
+)
+from leveret.broker.testing import Embedded
 from leveret.protocol.content import make_content
-from leveret.protocol.methods import BasicPublish
+from leveret.protocol.methods import BasicConsume, BasicGet, BasicPublish, BasicReject
 from leveret.protocol.properties import Properties, encode
 
 TRACE = "amq.rabbitmq.trace"
@@ -148,3 +157,133 @@ def test_copies_of_long_bodies_share_their_chunks(vhost):
 
     _, copy, _ = queue.pop()
     assert copy.chunks[0] is original.chunks[0]
+
+
+# The switch
+
+
+@pytest.fixture
+def embedded():
+    with Embedded({"queues": ["q", "traced", "copy"]}) as made:
+        made.vhost.bind(TRACE, made.vhost.queues["traced"], "#")
+        yield made
+
+
+def copies(embedded):
+    """Take all copies: their keys, their headers, their bodies."""
+    found = []
+    while (copy := embedded.get("traced")) is not None:
+        found.append((copy.method.routing_key, copy.properties.headers, copy.body))
+    return found
+
+
+def keys(embedded):
+    return [key for key, _, _ in copies(embedded)]
+
+
+def test_a_publish_and_its_delivery_are_copied_while_it_is_on(embedded):
+    embedded.publish("", "q", b"before")
+    trace_on(embedded.vhost)
+    embedded.publish("", "q", b"1")
+    assert b"before" == embedded.get("q").body
+
+    [published, delivered] = copies(embedded)
+
+    known = {"node": "leveret@localhost", "vhost": "/", "user": "guest"}
+    assert ("publish.", b"1") == (published[0], published[2])
+    assert {**known, "routed_queues": ["q"], "routing_keys": ["q"]}.items() <= published[1].items()
+    assert ("deliver.q", b"before") == (delivered[0], delivered[2])
+    assert {**known, "redelivered": 0, "channel": 2}.items() <= delivered[1].items()
+
+
+def test_every_publish_of_the_same_route_is_copied(embedded):
+    trace_on(embedded.vhost)
+
+    for _ in range(3):
+        embedded.publish("", "q", b"1")
+
+    assert ["publish."] * 3 == keys(embedded)
+
+
+def test_nothing_is_copied_after_it_is_off(embedded):
+    trace_on(embedded.vhost)
+    embedded.publish("", "q", b"1")
+    trace_off(embedded.vhost)
+
+    embedded.publish("", "q", b"2")
+    embedded.get("q")
+
+    assert ["publish."] == keys(embedded)
+    assert not is_traced(embedded.vhost)
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_what_consumers_get_is_copied(embedded, no_ack):
+    client = embedded.connect()
+    embedded.publish("", "q", b"1")
+    trace_on(embedded.vhost)
+
+    client.send(BasicConsume("q", "c", no_ack=no_ack))
+
+    assert ["deliver.q"] == keys(embedded)
+
+
+def test_what_comes_back_is_told_to_be_redelivered(embedded):
+    client = embedded.connect()
+    embedded.publish("", "q", b"1")
+    tag = client.call(BasicGet("q")).tag
+    trace_on(embedded.vhost)
+
+    client.send(BasicReject(tag, True), BasicGet("q"))
+
+    [(_, headers, _)] = copies(embedded)
+    assert 1 == headers["redelivered"]
+
+
+def test_a_message_without_a_queue_is_copied_too(embedded):
+    trace_on(embedded.vhost)
+
+    embedded.publish("amq.direct", "nowhere", b"1")
+
+    [(key, headers, _)] = copies(embedded)
+    assert ("publish.amq.direct", []) == (key, headers["routed_queues"])
+
+
+def test_blind_copies_are_told_among_the_keys_only(embedded):
+    trace_on(embedded.vhost)
+
+    embedded.publish("", "q", b"1", headers={"BCC": ["copy"]})
+
+    [(_, headers, _)] = copies(embedded)
+    assert ["q", "copy"] == headers["routing_keys"] == headers["routed_queues"]
+    assert {} == headers["properties"].get("headers", {})
+
+
+def test_other_virtual_hosts_are_not_traced(embedded):
+    other = embedded.broker.add_vhost("other")
+    trace_on(other)
+
+    embedded.publish("", "q", b"1")
+
+    assert [] == keys(embedded)
+
+
+def test_it_is_on_again_after_a_restart(registry):
+    broker = Broker(registry=registry)
+    broker.notes.restore(("/", "vhost", "/"), "trace", b"on", b"1")
+    broker.notes.restore(("gone", "vhost", "gone"), "trace", b"on", b"1")
+    broker.add_defaults()
+
+    broker.events.emit("broker.started")
+
+    assert is_traced(broker.vhosts["/"])
+
+
+def test_whether_it_is_on_is_kept(vhost):
+    owner = ("/", "vhost", "/")
+
+    trace_on(vhost)
+    assert {b"on": b"1"} == dict(vhost.broker.notes.get(owner, "trace"))
+
+    trace_off(vhost)
+    assert {} == dict(vhost.broker.notes.get(owner, "trace"))

@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from leveret.broker.amqp import channel as channel_module
 from leveret.broker.core.broker import Broker
+from leveret.broker.core.hooks import Phase, QueueHook
+from leveret.broker.core.registry import Registry
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,
@@ -71,10 +73,11 @@ class QueueMachine(RuleBasedStateMachine):
     """One queue, one connection, two channels."""
 
     strategy = "plain"
+    is_held = False
 
     def __init__(self):
         super().__init__()
-        broker = Broker(registry=registry(self.strategy))
+        broker = Broker(registry=self.registry())
         broker.add_defaults()
         self.client = Client(broker)
         self.client.open_channel(2)
@@ -86,6 +89,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.published = 0
         self.tags = 0
         self.models = {number: Model() for number in CHANNELS}
+
+    def registry(self):
+        return registry(self.strategy)
 
     def send(self, channel, *methods):
         """Send methods; return the answers other than deliveries, which are checked."""
@@ -162,7 +168,7 @@ class QueueMachine(RuleBasedStateMachine):
     def get(self, channel, no_ack):
         model = self.models[channel]
         [answer] = self.send(channel, BasicGet("q", no_ack))
-        if not self.ready:
+        if not self.ready or self.is_held:
             assert BasicGetEmpty() == answer
             return
         number = self.ready.pop(0)
@@ -232,6 +238,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.ready.clear()
         assert [QueuePurgeOk(expected)] == self.send(channel, QueuePurge("q"))
 
+    @rule(first=picks, count=st.sampled_from([1, 2, 9]))
+    def withdraw(self, first, count):
+        first %= self.published + 1  # numbers are positions
+        meant = range(first, first + count)
+        gone = [number for number in self.ready if number in meant]
+        assert len(gone) == self.queue.withdraw(meant[0], meant[-1])
+        self.ready = [number for number in self.ready if number not in meant]
+        finish(self.client.broker)
+        assert [] == self.check(1, self.client.take(1))
+
     @rule(channel=channels)
     def reopen(self, channel):
         self.put_back(self.models[channel].held.values())
@@ -254,7 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_while_somebody_has_room(self):
-        if self.ready:
+        if self.ready and not self.is_held:
             assert not [
                 tag
                 for model in self.models.values()
@@ -300,8 +316,36 @@ class HookedPiecesMachine(PiecesMachine):
     strategy = "hooked"
 
 
+class Deep(QueueHook):
+    is_deep = True
+
+
+class Holding(Deep):
+    is_holding = True
+
+
+class ChangingMachine(QueueMachine):
+    """The same where plugins begin and cease to have a part in the queue, and hold it at times."""
+
+    kind = None
+
+    def registry(self):
+        made = Registry()
+        made.queue_hook(lambda queue: self.kind, phase=Phase.WATCH)
+        return made
+
+    @rule(kind=st.sampled_from([None, Deep, Holding]))
+    def change(self, kind):
+        self.kind, self.is_held = kind, kind is Holding
+        self.queue.vhost.refit(self.queue, is_forced=True)
+        finish(self.client.broker)
+        assert [] == self.check(1, self.client.take(1))
+
+
 TestQueueModel = QueueMachine.TestCase
 TestQueueModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestChangingModel = ChangingMachine.TestCase
+TestChangingModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestPiecesModel = PiecesMachine.TestCase
 TestPiecesModel.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestHookedModel = HookedMachine.TestCase

@@ -647,7 +647,7 @@ async def test_a_row_that_goes_while_its_body_is_read_is_not_there(
     assert octets(2, size) == await read(store, 2, size)
 
 
-async def test_of_a_row_that_was_checked_only_a_piece_is_read(store, lease, monkeypatch):
+async def test_of_a_row_that_was_checked_only_few_pieces_are_read(store, lease, monkeypatch):
     await commit(store, [(lease, Row(1, b"", [octets(1)]))])
     seen, whole = [], os.pread
 
@@ -659,9 +659,11 @@ async def test_of_a_row_that_was_checked_only_a_piece_is_read(store, lease, monk
     first = await store.read(lease, [Ref(1, 100, 50)])
     second = await store.read(lease, [Ref(1, 200, 60)])
     both = await store.read(lease, [Ref(1, 100, 50), Ref(1, 200, 60)])
+    many = await store.read(lease, [Ref(1, at, 1) for at in range(row_reader.FEW_PIECES + 1)])
 
-    assert [(LEAST, 0), (60, 200), (LEAST, 0)] == seen
+    assert [(LEAST, 0), (60, 200), (50, 100), (60, 200), (LEAST, 0)] == seen
     assert [octets(1)[100:150], octets(1)[200:260]] == [*first, *second] == both
+    assert octets(1)[: row_reader.FEW_PIECES + 1] == b"".join(many)
 
 
 @pytest.mark.parametrize("is_checked", [False, True])

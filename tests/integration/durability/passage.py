@@ -231,7 +231,6 @@ class Passage(Storm):
     def __init__(self, broker, seed: int) -> None:
         super().__init__(broker, seed)
         self.ways = Ways(self.ledger)
-        self.doubtful: list[tuple[list[int], list[int]]] = []
 
     def _end(self) -> None:
         super()._end()
@@ -262,38 +261,35 @@ class Passage(Storm):
     def _inspect(self, workers: list[Worker], *, wholly: bool) -> None:
         for worker in workers:
             if isinstance(worker, Dealer) and worker.doubtful is not None:
-                self.doubtful.append(worker.doubtful)
+                self._judge_transaction(*worker.doubtful)
         if wholly or self.random.random() < 0.3:
-            places = self._sweep()
-            for published, rejected in self.doubtful:
-                self._judge_transaction(published, rejected, places)
-            self.doubtful.clear()
+            self._sweep(tuple(QUEUES))
             self.ways.settle_up()
 
-    def _sweep(self) -> dict[int, str]:
-        """Take everything, until nothing comes for longer than anything waits."""
+    def _sweep(self, queues: Sequence[str], quiet: float = LONGEST) -> dict[int, str]:
+        """Take everything, until nothing has come for some seconds; return what was where."""
         places: dict[int, str] = {}
         with closing(Link(self.broker.address)) as link:
-            quiet = time.monotonic()
-            while time.monotonic() < quiet + LONGEST:
-                for queue in QUEUES:
+            last = time.monotonic()
+            while True:
+                for queue in queues:
                     while (item := self._get(link, queue)) is not None:
                         number = self.ways.delivered(queue, item)
                         self.ways.taken(number)
                         places[number] = queue
-                        quiet = time.monotonic()
+                        last = time.monotonic()
+                if time.monotonic() >= last + quiet:
+                    return places
                 Event().wait(0.02)
-        return places
 
     def _get(self, link: Link, queue: str) -> Received | None:
         link.tell(BasicGet(queue, no_ack=True))
         [command] = link.read()
         return received(command[0]) if isinstance(command, Contents) else None
 
-    def _judge_transaction(
-        self, published: list[int], rejected: list[int], places: dict[int, str]
-    ) -> None:
+    def _judge_transaction(self, published: list[int], rejected: list[int]) -> None:
         """Judge a transaction whose commit was not answered: it was carried out, or not at all."""
+        places = self._sweep(("way-tx", "way-tx-end"), 0.0)
         done = {number in places for number in published}
         done |= {places.get(number) == "way-tx-end" for number in rejected}
         if len(done) > 1:
