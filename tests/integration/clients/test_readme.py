@@ -58,6 +58,44 @@ def test_first_script_publishes_to_the_sample_topology_and_consumes(tmp_path):
     assert (done.stdout, done.stderr) == ("confirmed\norder.created.eu: one lamp\n", "")
 
 
+PRINTED = {
+    "delay.py": "tea is ready 2\n",
+    "retry.py": "try 1\ntry 2\ntry 3\na hard one delivery_limit\n",
+    "redrive.py": "dead: 1\nback: one lamp\n",
+    "fair.py": "big 0\nsmall 0\nbig 1\nsmall 1\n",
+}
+
+
+def scripts() -> dict[str, str]:
+    """Return the Python blocks of the main README that begin with the name of a file."""
+    named = re.compile(r"# (\w+\.py)\n")
+    found = [(named.match(block), block) for block in fences(ROOT / "README.md", "python")]
+    return {name[1]: block for name, block in found if name is not None}
+
+
+def test_every_script_has_its_output():
+    assert PRINTED.keys() == scripts().keys()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_script_prints_what_is_said(name, tmp_path):
+    if "LEVERET_TEST_URL" in os.environ:
+        pytest.skip("the scripts show what only Leveret has")
+    with leveret() as server:
+        there = scripts()[name].replace('"localhost"', f'"{server.host}", {server.port}')
+        (tmp_path / name).write_text(there)
+        done = subprocess.run(
+            [sys.executable, name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    assert (done.stdout, done.stderr) == (PRINTED[name], "")
+
+
 def test_every_yaml_block_says_which_file_it_is():
     labels = [block.splitlines()[0] for block in fences(ROOT / "README.md", "yaml")]
 
