@@ -15,6 +15,7 @@ import structlog
 if TYPE_CHECKING:
     from leveret.broker.amqp.session import Session
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.exchange import Exchange
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.errors import AMQPError
@@ -39,6 +40,7 @@ def subscribe(broker: Broker, level: str = "info") -> None:
         ("authentication.failed", _authentication_failed),
         ("argument.ineffective", _ineffective),
         ("clock.jumped", _clock_jumped),
+        ("delayed.dropped", _delayed_dropped),
     ):
         broker.events.subscribe(name, subscriber)
 
@@ -114,3 +116,13 @@ def _ineffective(vhost: VirtualHost, queue: Queue, argument: str) -> None:
 
 def _clock_jumped(difference: int) -> None:
     log.warning("clock.jumped", difference_ms=difference)
+
+
+def _delayed_dropped(exchange: Exchange, count: int) -> None:
+    log.warning(
+        "delayed.dropped",
+        vhost=exchange.vhost.name,
+        exchange=exchange.name,
+        messages=count,
+        reason="the exchange was deleted",
+    )

@@ -53,3 +53,21 @@ def test_lines_below_the_level_are_not_even_made(level: str):
 
     assert {"channel.failed"} >= events
     assert {"connection.opened", "connection.closed"}.isdisjoint(events)
+
+
+def test_what_a_deleted_exchange_takes_along_is_told():
+    broker = Broker()
+    broker.add_defaults()
+    reports.subscribe(broker)
+    exchange = broker.vhosts["/"].exchanges["amq.direct"]
+
+    with structlog.testing.capture_logs() as logs:
+        broker.events.emit("delayed.dropped", exchange=exchange, count=3)
+
+    [line] = logs
+    assert ("warning", "/", "amq.direct", 3) == (
+        line["log_level"],
+        line["vhost"],
+        line["exchange"],
+        line["messages"],
+    )

@@ -196,8 +196,7 @@ class Extras:
         batch = self.queue.vhost.broker.batch
         batch.debris += (self.expiries.clear(), self.dues.clear())
         self.deadlines.clear()
-        self.due.clear()
-        self.identities.clear()
+        batch.debris += (self.due.free(), self.identities.free())
         self.tidying = None
         self.returns.clear()
 
@@ -214,6 +213,7 @@ class Extras:
         self.leaving = 0
         batch = self.queue.vhost.broker.batch
         batch.debris += (self.expiries.clear(), self.dues.clear(), self.waiting.clear())
+        batch.debris += (self.due.free(), self.identities.free())
         self._gather()
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.runs import Runs
 
 # Messages that expire at a stroke.
-DUE_LIMIT = 2048
+DUE_LIMIT = 512
 # Messages that came back which move to another place at a stroke.
 TAKEN_OVER = 4096
 # Entries of what expires that are kept although all messages are gone.

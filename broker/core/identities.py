@@ -113,8 +113,15 @@ class Identities:
         found[:end] = kept
         self.count -= end - len(kept)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._shards = {}
+    def free(self) -> Iterator[None]:
+        """Forget everything; what is returned frees it, a shard at a time."""
+        shards, self._shards = self._shards, {}
         self._tidying = None
         self.count = 0
+        return _free(shards)
+
+
+def _free(shards: dict[int, dict[int, int | list[int]]]) -> Iterator[None]:
+    while shards:
+        shards.popitem()
+        yield

@@ -93,3 +93,14 @@ class Shards:
         """Forget everything."""
         self._shards = {}
         self.count = 0
+
+    def free(self) -> Iterator[None]:
+        """Forget everything; what is returned frees it, a shard at a time."""
+        shards, self._shards, self.count = self._shards, {}, 0
+        return _free(shards)
+
+
+def _free(shards: dict[int, dict[int, int]]) -> Iterator[None]:
+    while shards:
+        shards.popitem()
+        yield

@@ -62,7 +62,7 @@ class RejectPublish(_Limits):
         """Refuse a message if there is no room for it."""
         queue = cast("HookedQueue", self.queue)
         is_full = (
-            queue.ready_count + 1 > self._length
+            queue.ready_count - queue.coming + 1 > self._length
             or queue.extras.body_octets + message.size > self._octets
         )
         return Verdict.REFUSE if is_full else Verdict.ADMIT

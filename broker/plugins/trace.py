@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
-from leveret.broker.core.message import Message
+from leveret.broker.core.message import BlindEnvelope, Message
 from leveret.broker.core.placing import find, republish
 from leveret.broker.core.vhost import TRACE
 from leveret.protocol.codec import encode_method
@@ -153,10 +153,12 @@ def _published(message: Message) -> BasicPublish:
 
 
 def _keys(message: Message) -> list[str]:
-    """Return the routing keys that a queued message still shows: its own, and CC."""
+    """Return all routing keys of a queued message: its own, those of CC, those of BCC."""
     copies = (message.headers or {}).get("CC") if message.flags & HAS_HEADERS else None
     further = copies if isinstance(copies, list) else ()
-    return [_published(message).routing_key, *(key for key in further if isinstance(key, str))]
+    keys = [_published(message).routing_key, *(key for key in further if isinstance(key, str))]
+    envelope = message.envelope
+    return [*keys, *envelope.copies] if isinstance(envelope, BlindEnvelope) else keys
 
 
 def _fitting(key: str) -> str:

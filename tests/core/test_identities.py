@@ -89,3 +89,13 @@ def test_what_was_added_twice_does_not_stay_so() -> None:
 
     assert [5] == identities.find(NAME)
     assert 2 >= identities.count
+
+
+def test_all_is_forgotten_at_once_and_freed_in_steps():
+    identities = Identities()
+    identities.add(range(5000), [hash_of(str(number)) for number in range(5000)])
+
+    steps = identities.free()
+
+    assert ([], 0) == (identities.find(hash_of("1")), identities.count)
+    assert len(list(steps)) > 100

@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from leveret.broker import plugins
 from leveret.broker.core.chunks import Paged
+from leveret.broker.core.policy import Policy
 from leveret.broker.server import clock
 from leveret.broker.storage.memory import MemoryStore
 from leveret.broker.storage.sqlite import SQLiteStore
@@ -70,6 +71,8 @@ QUEUES: dict[str, dict[str, object]] = {
     "target": dying(),
     "ranked": dying(max_priority=3, message_ttl=400),
     "fair": dying(fair_key="tenant", delivery_limit=1),
+    "once": dying(message_deduplication=True),
+    "moody": dying(),  # policies come and go
     END: {},
 }
 NEXT = {
@@ -78,9 +81,19 @@ NEXT = {
     if "x-dead-letter-routing-key" in arguments
 } | {HIDDEN: "target"}
 DELAYS = {HIDDEN: 250, "late": 150}
+MOST_DELAY = 100  # that a policy asks for
 TTL = {"first": 300, "second": 200, "ranked": 400}
 ENTRIES = [HIDDEN, *(name for name in QUEUES if name not in (END, "second"))]
 LIMITS = {"retry": 2, "fair": 1}
+POLICIES: list[dict[str, object]] = [
+    {"max-length": 1000},
+    {"message-ttl": 250},
+    {"retry-min": 80, "delivery-limit": 2},
+    {"max-length": 3},
+    {"message-delay": MOST_DELAY},
+    {"fair-key": "tenant"},
+    {"max-priority": 3, "message-ttl": 400},
+]
 UNKNOWN = 1 << 62  # of a commit: what many returns are counted for is told of later
 
 
@@ -93,6 +106,7 @@ class Known:
       written: The commit it is in since then.
       entered: When it came there, of the virtual clock; None if that is not known.
       expiration: Its own time to live.
+      is_transient: Whether it goes with the broker.
       acked: The commit of its acknowledgement.
       rejected: By queue, the commit of its rejection.
       returned: By queue, the commits of its returns.
@@ -102,6 +116,7 @@ class Known:
     written: int
     entered: float | None
     expiration: int | None = None
+    is_transient: bool = False
     acked: int | None = None
     rejected: dict[str, int] = field(default_factory=dict)
     returned: dict[str, list[int]] = field(default_factory=dict)
@@ -114,7 +129,9 @@ class Known:
         """When it leaves where it was published to."""
         own = self.expiration if self.place != HIDDEN else None
         lives = [life for life in (TTL.get(self.place), own) if life is not None]
-        return self.due() + min(lives) if lives and self.entered is not None else float("inf")
+        if not lives or self.entered is None:
+            return float("inf")
+        return self.due() + min(lives) + (MOST_DELAY if self.place == "moody" else 0)
 
 
 def now() -> float:
@@ -147,6 +164,8 @@ class World:
         # by channel and delivery tag: message and queue
         self.held: dict[tuple[int, int], tuple[int, str]] = {}
         self.figures: Counter[str] = Counter()
+        self.repeatable: dict[int, bytes] = {}  # publishes to a queue that drops duplicates
+        self.remembered: dict[int, int] = {}  # those that it has had, and in which commit
 
     @property
     def commit(self) -> int:
@@ -207,25 +226,46 @@ class World:
         number = self.number
         self.number += 1
         headers: dict[str, object] = {"tenant": random.choice("abc")}
+        if place == "once":
+            headers["x-deduplication-header"] = str(number)
         expiration = None
         if place == HIDDEN:
             headers["x-delay"] = DELAYS[HIDDEN]
         elif random.random() < 0.2 and place != "full":
             expiration = random.choice((50, 250, 1000))
-        self.messages[number] = Known(place, self.commit, now(), expiration)
+        is_transient = place != "once" and random.random() < 0.1
+        self.messages[number] = Known(place, self.commit, now(), expiration, is_transient)
         properties = Properties(
-            delivery_mode=2,
+            delivery_mode=1 if is_transient else 2,
             headers=headers,
             priority=random.randrange(5),
             expiration=None if expiration is None else str(expiration),
         )
         key, exchange = ("target", "later") if place == HIDDEN else (place, "")
         body = b"%d %s" % (number, b"." * random.choice((0, 5, 40, 300)))
-        return published(body, BasicPublish(exchange, key), channel, properties)
+        octets = published(body, BasicPublish(exchange, key), channel, properties)
+        if place == "once" and channel == 2:
+            self.repeatable[number] = octets
+            self.remembered[number] = self.commit
+        return octets
 
     async def publish(self) -> None:
         count = self.random.choice((1, 1, 2, 7))
         await self.feed(b"".join(self.message(2) for _ in range(count)))
+
+    async def repeat(self) -> None:
+        """Publish something once more: it is dropped if it was there, and only then."""
+        if not self.repeatable:
+            return
+        number = self.random.choice(list(self.repeatable))
+        if number not in self.remembered:
+            assert number not in self.messages
+            self.messages[number] = Known("once", self.commit, None)
+            self.remembered[number] = self.commit
+            self.figures["published again"] += 1
+        else:
+            self.figures["duplicates"] += 1
+        await self.feed(self.repeatable[number])
 
     async def transact(self) -> None:
         """Publish some, and settle what was got, in one transaction."""
@@ -331,8 +371,10 @@ class World:
 
     def forget(self, done: int) -> None:
         """Forget what is in no commit up to one; all the rest is certain."""
+        kept = {number: 0 for number, commit in self.remembered.items() if commit <= done}
+        self.remembered = kept
         for number, one in list(self.messages.items()):
-            if one.written > done or (one.acked or done + 1) <= done:
+            if one.is_transient or one.written > done or (one.acked or done + 1) <= done:
                 self.figures["gone"] += 1
                 del self.messages[number]
                 continue
@@ -400,6 +442,7 @@ class World:
 
     async def drain(self) -> None:
         """Let everything come to its end, and take it."""
+        self.have_policy(POLICIES[0])
         await self.let_all_through()
         await pass_time(3)
         await self.crash(is_carried_out=False)
@@ -425,6 +468,8 @@ class World:
             self.get: 6,
             self.settle: 6,
             self.transact: 2,
+            self.repeat: 2,
+            self.change_policy: 1,
             self.consume: 1,
             self.wait: 4,
             self.hold: 2,
@@ -438,6 +483,15 @@ class World:
             [action] = self.random.choices(list(actions), weights)
             await action()
         await self.drain()
+
+    async def change_policy(self) -> None:
+        self.have_policy(self.random.choice(POLICIES))
+
+    def have_policy(self, definition: dict[str, object]) -> None:
+        vhost = self.durable.broker.vhosts["/"]
+        vhost.policies.put(Policy("mood", "^moody$", definition, "queues"))
+        vhost.apply_policies()
+        self.durable.turns.finish()
 
     async def wait(self) -> None:
         await self.rest()
@@ -494,6 +548,8 @@ def check_death(death: dict[str, Any], one: Known, time: float) -> None:
     """Judge the first death of a message since it was seen last."""
     queue, reason = death["queue"], death["reason"]
     assert 1 == death["count"]
+    if queue == "moody":
+        return
     if reason == "expired":
         assert time >= one.deadline() - ROUNDING or one.entered is None
     elif reason == "rejected":

@@ -63,6 +63,8 @@ class Walker(Worker):
         """Write a message down; return its number and the octets of its publish."""
         random = self.random
         headers: dict[str, object] = {"tenant": random.choice("abcde")}
+        if entry == "way-once":
+            headers["x-deduplication-header"] = str(random.getrandbits(64))
         life = float(TTL.get(entry, float("inf")))
         expiration = None
         is_delayed = entry == "way-target" and random.random() < 0.8
@@ -77,28 +79,36 @@ class Walker(Worker):
         )
         body = b"%d " % number + bytes(size_of(random))
         exchange = EXCHANGE if entry == "way-target" else ""
-        return number, octets_of(exchange, entry, properties, body)
+        octets = octets_of(exchange, entry, properties, body)
+        if entry == "way-once":
+            self.ways.unanswered[number] = octets
+        return number, octets
 
 
 class Sender(Walker):
-    """Publishes with confirms, everywhere."""
+    """Publishes with confirms, everywhere; what drops duplicates gets some."""
+
+    seqno = 0
 
     def work(self) -> None:
         self.waiting: dict[int, int] = {}  # by its number on the channel
         self.open(confirms=True)
         window = self.random.choice((1, 20, 300))
-        seqno = 0
+        self.publish(list(self.ways.unanswered.items()))  # whose confirms have been lost
         while True:
-            octets = []
-            for _ in range(self.random.randint(1, min(window, 40))):
-                seqno += 1
-                number, one = self.message(self.random.choice(ENTRIES))
-                self.waiting[seqno] = number
-                octets.append(one)
-            self.link.send(b"".join(octets))
+            count = self.random.randint(1, min(window, 40))
+            some = [self.message(self.random.choice(ENTRIES)) for _ in range(count)]
+            twice = [each for each in some if each[0] in self.ways.unanswered]
+            self.publish(some + twice[:2])
             self.take(self.link.poll())
             while len(self.waiting) >= window:
                 self.take(self.link.read())
+
+    def publish(self, some: Sequence[tuple[int, bytes]]) -> None:
+        for number, _ in some:
+            self.seqno += 1
+            self.waiting[self.seqno] = number
+        self.link.send(b"".join(octets for _, octets in some))
 
     def take(self, commands: Sequence[Command]) -> None:
         for command in commands:

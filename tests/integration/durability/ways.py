@@ -40,6 +40,7 @@ QUEUES: dict[str, dict[str, object]] = {
     "way-target": dying(),
     "way-ranked": dying(max_priority=4, message_ttl=800),
     "way-fair": dying(fair_key="tenant"),
+    "way-once": dying(message_deduplication=True),
     "way-tx": dying("way-tx-end"),
     "way-tx-end": {},
     END: {},
@@ -98,6 +99,7 @@ class Ways:
         self.fates: list[Fate] = []
         self.found: Counter[int] = Counter()  # since the last sweep began
         self.stops = 0  # each may return what was not settled
+        self.unanswered: dict[int, bytes] = {}  # publishes to a queue that drops duplicates
         self._lock = Lock()
 
     def add(self, fate: Fate) -> int:
@@ -112,6 +114,7 @@ class Ways:
         for number in numbers:
             self.fates[number].is_sure = True
             self.fates[number].confirmed = now
+            self.unanswered.pop(number, None)
             self.ledger.figures["confirmed"] += 1
 
     def fault(self, number: int, text: str) -> None:
@@ -186,3 +189,4 @@ class Ways:
                 self.fault(number, "is lost")
             fate.acked = fate.is_gone = True  # what was found is; the others never were there
         self.found.clear()
+        self.unanswered.clear()
