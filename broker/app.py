@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.session import Session
     from leveret.broker.config import Config
-    from leveret.broker.core.registry import Registry
+    from leveret.broker.core.registry import Background, Registry
     from leveret.broker.entries import Definitions
     from leveret.broker.persistence import Persistence
     from leveret.broker.server.disk import Volume
@@ -267,6 +267,8 @@ async def serve(
             nursery.start_soon(timers.watch, turns, config.limits.handshake_timeout)
             nursery.start_soon(clock.Clock(turns).run)
             nursery.start_soon(alarms.watch, memory, turns)
+            for run in broker.registry.backgrounds:
+                nursery.start_soon(_in_background, run, broker)
             broker.events.emit("broker.started")
             for one in bound:
                 nursery.start_soon(listener.accept, one, turns, nursery)
@@ -285,6 +287,14 @@ async def serve(
     finally:
         for one in bound:
             listener.close(one)
+
+
+async def _in_background(run: Background, broker: Broker) -> None:
+    """Run a task of a plugin; its fault is told, and ends nobody else."""
+    try:
+        await run(broker)
+    except Exception as problem:
+        log.error("plugin.failed", plugin=run.__module__, exc_info=problem)
 
 
 async def _start(

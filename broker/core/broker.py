@@ -26,10 +26,12 @@ from leveret.protocol.constants import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from leveret.broker.core.batch import Peer
     from leveret.broker.core.consumer import Target
+    from leveret.broker.core.registry import Authenticate
+    from leveret.broker.core.users import User
     from leveret.protocol.content import Envelope
 
 # Announced because clients choose behaviour by it: kombu uses channel-wide prefetch, which
@@ -103,8 +105,24 @@ class Broker:
         self.blocked = ""
         self.reply_channels: dict[str, Target] = {}
         self._routes: dict[tuple[str, str], Routes] = {}
+        self.users.authenticators += map(self._asking, self.registry.authenticators.items())
         for start in self.registry.starts:
             start(self)
+
+    def _asking(
+        self, authenticator: tuple[str, Authenticate]
+    ) -> Callable[[str, bytes], User | None]:
+        """Return a way to ask a plugin for a user, which does not know anybody when it fails."""
+        plugin, authenticate = authenticator
+
+        def ask(name: str, password: bytes) -> User | None:
+            try:
+                return authenticate(self, name, password)
+            except Exception as problem:
+                self.batch.failed(f"authenticator {plugin}", problem)
+                return None
+
+        return ask
 
     def add_vhost(self, name: str) -> VirtualHost:
         """Return the virtual host, made now or before."""

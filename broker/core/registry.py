@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from leveret.broker.core.exchange_types import ExchangeType
     from leveret.broker.core.hooks import ExchangeHook, QueueHook
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.users import User
 
     QueueChoice: TypeAlias = Callable[[Queue], type[QueueHook] | None]
     ExchangeChoice: TypeAlias = Callable[[Exchange], type[ExchangeHook] | None]
     Start: TypeAlias = Callable[[Broker], None]
     Background: TypeAlias = Callable[[Broker], Awaitable[None]]
+    Authenticate: TypeAlias = Callable[[Broker, str, bytes], User | None]
 
 AppliesTo: TypeAlias = Literal["queues", "exchanges", "consumers"]
 
@@ -65,6 +67,7 @@ class Registry:
       queue_hooks: Phase, plugin and choice of each hook of queues, in the order they are called.
       exchange_hooks: The same for exchanges.
       starts: Called once with a broker that has just been made.
+      authenticators: Who else may know a user, by name.
       backgrounds: Run as tasks as long as the broker serves.
       routes: Resources for the HTTP interface.
       plugins: What was loaded, for people.
@@ -81,6 +84,7 @@ class Registry:
         self.queue_hooks: list[tuple[int, str, QueueChoice]] = []
         self.exchange_hooks: list[tuple[int, str, ExchangeChoice]] = []
         self.starts: list[Start] = []
+        self.authenticators: dict[str, Authenticate] = {}
         self.backgrounds: list[Background] = []
         self.routes: list[object] = []
         self.plugins: dict[str, Registered] = {}
@@ -161,8 +165,20 @@ class Registry:
         self._note("start")
         self.starts.append(start)
 
+    def authenticator(self, name: str, authenticate: Authenticate) -> None:
+        """Have logins tried elsewhere when the broker does not know the user or the password.
+
+        Args:
+          name: What it is called, for people.
+          authenticate: Takes the broker, a name and a password; returns a user, or None.
+            Permissions stay the broker's: they go by the user's name. It must not wait: nothing
+            else happens meanwhile.
+        """
+        self._note(f"authenticator {name}")
+        self.authenticators[name] = authenticate
+
     def background(self, run: Background) -> None:
-        """Have a task run as long as the broker serves."""
+        """Have a task run as long as the broker serves; one that ends, or fails, stays ended."""
         self._note("background task")
         self.backgrounds.append(run)
 
@@ -210,5 +226,5 @@ _NOTHING: Table = {}
 _TABLES = (
     *("exchange_types", "queue_arguments", "exchange_arguments", "consumer_arguments"),
     *("policy_keys", "effective_keys", "smaller_wins", "queue_hooks", "exchange_hooks"),
-    *("starts", "backgrounds", "routes"),
+    *("starts", "authenticators", "backgrounds", "routes"),
 )

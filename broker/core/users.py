@@ -92,7 +92,13 @@ def check_hash(name: str, password_hash: str, algorithm: str) -> None:
 
 
 class Users:
-    """All users, their permissions, and the memo of answers."""
+    """All users, their permissions, and the memo of answers.
+
+    Attributes:
+      epoch: Grows with every change.
+      loopback_users: Who may connect from the same machine only.
+      authenticators: Asked about names and passwords that are not right here.
+    """
 
     def __init__(
         self, loopback_users: Iterable[str] = ("guest",), events: Events | None = None
@@ -100,6 +106,7 @@ class Users:
         self.epoch = 0
         self._emit = (Events() if events is None else events).emit
         self.loopback_users = frozenset(loopback_users)
+        self.authenticators: list[Callable[[str, bytes], User | None]] = []
         self._users: dict[str, User] = {}
         self._permissions: dict[tuple[str, str], Permissions] = {}
         self._topic_permissions: dict[tuple[str, str], dict[str, TopicPermissions]] = {}
@@ -201,10 +208,16 @@ class Users:
                 self._emit("topic_permissions.deleted", user=user, vhost=vhost, exchange=name)
 
     def authenticate(self, name: str, password: str | bytes) -> User | None:
-        """Return the user if the password is right; equally slow for users that do not exist."""
+        """Return the user if the password is right; equally slow for users that do not exist.
+
+        Who is not known here, or has another password here, may be known to a plugin.
+        """
         secret = password.encode() if isinstance(password, str) else password
         user = self._users.get(name, _NOBODY)
-        return user if _matches(user, secret) else None
+        if _matches(user, secret):
+            return user
+        known = (authenticate(name, secret) for authenticate in self.authenticators)
+        return next((user for user in known if user is not None), None)
 
     def may_connect_from(self, name: str, *, loopback: bool) -> bool:
         """Tell whether a user may connect from this side of the network."""

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from leveret.broker import plugins
+from leveret.broker.core.broker import Broker
 from leveret.broker.core.exchange_types import Fanout
 from leveret.broker.core.hooks import Phase
 from leveret.broker.core.registry import Registered, Registry, RegistryError, policy_key
+from leveret.broker.core.users import User
 
 
 def number(value, arguments):
@@ -143,3 +145,43 @@ def test_all_built_in_plugins_load():
 
     assert list(plugins.BUILT_IN) == list(registry.plugins)
     assert not [each.problem for each in registry.plugins.values() if each.problem]
+
+
+# Who else may know a user
+
+
+def ask(broker: Broker, name: str, password: bytes) -> User | None:
+    """Know everybody whose password is the name backwards."""
+    return User(name, "", "", ("monitoring",)) if password.decode() == name[::-1] else None
+
+
+def with_authenticator(authenticate):
+    registry = Registry()
+    registry.authenticator("backwards", authenticate)
+    broker = Broker(registry=registry)
+    broker.add_defaults()
+    return broker
+
+
+def test_an_authenticator_is_asked_about_who_is_not_known():
+    broker = with_authenticator(ask)
+
+    assert ("monitoring",) == broker.users.authenticate("ada", "ada"[::-1]).tags
+    assert broker.users.authenticate("ada", "wrong") is None
+
+
+def test_who_is_known_needs_no_authenticator():
+    asked = []
+    broker = with_authenticator(lambda *who: asked.append(who))
+
+    assert "guest" == broker.users.authenticate("guest", "guest").name
+    assert [] == asked
+
+
+def test_an_authenticator_that_raises_knows_nobody_and_is_told():
+    broker = with_authenticator(lambda *_: 1 / 0)
+    problems = []
+    broker.batch.failed = lambda who, problem: problems.append((who, type(problem)))
+
+    assert broker.users.authenticate("ada", "ada") is None
+    assert [("authenticator backwards", ZeroDivisionError)] == problems
