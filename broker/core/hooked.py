@@ -72,12 +72,16 @@ class HookedQueue(Waiting):
         yield from self.extras.lanes.all()
         yield self.extras.waiting
 
+    def large_runs(self) -> Iterable[Runs]:
+        """Return those from which something may leave memory."""
+        yield from self.extras.lanes.large()
+        yield self.extras.waiting
+
     @property
     def bytes(self) -> int:
         """Octets of header and body of its messages: ready, waiting, unacked."""
-        return (
-            sum(runs.bytes for runs in self.all_runs()) + self.returned.bytes + self.unacked_bytes
-        )
+        extras = self.extras
+        return extras.lanes.bytes + extras.waiting.bytes + self.returned.bytes + self.unacked_bytes
 
     @property
     def memory(self) -> int:
@@ -85,7 +89,7 @@ class HookedQueue(Waiting):
         returned = self.returned
         count = returned.count + self._awaited + self.unacked_count
         octets_here = returned.bytes - returned.absent_bytes + self.unacked_memory
-        runs = sum(each.memory for each in self.all_runs())
+        runs = self.extras.lanes.memory + self.extras.waiting.memory
         return runs + octets_here + count * OVERHEAD
 
     # Dealing

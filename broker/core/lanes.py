@@ -39,9 +39,23 @@ class Lanes:
         """How many messages are ready."""
         return self.queue.runs.count
 
+    @property
+    def bytes(self) -> int:
+        """Octets of header and body of what is ready."""
+        return sum(lane.bytes for lane in self.all())
+
+    @property
+    def memory(self) -> int:
+        """Octets that takes in memory, about."""
+        return sum(lane.memory for lane in self.all())
+
     def all(self) -> Iterable[Runs]:
         """Return all lanes."""
         return (self.queue.runs,)
+
+    def large(self) -> Iterable[Runs]:
+        """Return the lanes from which something may leave memory."""
+        return self.all()
 
     def holding(self, first: int, last: int) -> Iterable[Runs]:
         """Return the lanes that may have messages at positions from one to another."""
@@ -127,13 +141,21 @@ class KeyedLanes(Lanes):
         if log is not None and any(keys):
             log.note(Fact.LANE, positions, keys)
 
+    def come_back(self, key: int, entries: Sequence[tuple[int, Message]]) -> None:
+        """Take note of messages of a key that were settled, or waited, and are ready again."""
+
+    def grown(self, lane: Runs) -> None:
+        """Take note that a lane has got messages."""
+
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on."""
         keys = list(map(self.key, messages))
         positions = range(base, base + len(messages))
         self.placed(positions, keys)
         if keys.count(keys[0]) == len(keys):
-            self.lane(keys[0]).append(base, messages)
+            lane = self.lane(keys[0])
+            lane.append(base, messages)
+            self.grown(lane)
         else:
             self._spread(positions, messages, keys)
 
@@ -154,7 +176,9 @@ class KeyedLanes(Lanes):
             group[0].append(position)
             group[1].append(message)
         for key, group in by_key.items():
-            self.lane(key).append_at(*group)
+            lane = self.lane(key)
+            lane.append_at(*group)
+            self.grown(lane)
 
     def insert(self, entries: Sequence[tuple[int, Message]]) -> None:
         """Put messages back, ascending by position."""
@@ -162,11 +186,16 @@ class KeyedLanes(Lanes):
         for entry in entries:
             by_key.setdefault(self.key(entry[1]), []).append(entry)
         for key, some in by_key.items():
-            self.lane(key).insert_many(some, self.queue.sizes, self.queue.living)
+            lane = self.lane(key)
+            lane.insert_many(some, self.queue.sizes, self.queue.living)
+            self.come_back(key, some)
+            self.grown(lane)
 
     def restore(self, key: int, paged: Paged) -> None:
         """Take in messages that only the log has, after all others of their lane."""
-        self.lane(key).append_paged(paged)
+        lane = self.lane(key)
+        lane.append_paged(paged)
+        self.grown(lane)
 
 
 def _position(entry: tuple[int, object]) -> int:

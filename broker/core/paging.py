@@ -36,7 +36,7 @@ RETURNED_BYTES = 1 << 20
 def page_out(queue: Queue, limit: int, front: int = FRONT) -> None:
     """Leave messages to the log alone, except so many octets and the first few chunks."""
     if queue.log is not None:
-        for runs in queue.all_runs():
+        for runs in queue.large_runs():
             if runs.memory > limit:
                 runs.page_out(limit, queue.log.is_kept, front)
 

@@ -197,6 +197,10 @@ class Queue:
         """Return all rows of messages that are not unacknowledged and did not come back."""
         return (self.runs,)
 
+    def large_runs(self) -> Iterable[Runs]:
+        """Return those from which something may leave memory."""
+        return (self.runs,)
+
     def use_ring(self, ring: Ring) -> None:
         """Have another rule say who gets messages; the queue has no consumers."""
         self._ring = ring

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
-from leveret.broker.core.runs import UNLIMITED, Runs
+from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
+from leveret.broker.core.shards import Shards
 from leveret.protocol.constants import HAS_HEADERS
 from leveret.protocol.errors import FrameError
 
@@ -47,9 +48,10 @@ class Share(Runs):
       left: How many of these are left in this turn.
       in_flight: Delivered and not settled, if that is limited.
       is_listed: Whether it has a place in the turns.
+      weighed: Its octets, and those that it takes in memory, when they were looked at last.
     """
 
-    __slots__ = ("in_flight", "is_listed", "key", "left", "weight")
+    __slots__ = ("in_flight", "is_listed", "key", "left", "weighed", "weight")
 
     def __init__(self, key: int, weight: int) -> None:
         super().__init__()
@@ -57,6 +59,7 @@ class Share(Runs):
         self.weight = self.left = weight
         self.in_flight = 0
         self.is_listed = False
+        self.weighed = 0, 0
 
 
 class Shares(KeyedLanes):
@@ -75,6 +78,10 @@ class Shares(KeyedLanes):
         self._holders: dict[int, Share] = {}  # by position, of what is delivered; if limited
         self._count = 0
         self._old: Runs | None = None  # what was there before there were keys
+        self._bytes = self._memory = 0  # of all shares
+        self._large: set[Share] = set()
+        self._keys = Shards()  # by position, where something may expire
+        self._are_told = True  # whether those of all messages are there
 
     def begin(self) -> None:
         """Serve what is there already before all that has a key."""
@@ -112,12 +119,68 @@ class Shares(KeyedLanes):
         share.left = share.weight
         self._turns.append(share)
 
+    def grown(self, lane: Runs) -> None:
+        """Take note of how many octets a lane has now: nobody looks at all of them."""
+        if isinstance(lane, Share):
+            octets, memory = lane.weighed
+            lane.weighed = lane.bytes, lane.memory
+            self._bytes += lane.bytes - octets
+            self._memory += lane.memory - memory
+            if lane.count > CHUNK_LENGTH:
+                self._large.add(lane)
+
+    @property
+    def bytes(self) -> int:
+        """Octets of header and body of what is ready."""
+        return self._bytes + (0 if self._old is None else self._old.bytes)
+
+    @property
+    def memory(self) -> int:
+        """Octets that takes in memory, about."""
+        return self._memory + (0 if self._old is None else self._old.memory)
+
+    def large(self) -> Iterable[Runs]:
+        """Return the lanes from which something may leave memory: those with several chunks."""
+        if self._old is not None:
+            yield self._old
+        for share in tuple(self._large):
+            if share.count > CHUNK_LENGTH:
+                yield share
+                self.grown(share)
+            else:
+                self._large.discard(share)
+
     def all(self) -> Iterable[Runs]:
         """Return all lanes."""
         if self._old is not None:
             yield self._old
         for shares in self._shares:
             yield from tuple(shares.values())
+
+    def holding(self, first: int, last: int) -> Iterable[Runs]:
+        """Return the lanes that may have messages at positions from one to another."""
+        if not self._are_told or self._old is not None:
+            return self.all()
+        keys = {self._keys.get(position) - 1 for position in range(first, last + 1)} - {-1}
+        found = (self._shares[key % SHARDS].get(key) for key in keys)
+        return [share for share in found if share is not None]
+
+    def placed(self, positions: Sequence[int], keys: Sequence[int]) -> None:
+        """Take note of the keys of new messages, and where they are if they may expire."""
+        super().placed(positions, keys)
+        self._tell(positions, keys)
+
+    def come_back(self, key: int, entries: Sequence[tuple[int, Message]]) -> None:
+        """Take note of messages of a key that are ready again."""
+        self._tell([position for position, _ in entries], [key] * len(entries))
+
+    def _tell(self, positions: Sequence[int], keys: Sequence[int]) -> None:
+        queue = self.queue
+        if queue.is_timed or "message-ttl" in queue.settings:
+            for position, key in zip(positions, keys, strict=True):
+                self._keys.set(position, key + 1)
+        else:
+            self._are_told = False
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on."""
@@ -175,12 +238,18 @@ class Shares(KeyedLanes):
     def left(self, lane: Runs, count: int) -> None:
         """Take note that messages left a lane."""
         self._count -= count
+        self.grown(lane)
         if lane is self._old and not lane.count:
             self._old = None
+        if not self._count and not self._holders:
+            self._keys = Shards()
+            self._are_told = True
 
     def settled(self, positions: Sequence[int]) -> None:
         """Let those have more whose messages are settled, dropped, or came back."""
         holders = self._holders
+        if self._keys:
+            self._keys.forget(positions)
         if not holders:
             return
         for position in positions:
@@ -202,14 +271,28 @@ class Shares(KeyedLanes):
     def restore(self, key: int, paged: Paged) -> None:
         """Take in messages that only the log has, after all others of their lane."""
         self._count += paged.count
+        self._are_told = False
         super().restore(key, paged)
 
     def clear(self) -> list[Iterator[None]]:
         """Drop all that is ready; what is returned frees it."""
-        self._count = 0
-        freed = [lane.clear() for lane in self.all() if lane.count]
+        before = self._shares
+        freed = [] if self._old is None else [self._old.clear()]
+        self._count = self._bytes = self._memory = 0
         self._old = None
-        return freed
+        self._turns, self._large = deque(), set()
+        self._shares = [{} for _ in range(SHARDS)]
+        for share in set(self._holders.values()):  # what was delivered of them counts still
+            freed.append(share.clear())
+            share.is_listed, share.weighed = False, (0, 0)
+            self._shares[share.key % SHARDS][share.key] = share
+        return [*freed, _free(before)]
+
+
+def _free(shares: list[dict[int, Share]]) -> Iterator[None]:
+    while shares:
+        del shares[-1]
+        yield
 
 
 @lru_cache(1 << 16)
