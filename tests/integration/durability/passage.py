@@ -40,7 +40,7 @@ from .inspector import RECEIPTS
 from .link import CHANNEL, Link
 from .storm import Storm
 from .ways import ENTRIES, EXCHANGE, LONGEST, QUEUES, TTL, Fate, Ways
-from .workers import Worker, size_of
+from .workers import TRANSIENT_SHARE, Worker, size_of
 
 CONSUMED = [name for name in QUEUES if not name.startswith("way-tx")]
 
@@ -73,9 +73,13 @@ class Walker(Worker):
         elif entry not in {"way-full", "way-tx"} and random.random() < 0.1:
             expiration = str(random.choice((100, 2000)))
             life = min(life, float(expiration))
-        number = self.ways.add(Fate(entry, time.time() * 1000, life, is_delayed))
+        is_transient = entry not in {"way-tx", "way-once"} and random.random() < TRANSIENT_SHARE
+        number = self.ways.add(Fate(entry, time.time() * 1000, life, is_delayed, is_transient))
         properties = Properties(
-            delivery_mode=2, headers=headers, priority=random.randrange(6), expiration=expiration
+            delivery_mode=1 if is_transient else 2,
+            headers=headers,
+            priority=random.randrange(6),
+            expiration=expiration,
         )
         body = b"%d " % number + bytes(size_of(random))
         exchange = EXCHANGE if entry == "way-target" else ""
@@ -242,9 +246,9 @@ class Passage(Storm):
         super().__init__(broker, seed)
         self.ways = Ways(self.ledger)
 
-    def _end(self) -> None:
-        super()._end()
-        self.ways.stops += self.ledger.is_ending
+    def _start(self) -> None:
+        self.ways.end_life(is_stop=self.ledger.is_ending)
+        super()._start()
 
     def _declare(self) -> None:
         with closing(Link(self.broker.address)) as link:

@@ -68,6 +68,7 @@ class Fate:
       life: The longest that it may wait there to be taken.
       confirmed: When it was known to be there.
       is_delayed: Whether it was published to be delayed.
+      is_transient: Whether it goes with the broker.
       acked: Whether an acknowledgement was sent: it may be gone.
       is_gone: Whether that is committed.
       rejected: Queues in which it was rejected; whether that is committed.
@@ -78,6 +79,7 @@ class Fate:
     sent: float
     life: float
     is_delayed: bool
+    is_transient: bool
     is_sure: bool = False
     confirmed: float = 0.0
     acked: bool = False
@@ -117,6 +119,13 @@ class Ways:
             self.unanswered.pop(number, None)
             self.ledger.figures["confirmed"] += 1
 
+    def end_life(self, *, is_stop: bool) -> None:
+        """The broker has gone, and what is transient with it."""
+        self.stops += is_stop
+        for fate in self.fates:
+            if fate.is_transient:
+                fate.acked = fate.is_gone = True
+
     def fault(self, number: int, text: str) -> None:
         self.ledger.fault(f"{number} {text}: {self.fates[number]}")
 
@@ -126,7 +135,7 @@ class Ways:
         fate, now = self.fates[number], time.time() * 1000
         deaths = list((item.properties.headers or {}).get("x-death", ()))
         if fate.is_gone:
-            self.fault(number, f"came back in {queue}, its ack was committed")
+            self.fault(number, f"came back in {queue}, it was gone for good")
         if fate.rejected.get(queue):
             self.fault(number, f"came back in {queue}, it was rejected there for good")
         self._judge_way(number, queue, deaths)
