@@ -70,7 +70,7 @@ def from_node(
     for entry in definitions.policies:
         idle = [key for key in entry.policy.definition if key not in registry.effective_keys]
         if idle:
-            text = f"policy '{entry.policy.name}': no effect yet: {', '.join(idle)}"
+            text = f"policy '{entry.policy.name}': no effect: {', '.join(idle)}"
             definitions.notes.append(f"{entry.node.place}: {text}")
     return definitions
 

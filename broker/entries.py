@@ -7,7 +7,7 @@ Called by: topology (makes the entries), definitions (tries them, hands them out
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
@@ -17,7 +17,7 @@ from leveret.protocol.table import encode_table
 
 if TYPE_CHECKING:
     from leveret.broker.core.broker import Broker
-    from leveret.broker.core.policy import Policy
+    from leveret.broker.core.policy import Check, Policy
     from leveret.broker.core.users import Permissions, TopicPermissions, User
     from leveret.broker.core.vhost import VirtualHost
     from leveret.protocol.wire import Value
@@ -276,7 +276,8 @@ class Definitions:
         for entry in both:
             kind = "exchange" if isinstance(entry, ExchangeEntry) else "queue"
             earlier = first.setdefault((kind, entry.vhost, entry.name), entry.node)
-            with located(entry.node, "" if earlier is entry.node else f" (see {earlier.place})"):
+            more = "" if earlier is entry.node else f" (see {earlier.place})"
+            with located(entry.node, more, broker.registry.policy_keys):
                 entry.declare(broker.vhosts[entry.vhost])
         for binding in self.bindings:
             vhost = broker.vhosts[binding.vhost]
@@ -291,22 +292,34 @@ class Definitions:
 
 
 @contextmanager
-def located(node: Node, more: str = "") -> Iterator[None]:
-    """Turn an error of the core into one that names the place."""
+def located(
+    node: Node, more: str = "", keys: "Mapping[str, Check] | None" = None
+) -> Iterator[None]:
+    """Turn an error of the core into one that names the place.
+
+    Args:
+      node: The entry it is about.
+      more: What is added to its text.
+      keys: What policy keys may be: so a bad argument is told what it may be, too.
+    """
     try:
         yield
     except AMQPError as error:
-        raise _culprit(node, error.text).error(error.text + more) from None
+        culprit, name = _culprit(node, error.text)
+        check = (keys or {}).get(name.removeprefix("x-"))
+        wanted = check(culprit.plain()) if check else None
+        hint = f"; it must be {wanted}" if wanted and wanted not in error.text else ""
+        raise culprit.error(error.text + hint + more) from None
     except DocumentError:
         raise
     except ValueError as error:
         raise node.error(str(error) + more) from None
 
 
-def _culprit(node: Node, text: str) -> Node:
+def _culprit(node: Node, text: str) -> tuple[Node, str]:
     """Return the argument that an error names, if it stands in this entry; else the entry."""
     named = re.match(r"\w+ arg '([^']+)'", text)
     arguments = node.content.get("arguments") if isinstance(node.content, dict) else None
     if named is None or arguments is None or not isinstance(arguments.content, dict):
-        return node
-    return arguments.content.get(named[1], node)
+        return node, ""
+    return arguments.content.get(named[1], node), named[1]

@@ -110,7 +110,7 @@ def _ineffective(vhost: VirtualHost, queue: Queue, argument: str) -> None:
         vhost=vhost.name,
         queue=queue.name,
         argument=argument,
-        reason="this argument has no effect yet",
+        reason="no plugin gives this argument a meaning",
     )
 
 

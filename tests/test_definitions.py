@@ -186,8 +186,8 @@ def test_what_has_no_effect_is_noted():
 
     assert [
         "parameters[1]: the parameter 'federation-upstream' has no effect",
-        "policies[0]: policy 'ttl': no effect yet: message-ttl, max-length",
-        "parameters[0]: policy 'cap': no effect yet: max-length",
+        "policies[0]: policy 'ttl': no effect: message-ttl, max-length",
+        "parameters[0]: policy 'cap': no effect: max-length",
     ] == [note.removeprefix("export.json:1: ") for note in notes]
 
 
@@ -516,6 +516,15 @@ def test_transient_and_exclusive_things_are_not_exported():
 def test_a_missing_file_is_named():
     with pytest.raises(DocumentError, match=r"^/nowhere/t.yaml: No such file"):
         load("/nowhere/t.yaml")
+
+
+def test_a_bad_argument_is_told_what_it_may_be():
+    source = "queues:\n  - name: q\n    arguments: {x-message-ttl: -1}\n"
+
+    with pytest.raises(
+        DocumentError, match=r"\{value_negative,-1\}; it must be an integer from 0 to"
+    ):
+        parse("t.yaml", source)
 
 
 def test_a_bad_argument_is_named_where_it_stands():

@@ -3,7 +3,7 @@
 Law: whatever a client has sent has a form here. It is for people and programs that look: what
 JSON has no word for becomes text, and nothing reads it back.
 
-Called by: core.explain, core.inspect, core.resources.
+Called by: core.explanation, core.sighting, core.resources, plugins.
 """
 
 from __future__ import annotations

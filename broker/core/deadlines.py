@@ -6,7 +6,7 @@ row is long and none stays short, so that nothing that is done here at a stroke 
 is ever looked for: what is not wanted any more stays until it is due, or until all is looked
 through, in steps.
 
-Called by: core.timers; queues whose messages expire or wait.
+Called by: core.timers; core.extras, for queues whose messages expire or wait.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Law: hooks are gathered once, by what they override; what nobody overrides is an
 queue whose hooks only look at what comes in, is rejected or settled stays plain; one whose hooks
 want to say when, or in which order, messages are served is a `HookedQueue`.
 
-Called by: core.queue (refit), core.hooked, core.placing, amqp.channel.
+Called by: core.fitting (makes and fits them), core.queue, core.hooked, core.waiting; plugins (what
+is known of a message).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Extras:
       lanes: The order in which messages are served.
       expiries: Positions by when they expire.
       deadlines: When each position expires.
+      passing: Makes one of those that are over, in steps; None if it does not.
       are_deadlines_moved: Whether some are later than `expiries` says.
       waiting: Messages that are not ready before a moment.
       dues: Their positions by that moment.
@@ -75,6 +77,8 @@ class Extras:
         self.lanes = Lanes(cast("HookedQueue", queue))
         self.expiries = Deadlines()
         self.deadlines = Timeline()
+        self.passing: Iterator[None] | None = None
+        self._chunks_left = 0  # of deadlines, after the last pass
         self.are_deadlines_moved = False
         self.waiting = Runs()
         self.dues = Deadlines()
@@ -175,6 +179,20 @@ class Extras:
     def _ring(self) -> None:
         self._timer = None
         self.queue.touch()
+
+    def let_pass(self, now: int) -> None:
+        """Make one of deadlines that are over, if they may be more than half of all.
+
+        A queue that is never empty would else keep each of them for ever.
+        """
+        if self.passing is None and self.deadlines.chunks > 2 * self._chunks_left + 2:
+            self.passing = self._pass(now)
+            self.queue.vhost.broker.batch.debris.append(self.passing)
+
+    def _pass(self, now: int) -> Iterator[None]:
+        yield from self.deadlines.let_pass(now)
+        self._chunks_left = self.deadlines.chunks
+        self.passing = None
 
     def forget(self, positions: Sequence[int]) -> None:
         """Forget what is known of messages that are settled."""

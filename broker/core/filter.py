@@ -3,7 +3,7 @@
 Law: a filter looks at one message and remembers nothing. What is cheap is asked first: exchange
 and routing key are decoded already, properties are not.
 
-Called by: core.inspect, core.lookups.
+Called by: core.inspect, core.lookups, plugins (moving, redrive).
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ then the log keeps it, so that a crash undoes it.
 
 A queue becomes a hooked one, and plain again, while it lives: `core.fitting`.
 
-Called by: as core.queue; plugins (expire_at, wait_until, drop, wait_entries, take_out).
+Called by: as core.queue; plugins (expire_at, wait_until, wait_entries, drop_entries, drop_front,
+take_out).
 """
 
 from __future__ import annotations
@@ -428,6 +429,7 @@ class HookedQueue(Waiting):
     def _run_due(self, now: int) -> bool:
         """Make ready what has waited, drop what has expired; return whether that was all."""
         extras = self.extras
+        extras.let_pass(now)
         self._end_waits(now)
         for first, count in extras.expiries.due(now, DUE_LIMIT):
             if extras.are_deadlines_moved:

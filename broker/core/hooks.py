@@ -5,7 +5,8 @@ a feature that nobody asked for costs nothing. Hooks neither await nor touch fil
 say who comes first: on publishing deduplicate, then delay, then route; on entering a queue
 deduplicate, refuse, place, expire; on settling retry, then dead-letter.
 
-Called by: core.hooked, core.queue, core.placing; plugins (subclasses).
+Called by: core.extras (gathers them), core.fitting, core.placing, core.exchange; plugins
+(subclasses).
 """
 
 from __future__ import annotations

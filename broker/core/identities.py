@@ -5,7 +5,7 @@ one of them as a fact. Nobody tells when a message waits no longer: what is foun
 by who asks, and when most is out of date all is looked through, in steps. No shard grows large,
 and no more than one is looked at by a call.
 
-Called by: core.waiting.
+Called by: core.extras, core.waiting.
 """
 
 from __future__ import annotations

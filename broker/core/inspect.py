@@ -8,7 +8,7 @@ limited, too, and the page says from where to go on.
 A message is shown as it was when the page was asked for. What has only come in this slice, and
 what comes back to a queue in pieces, is not there yet.
 
-Called by: core.lookups, plugins (which add to `STATES`).
+Called by: core.lookups, plugins (moving, redrive).
 """
 
 from __future__ import annotations

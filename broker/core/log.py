@@ -32,7 +32,7 @@ class Fact(IntEnum):
     DEADLINE = 1  # milliseconds of the wall clock when it expires
     DUE = 2  # milliseconds of the wall clock until which it waits, and `ABSOLUTE`
     LANE = 3  # its priority, or the hash of its key
-    ID = 4  # the hash of what makes it the same as another
+    ID = 4  # the hash of the name by which it can be found while it waits
 
 
 class Log(Protocol):

@@ -3,7 +3,7 @@
 Law: they change nothing. Whoever may read a queue may look into it; what others may do is told to
 administrators and monitors only.
 
-Called by: whoever serves HTTP (ROUTES).
+Called by: whoever serves HTTP (ROUTES); plugins with resources (queue_of, filter_of).
 """
 
 from __future__ import annotations

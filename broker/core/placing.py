@@ -4,7 +4,7 @@ Law: first all queues of a message are asked whether they take it, then those th
 raises before that leaves it nowhere. What a queue sends on (a dead letter, a message whose delay is
 over) goes the same way, in the same commit as all else of the slice.
 
-Called by: amqp.publish (the careful way), plugins (republish).
+Called by: amqp.publish (the careful way), amqp.transaction, plugins (republish).
 """
 
 from __future__ import annotations

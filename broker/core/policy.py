@@ -96,7 +96,7 @@ KEYS: dict[str, Check] = {
     "ha-promote-on-failure": _text,
 }
 
-# What does something already. The others are checked and shown, and whoever sets them is told.
+# What does something without a plugin. Of the others that no plugin makes effective users are told.
 EFFECTIVE = frozenset({"alternate-exchange"})
 
 SMALLER_WINS = frozenset(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.exchange_types import ExchangeType
     from leveret.broker.core.hooks import ExchangeHook, QueueHook
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.resources import Route
     from leveret.broker.core.users import User
 
     QueueChoice: TypeAlias = Callable[[Queue], type[QueueHook] | None]
@@ -86,7 +87,7 @@ class Registry:
         self.starts: list[Start] = []
         self.authenticators: dict[str, Authenticate] = {}
         self.backgrounds: list[Background] = []
-        self.routes: list[object] = []
+        self.routes: list[Route] = []
         self.plugins: dict[str, Registered] = {}
         self._current = Registered("core")
         self._before: dict[str, object] = {}
@@ -182,9 +183,9 @@ class Registry:
         self._note("background task")
         self.backgrounds.append(run)
 
-    def resource(self, route: object) -> None:
+    def resource(self, route: Route) -> None:
         """Add a resource of the HTTP interface."""
-        self._note(f"resource {route}")
+        self._note(f"resource {route.method} {route.pattern}")
         self.routes.append(route)
 
     # What loads them calls

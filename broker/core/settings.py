@@ -4,7 +4,7 @@ Law: settings go by the names of policy keys. Where argument and policy both giv
 smaller value counts (a length, a time to live), the smaller one does; of all others the argument
 wins (RabbitMQ's rule).
 
-Called by: core.vhost (when something is declared, when policies change).
+Called by: core.fitting (when something is declared, when policies change).
 """
 
 from __future__ import annotations

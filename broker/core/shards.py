@@ -3,7 +3,7 @@
 Law: neighbours share a shard, so that no dict grows so large that it stalls the loop by being
 resized, however many positions there are.
 
-Called by: core.extras, plugins.
+Called by: core.extras.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Law: a sighting is a value; the message in it is shared with the queue and never changes. Its JSON
 has the names of RabbitMQ's "get messages", and beside them what only this broker knows.
 
-Called by: core.inspect (makes them), core.lookups (shows them).
+Called by: core.inspect (makes them), core.lookups (shows them), plugins (moving, redrive).
 """
 
 from __future__ import annotations

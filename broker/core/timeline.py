@@ -2,15 +2,19 @@
 
 Law: positions are appended in ascending order, as a queue gives them. Only where a run of equal
 values begins is written down, so a number that never changes costs nothing and one that always
-does sixteen octets. Values of the past are forgotten a chunk at a time.
+does sixteen octets. What is over becomes one value, so that its runs join.
 
-Called by: queues, for what they know of many messages (when they came).
+Called by: core.extras, for hooked queues (when each message expires).
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNK_LENGTH = 4096  # runs
 
@@ -40,6 +44,11 @@ class Timeline:
     def runs(self) -> int:
         """How many runs of equal values are kept."""
         return sum([len(chunk.firsts) for chunk in self._chunks])
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the runs are in."""
+        return len(self._chunks)
 
     @property
     def end(self) -> int:
@@ -122,16 +131,36 @@ class Timeline:
             self._chunks.insert(index + 1, rest)
             self._bases.insert(index + 1, rest.firsts[0])
 
-    def forget_before(self, position: int) -> None:
-        """Forget the values of all positions before one."""
-        if position > self._start:
-            self._start = position
-            gone = bisect_right(self._bases, position) - 1
-            if gone > 0:
-                del self._chunks[:gone], self._bases[:gone]
+    def let_pass(self, value: int) -> Iterator[None]:
+        """Make 1 of all values from 1 to this one, a chunk with each step."""
+        index = 0
+        while index < len(self._chunks):
+            before = self._chunks[index - 1] if index else None
+            chunk = self._chunks[index] = _passed(self._chunks[index], value)
+            if before is not None and len(before.firsts) + len(chunk.firsts) <= CHUNK_LENGTH:
+                skipped = before.values[-1] == chunk.values[0]
+                before.firsts += chunk.firsts[skipped:]
+                before.values += chunk.values[skipped:]
+                del self._chunks[index], self._bases[index]
+            else:
+                index += 1
+            yield
 
     def clear(self) -> None:
         """Forget all values; what is appended comes behind them nevertheless."""
         self._start = max(self._start, self._end)
         self._chunks.clear()
         self._bases.clear()
+
+
+def _passed(chunk: _Chunk, value: int) -> _Chunk:
+    """Return a chunk in which 1 stands for all values from 1 to this one."""
+    firsts, values = array("Q"), array("Q")
+    known = -1
+    for first, each in zip(chunk.firsts, chunk.values, strict=True):
+        new = 1 if 0 < each <= value else each
+        if new != known:
+            firsts.append(first)
+            values.append(new)
+            known = new
+    return _Chunk(firsts, values)

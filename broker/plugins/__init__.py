@@ -4,7 +4,7 @@ Law: a plugin is a module with `register(registry)`. The built-in ones are named
 found by their entry points in the group `leveret.plugins`. One that cannot be loaded is told of and
 left out; it never keeps the broker from starting.
 
-Called by: app, definitions (through it), testing.
+Called by: app, cli, testing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ message dies for the first time nothing is decoded, octets are spliced, because 
 A table of x-death always has this order and the same tags, so what the broker wrote is read and
 counted up in its place.
 
-Called by: the plugin that dead-letters.
+Called by: dead_letter, redrive_plan.
 """
 
 from __future__ import annotations

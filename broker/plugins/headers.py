@@ -1,9 +1,9 @@
-"""Headers that the broker itself writes into messages on their way to a consumer.
+"""Headers that the broker itself writes into messages, and what names one that waits.
 
 Law: octets are spliced, nothing is decoded but the one value that must be read; what a publisher
 wrote under the same name goes.
 
-Called by: the plugins that count deliveries, delay and dead-letter.
+Called by: redelivery, delayed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from leveret.protocol.table import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from leveret.broker.core.message import Message
 
 COUNT, DELAY, DELAY_ID = "x-delivery-count", "x-delay", "x-delay-id"
@@ -44,16 +42,6 @@ def with_count(message: Message, count: int) -> Message:
     remove = (_COUNT,) if _COUNT in message.header else ()
     try:
         return message.spliced(remove, _count_entry(count))
-    except FrameError:  # nobody can read its headers
-        return message
-
-
-def without(message: Message, names: Iterable[str]) -> Message:
-    """Return the message without the headers of these names, or itself if it has none of them."""
-    header = message.header
-    found = [octets for octets in map(str.encode, names) if octets in header]
-    try:
-        return message.spliced(found) if found else message
     except FrameError:  # nobody can read its headers
         return message
 

@@ -23,7 +23,6 @@ def test_end_is_behind_all_that_came(timeline):
     assert 0 == timeline.end
 
     timeline.append(5, 2, 7)
-    timeline.forget_before(7)
     timeline.clear()
 
     assert 7 == timeline.end
@@ -86,26 +85,40 @@ def test_chunk_that_becomes_too_long_is_divided(timeline):
     ]
 
 
-def test_what_is_forgotten_has_no_value_and_takes_no_room(timeline):
+def test_what_is_over_has_one_value_and_takes_no_room(timeline):
     for position in range(3 * CHUNK_LENGTH):
         timeline.append(position, 1, position + 1)
 
-    timeline.forget_before(2 * CHUNK_LENGTH + 5)
-    timeline.set(7, 7)
+    steps = len(list(timeline.let_pass(3 * CHUNK_LENGTH - 5)))
 
-    assert CHUNK_LENGTH == timeline.runs
-    assert [0, 0, 2 * CHUNK_LENGTH + 6] == [
-        timeline.get(index) for index in (7, 2 * CHUNK_LENGTH + 4, 2 * CHUNK_LENGTH + 5)
+    assert (3, 1, 6) == (steps, timeline.chunks, timeline.runs)
+    last = range(3 * CHUNK_LENGTH - 6, 3 * CHUNK_LENGTH - 4)
+    assert [1, 1, 3 * CHUNK_LENGTH - 4] == [timeline.get(index) for index in (0, *last)]
+
+
+def test_what_has_no_value_gets_none_when_others_are_over(timeline):
+    timeline.append(0, 1, 7)
+    timeline.append(2, 1, 8)
+
+    list(timeline.let_pass(100))
+
+    assert [1, 0, 1, 0] == [timeline.get(index) for index in range(4)]
+
+
+def test_what_comes_while_values_pass_is_kept(timeline):
+    for position in range(3 * CHUNK_LENGTH):
+        timeline.append(position, 1, position + 1)
+    steps = timeline.let_pass(3 * CHUNK_LENGTH)
+
+    next(steps)
+    timeline.append(3 * CHUNK_LENGTH, 1, 1 << 40)
+    timeline.set(2, 1 << 41)
+    list(steps)
+
+    assert [1, 1 << 41, 1, 1, 1 << 40, 0] == [
+        timeline.get(index)
+        for index in (1, 2, 3, *range(3 * CHUNK_LENGTH - 1, 3 * CHUNK_LENGTH + 2))
     ]
-
-
-def test_forgetting_less_than_before_changes_nothing(timeline):
-    timeline.append(0, 10, 7)
-    timeline.forget_before(5)
-
-    timeline.forget_before(3)
-
-    assert [0, 7] == [timeline.get(4), timeline.get(5)]
 
 
 def test_after_a_clear_nothing_has_a_value_and_more_may_come(timeline):
@@ -128,7 +141,7 @@ def test_what_comes_before_others_is_our_own_mistake(timeline):
 VALUES = st.integers(0, 3)
 APPEND = st.tuples(st.just("append"), st.integers(0, 3), st.integers(1, 5), VALUES)
 SET = st.tuples(st.just("set"), st.integers(0, 60), VALUES)
-FORGET = st.tuples(st.just("forget"), st.integers(0, 60))
+PASS = st.tuples(st.just("let_pass"), VALUES)
 CLEAR = st.tuples(st.just("clear"))
 
 
@@ -151,9 +164,9 @@ class Model:
         self.values[position] = value
         self.end = max(self.end, position + 1)
 
-    def forget(self, position):
-        self.timeline.forget_before(position)
-        self.start = max(self.start, position)
+    def let_pass(self, value):
+        list(self.timeline.let_pass(value))
+        self.values = {key: 1 if 0 < each <= value else each for key, each in self.values.items()}
 
     def clear(self):
         self.timeline.clear()
@@ -163,7 +176,7 @@ class Model:
         return self.values.get(position, 0) if position >= self.start else 0
 
 
-@given(st.lists(st.one_of(APPEND, APPEND, SET, FORGET, CLEAR), max_size=40), st.integers(1, 6))
+@given(st.lists(st.one_of(APPEND, APPEND, SET, PASS, CLEAR), max_size=40), st.integers(1, 6))
 def test_timeline_is_what_a_dict_of_positions_is(steps, length):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_LENGTH", length)

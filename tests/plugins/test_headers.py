@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.broker.core.message import Message
-from leveret.broker.plugins.headers import negated_delay, with_count, without
+from leveret.broker.plugins.headers import negated_delay, with_count
 from leveret.protocol.properties import Properties
 from leveret.protocol.table import (
     Float32,
@@ -45,18 +45,10 @@ def test_the_count_replaces_an_earlier_one():
     assert {"x-delivery-count": 2} == with_count(with_count(published(), 1), 2).headers
 
 
-def test_headers_are_removed_by_name():
-    message = published({"a": 1, "b": {"a": 2}, "c": "a"})
-
-    assert {"b": {"a": 2}, "c": "a"} == without(message, ("a", "x")).headers
-    assert {} == without(message, ("a", "b", "c")).headers
-
-
 @pytest.mark.parametrize("headers", [None, {}, {"b": 1}])
-def test_a_message_without_them_stays_the_same(headers):
+def test_a_message_without_a_delay_stays_the_same(headers):
     message = published(headers)
 
-    assert message is without(message, ("x-delay",))
     assert message is negated_delay(message)
 
 
@@ -84,9 +76,7 @@ def test_what_is_no_delay_stays(value):
     assert message is negated_delay(message)
 
 
-@pytest.mark.parametrize(
-    "change", [negated_delay, lambda one: with_count(one, 1), lambda one: without(one, ["x-delay"])]
-)
+@pytest.mark.parametrize("change", [negated_delay, lambda one: with_count(one, 1)])
 def test_unreadable_headers_stay(change):
     message = unreadable()
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from leveret.broker.core import timeline
 from leveret.broker.core.policy import PolicyError
 from leveret.broker.testing import advance
 from leveret.protocol.constants import TEN_YEARS_MS
-from leveret.protocol.methods import BasicCancel, BasicGet, BasicGetEmpty, QueueDeclare
+from leveret.protocol.methods import BasicCancel, BasicGet, BasicGetEmpty, BasicNack, QueueDeclare
 
 from ..support.client import closed
 from ..support.policies import set_policy
@@ -36,6 +37,36 @@ def test_ten_years_are_not_too_long(client, broker):
     assert (1, 0) == client.counts()
     advance(broker, 0.001)
     assert (0, 0) == client.counts()
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(timeline, "CHUNK_LENGTH", 16)
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_deadlines_that_are_over_take_no_room_though_the_queue_is_never_empty(client, broker):
+    client.declare(arguments=ttl(100))
+    for _ in range(1000):
+        client.publish(b"a")
+        advance(broker, 0.001)
+
+    assert (99, 0) == client.counts()
+    assert broker.vhosts["/"].queues["q"].extras.deadlines.runs < 300
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_what_comes_back_long_after_its_deadline_is_dropped(client, broker):
+    client.declare(arguments=ttl(100))
+    client.publish(b"a")
+    client.consume(prefetch=1)
+    for _ in range(1000):
+        client.publish(b"b")
+        advance(broker, 0.001)
+
+    client.send(BasicCancel("c"), BasicNack(1, requeue=True))
+
+    assert (99, 0) == client.counts()
 
 
 def test_with_a_time_to_live_of_0_only_who_is_there_gets_a_message(client):
