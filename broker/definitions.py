@@ -49,9 +49,12 @@ def load(
     )
 
 
-def parse(name: str, source: str, *, default_vhost: str = "/") -> Definitions:
+def parse(
+    name: str, source: str, *, default_vhost: str = "/", registry: Registry | None = None
+) -> Definitions:
     """Read definitions from a text; its name decides as in `load`."""
-    return from_node(Document(name, source).root, default_vhost=default_vhost)
+    root = Document(name, source).root
+    return from_node(root, default_vhost=default_vhost, registry=registry)
 
 
 def from_node(

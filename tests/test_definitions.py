@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from leveret.broker import plugins
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.users import hash_password
 from leveret.broker.definitions import export, load, parse
@@ -214,19 +215,26 @@ def test_short_forms():
     assert ["elsewhere"] == list(broker.vhosts["v"].queues)
 
 
-def test_the_sample_is_good():
-    broker = new_broker()
+def sample():
+    """Return a broker with all plugins, and with what the sample defines."""
+    registry = plugins.load(are_others_wanted=False)
+    broker = Broker(registry=registry)
+    broker.add_defaults()
+    load(DEPLOY / "topology.yaml", registry=registry).apply(broker)
+    return broker
 
-    load(DEPLOY / "topology.yaml").apply(broker)
+
+def test_the_sample_is_good():
+    broker = sample()
 
     assert broker.users.authenticate("shop", "shop") is not None
     assert ("orders", "queue", "audit", "#") in bindings_of(broker, "/")
 
 
 def test_the_long_and_short_forms_of_the_sample_come_back_as_an_export():
-    first = new_broker()
-    load(DEPLOY / "topology.yaml").apply(first)
-    second = applied("export.json", json.dumps(export(first)))
+    first, second = sample(), sample()
+    source = json.dumps(export(first))
+    parse("export.json", source, registry=second.registry).apply(second)
 
     assert export(first) == export(second)
 

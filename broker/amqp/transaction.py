@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.message import octets as octets_of
 from leveret.broker.core.placing import admitted
+from leveret.broker.core.queue import Queue
 from leveret.protocol.constants import NO_ROUTE
 from leveret.protocol.errors import PreconditionFailed
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.amqp.channel import Channel, Entry
+    from leveret.broker.core.batch import Batch
     from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
-    from leveret.broker.core.queue import Queue
 
 
 # What is carried out at a stroke: messages, their octets, and queues that get some of them.
@@ -159,6 +160,8 @@ class Transaction:
             else:
                 _publish(queue, messages, is_kept=is_kept)
         channel.settle_all(discarded, requeued, rejected)
+        if is_kept:
+            _seal_dead_letters(batch)
         if refused:
             for hook, message in _pairs(passed):
                 if id(message) in refused:
@@ -207,7 +210,9 @@ class Transaction:
             yield from asking
             yield from _publish_later(publishes)
             yield from channel.discard_later(*discarded)
-            yield from channel.reject_later(*rejected)
+            for _ in channel.reject_later(*rejected):
+                _seal_dead_letters(channel.session.broker.batch)
+                yield
             yield from returns
         except Exception:
             channel.session.abort("internal error")  # or it would hear that all is carried out
@@ -278,6 +283,13 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
             queue.incoming = messages  # from here on the list is the queue's
         queue.touch()
         if is_kept:
+            queue.seal()
+
+
+def _seal_dead_letters(batch: Batch) -> None:
+    """Have consumers wait for what was moved to queues: it is in the same commit."""
+    for queue in batch.caused:
+        if isinstance(queue, Queue):
             queue.seal()
 
 

@@ -11,7 +11,17 @@ from leveret.broker import plugins
 from leveret.broker.server import clock
 from leveret.broker.server.forgetter import Forgetter
 from leveret.broker.storage.memory import MemoryStore
-from leveret.protocol.methods import BasicGet, BasicNack, BasicPublish, QueueDeclare, QueuePurge
+from leveret.protocol.methods import (
+    BasicGet,
+    BasicNack,
+    BasicPublish,
+    ExchangeDeclare,
+    QueueBind,
+    QueueDeclare,
+    QueuePurge,
+    TxCommit,
+    TxSelect,
+)
 from leveret.protocol.properties import Properties
 
 from ..support.client import Received, published
@@ -39,8 +49,8 @@ class Lives:
     def __init__(self):
         self.store = MemoryStore()
 
-    def __call__(self):
-        return durable(self.store, LITTLE, plugins.load(are_others_wanted=False))
+    def __call__(self, *disabled):
+        return durable(self.store, LITTLE, plugins.load(disabled, are_others_wanted=False))
 
     async def begin(self, kept, *bodies, queue="q", arguments=None, **properties):
         """Declare a queue and one for dead letters, publish, and have all of it committed."""
@@ -178,6 +188,29 @@ async def test_a_rejection_and_its_dead_letter_are_lost_together(lives, mock_clo
 
     async with lives() as kept:
         assert [[b"m"], []] == [await bodies(kept, "q"), await bodies(kept, "dead")]
+
+
+@pytest.mark.parametrize("count", [1, 5])  # five are carried out in pieces
+async def test_nobody_gets_a_dead_letter_of_a_transaction_that_is_not_on_the_disk(
+    lives, mock_clock, count
+):
+    async with lives() as kept:
+        await lives.begin(kept, *[b"%d" % each for each in range(count)], arguments=dying())
+        reader, client = kept.connect(), kept.connect()
+        reader.consume("dead")
+        client.send(TxSelect())
+        items = [await get(kept, no_ack=False) for _ in range(count)]
+        kept.gate.hold()
+        client.send(*[BasicNack(item.tag, requeue=False) for item in items], TxCommit())
+        await pass_time()
+        reader._read()
+        assert [] == reader.bodies()
+
+        kept.gate.let_through()
+        await kept.settle()
+        reader._read()
+
+        assert [b"%d" % each for each in range(count)] == reader.bodies()
 
 
 # Redelivery
@@ -342,3 +375,35 @@ async def test_what_was_read_to_be_dead_lettered_is_where_it_was(lives, mock_clo
         await kept.settle()
 
         assert many == await bodies(kept, "dead")
+
+
+# Plugins that come and go
+
+
+@pytest.mark.parametrize("disabled", sorted(plugins.BUILT_IN))
+async def test_nothing_is_lost_while_a_plugin_is_disabled(lives, mock_clock, disabled):
+    arguments = dying(
+        max_priority=3, message_ttl=60_000, max_length=9, retry_min=1000, message_delay=100
+    )
+    async with lives() as kept:
+        await lives.begin(kept, b"0", b"1", arguments=arguments)
+        await lives.begin(kept, b"2", queue="keys", arguments=dying(fair_key="tenant"))
+        delayed = {"x-delayed-type": "direct"}
+        client = kept.clients[-1]
+        client.send(ExchangeDeclare("dx", "x-delayed-message", durable=True, arguments=delayed))
+        client.send(QueueBind("q", "dx", "k"))
+        waits = Properties(delivery_mode=2, headers={"x-delay": 2000})
+        client.feed(published(b"3", BasicPublish("dx", "k"), 1, waits))
+        await kept.persistence.flush()
+
+    async with lives(disabled) as kept:
+        await at(500)
+        await kept.persistence.flush()
+
+    async with lives() as kept:
+        await at(2500)
+        await kept.persistence.flush()
+        await at(3000)
+        await kept.settle()
+
+        assert [[b"0", b"1", b"3"], [b"2"]] == [await bodies(kept), await bodies(kept, "keys")]

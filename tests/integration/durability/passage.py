@@ -126,7 +126,8 @@ class Sender(Walker):
                     self.ways.confirm(numbers)
 
     def last_words(self) -> None:
-        self.take(self.link.left())
+        if self.link is not None:
+            self.take(self.link.left())
 
 
 class Taker(Walker):
@@ -200,7 +201,8 @@ class Taker(Walker):
             self.link.tell(BasicNack(item.tag, requeue=how == "return"))
 
     def last_words(self) -> None:
-        self.take_confirms(self.link.left())
+        if self.link is not None:
+            self.take_confirms(self.link.left())
 
 
 class Dealer(Walker):
