@@ -34,6 +34,7 @@ Validator: TypeAlias = Callable[[object, Table], str | None]
 """Takes the value and all arguments; returns the reason to refuse it, or None."""
 
 MAX_PRIORITY = 255
+LONGEST_KEY = 255  # octets of a routing key
 
 # RabbitMQ's names of the wire types, which its texts show. The first that fits counts.
 TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -148,8 +149,10 @@ def text(value: object, arguments: Table) -> str | None:
 
 
 def dead_letter_routing_key(value: object, arguments: Table) -> str | None:
-    """A string, and only beside an exchange to publish to."""
+    """A string that fits into a publish, and only beside an exchange to publish to."""
     reason = text(value, arguments)
+    if reason is None and len(plain(value).encode()) > LONGEST_KEY:
+        return f'"expected a text of at most {LONGEST_KEY} octets"'
     if reason is None and "x-dead-letter-exchange" not in arguments:
         return "routing_key_but_no_dlx_defined"
     return reason

@@ -131,6 +131,15 @@ class KeyedLanes(Lanes):
         """Return the key of a message: from 0 to 2^64 - 1."""
         raise NotImplementedError
 
+    def keys(self, messages: Iterable[Message]) -> list[int]:
+        """Return the key of each message; 0 for all if a plugin fails: none must be lost for it."""
+        some = list(messages)
+        try:
+            return list(map(self.key, some))
+        except Exception as problem:
+            self.queue.vhost.broker.batch.failed(self, problem)
+            return [0] * len(some)
+
     def lane(self, key: int) -> Runs:
         """Return the lane of a key that is about to get messages, made now or before."""
         raise NotImplementedError
@@ -149,7 +158,7 @@ class KeyedLanes(Lanes):
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on."""
-        keys = list(map(self.key, messages))
+        keys = self.keys(messages)
         positions = range(base, base + len(messages))
         self.placed(positions, keys)
         if keys.count(keys[0]) == len(keys):
@@ -161,7 +170,7 @@ class KeyedLanes(Lanes):
 
     def append_at(self, positions: Sequence[int], messages: list[Message]) -> None:
         """Add messages with positions that have gaps, after all others."""
-        keys = list(map(self.key, messages))
+        keys = self.keys(messages)
         self.placed(positions, keys)
         self._spread(positions, messages, keys)
 
@@ -183,8 +192,9 @@ class KeyedLanes(Lanes):
     def insert(self, entries: Sequence[tuple[int, Message]]) -> None:
         """Put messages back, ascending by position."""
         by_key: dict[int, list[tuple[int, Message]]] = {}
-        for entry in entries:
-            by_key.setdefault(self.key(entry[1]), []).append(entry)
+        keys = self.keys([message for _, message in entries])
+        for key, entry in zip(keys, entries, strict=True):
+            by_key.setdefault(key, []).append(entry)
         for key, some in by_key.items():
             lane = self.lane(key)
             lane.insert_many(some, self.queue.sizes, self.queue.living)

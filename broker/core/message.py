@@ -21,6 +21,7 @@ from leveret.protocol.constants import (
     HAS_HEADERS,
     HAS_MESSAGE_ID,
     HAS_MORE_FLAGS,
+    HAS_PRIORITY,
     PERSISTENT,
 )
 from leveret.protocol.content import CLASS_TICKET, FRAME_HEAD, Content, Envelope
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 OVERHEAD = 250
 CHANNEL_END = 3  # of a frame: type and channel
 MOST_PAYLOAD = 0xFFFF  # octets of a publish method, with what is kept behind it
+LONGEST_KEY = 255  # octets of a short string
 
 
 class Message(Content):
@@ -107,6 +109,15 @@ class Message(Content):
         start = locate(header)[4]  # it comes behind the expiration
         end = start + 1 + header[start] if start < len(header) else start
         return header[start + 1 : end].decode("utf-8", "replace")
+
+    @property
+    def priority(self) -> int:
+        """The property of that name, without the others being decoded; 0 without it."""
+        if not self.flags & HAS_PRIORITY:
+            return 0
+        header = self.header
+        at = locate(header)[2]  # behind the headers, and the mode
+        return header[at + 1 if self.flags & HAS_DELIVERY_MODE else at]
 
     def with_headers(self, headers: Mapping[str, Value] | None) -> Message:
         """Return a copy with other headers; the body is shared."""
@@ -198,8 +209,12 @@ class BlindEnvelope(Envelope):
 
     @staticmethod
     def of(envelope: Envelope, copies: Iterable[str]) -> Envelope:
-        """Return an envelope that knows of blind copies, or the same if they are too many."""
-        octets = b"".join([bytes((len(key),)) + key for key in map(str.encode, copies)])
+        """Return an envelope that knows of blind copies, or the same if they are too many.
+
+        A key that is too long to be published with is left out.
+        """
+        keys = [key for key in map(str.encode, copies) if len(key) <= LONGEST_KEY]
+        octets = b"".join([bytes((len(key),)) + key for key in keys])
         method = envelope.method
         if not octets or len(envelope.payload) + len(octets) > MOST_PAYLOAD:
             return envelope

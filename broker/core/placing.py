@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from leveret.broker.core.exchange import route, tell
 from leveret.broker.core.hooks import ExchangeHook, Verdict
 from leveret.protocol.constants import HAS_EXPIRATION
+from leveret.protocol.errors import FrameError
+from leveret.protocol.properties import splice_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,9 +119,21 @@ def find(
 ) -> Sequence[Queue]:
     """Return the queues of a message that the broker itself sends.
 
+    One whose headers nobody can read goes where one without headers does.
+
     Args:
       is_past_hooks: Whether the hooks of the exchange have seen it.
     """
+    try:
+        return _find(exchange, routing_keys, message, is_past_hooks)
+    except FrameError:
+        bare = message.with_header(splice_headers(message.header, None))
+        return _find(exchange, routing_keys, bare, is_past_hooks)
+
+
+def _find(
+    exchange: Exchange, routing_keys: Sequence[str], message: Message, is_past_hooks: bool
+) -> Sequence[Queue]:
     found = route(exchange, routing_keys, message=message, is_past_hooks=is_past_hooks)
     tell(found, routing_keys, message)
     if found.stops:

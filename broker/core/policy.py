@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["exchange", "classic_queue", "quorum_queue"]
 
+LONGEST_KEY = 255  # octets
+
 APPLY_TO: Mapping[str, tuple[Kind, ...]] = {
     "all": ("exchange", "classic_queue", "quorum_queue"),
     "exchanges": ("exchange",),
@@ -58,6 +60,11 @@ def _text(value: object) -> str | None:
     return None if isinstance(value, str) else "a text"
 
 
+def _routing_key(value: object) -> str | None:
+    is_good = isinstance(value, str) and len(value.encode()) <= LONGEST_KEY
+    return None if is_good else f"a text of at most {LONGEST_KEY} octets"
+
+
 def _anything(value: object) -> str | None:
     return None
 
@@ -71,7 +78,7 @@ KEYS: dict[str, Check] = {
     "max-length-bytes": _integer(0),
     "overflow": _one_of("drop-head", "reject-publish", "reject-publish-dlx"),
     "dead-letter-exchange": _text,
-    "dead-letter-routing-key": _text,
+    "dead-letter-routing-key": _routing_key,
     "dead-letter-strategy": _one_of("at-most-once", "at-least-once"),
     "delivery-limit": _integer(-1),
     "consumer-timeout": _integer(0, TEN_YEARS_MS),

@@ -11,8 +11,9 @@ x-dead-letter-strategy (it is always at least once here).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from leveret.broker.core.arguments import plain
 from leveret.broker.core.exchange import route
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
 from leveret.broker.core.placing import find, republish
@@ -36,8 +37,9 @@ class DeadLetter(QueueHook):
     def refit(self) -> None:
         """Read where dead letters go."""
         settings = self.queue.settings
-        self._exchange = cast("str", settings["dead-letter-exchange"])
-        self._routing_key = cast("str | None", settings.get("dead-letter-routing-key"))
+        self._exchange = plain(settings["dead-letter-exchange"])  # octets, if it is no UTF-8
+        key = settings.get("dead-letter-routing-key")
+        self._routing_key = None if key is None else plain(key)
         self._routes: dict[Sequence[str], tuple[Queue, ...]] = {}
         self._epoch = -1
 

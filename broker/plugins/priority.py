@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
 from leveret.broker.core.runs import Runs
-from leveret.protocol.constants import HAS_PRIORITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,9 +47,7 @@ class Levels(KeyedLanes):
 
     def key(self, message: Message) -> int:
         """Return the priority of a message, as far as there are levels."""
-        if not message.flags & HAS_PRIORITY:
-            return 0
-        return min(message.properties.priority or 0, self.highest)
+        return min(message.priority, self.highest)
 
     def lane(self, key: int) -> Runs:
         """Return the lane of a level that is about to get messages."""

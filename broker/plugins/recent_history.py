@@ -21,7 +21,7 @@ from leveret.broker.core.exchange import Exchange
 from leveret.broker.core.exchange_types import Fanout
 from leveret.broker.core.placing import find, republish
 from leveret.protocol.constants import HAS_HEADERS
-from leveret.protocol.errors import PreconditionFailed
+from leveret.protocol.errors import FrameError, PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ class RecentHistory(Fanout):
         return self._counts
 
     def passing(self, routing_keys: Sequence[str], message: Message) -> None:
-        if message.flags & HAS_HEADERS and (message.headers or {}).get(NO_STORE) is True:
+        if message.flags & HAS_HEADERS and _is_not_to_be_kept(message):
             return
         self.history.append((tuple(routing_keys), message))
 
@@ -68,6 +68,13 @@ class RecentHistory(Fanout):
                 republish(message, find(destination, routing_keys, message))
             else:
                 republish(message, (destination,))
+
+
+def _is_not_to_be_kept(message: Message) -> bool:
+    try:
+        return (message.headers or {}).get(NO_STORE) is True
+    except FrameError:  # nobody can read them
+        return False
 
 
 def _length(arguments: Table) -> int:
