@@ -28,24 +28,26 @@ from leveret.protocol.content import CLASS_TICKET, FRAME_HEAD, Content, Envelope
 from leveret.protocol.errors import FrameError
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import (
+    FLAGS_OFFSET,
     VALUES_OFFSET,
     encode,
     locate,
     splice_headers,
     with_headers,
 )
-from leveret.protocol.wire import LONG
+from leveret.protocol.wire import LONG, SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from leveret.broker.core.chunks import Slot
-    from leveret.protocol.properties import Properties
+    from leveret.protocol.properties import Places, Properties
     from leveret.protocol.wire import Value
 
 # What a queued message costs besides its octets: object, bytes header, place in the run.
 OVERHEAD = 250
 CHANNEL_END = 3  # of a frame: type and channel
+TABLE_SIZE = 4  # octets of the length of a table
 MOST_PAYLOAD = 0xFFFF  # octets of a publish method, with what is kept behind it
 LONGEST_KEY = 255  # octets of a short string
 
@@ -145,6 +147,36 @@ class Message(Content):
     def spliced(self, remove: Container[bytes] = (), append: bytes = b"") -> Message:
         """Return a copy with fewer and more headers: see `properties.splice_headers`."""
         return self.with_header(splice_headers(self.header, remove, append))
+
+    def as_dead_letter(self, entries: bytes, envelope: Envelope, places: Places) -> Message:
+        """Return a copy with more headers, without an expiration: `spliced`, for very many.
+
+        Args:
+          entries: The headers, as `table.encode_entries` makes them.
+          envelope: Its envelope, of the same channel.
+          places: What `properties.locate` says of the header.
+        """
+        frames = self.frames
+        if isinstance(frames, tuple):
+            header = splice_headers(frames[0], (), entries, keeps_expiration=False, places=places)
+            return self.with_header(header, envelope)
+        flags, start, end, expiry, behind = places
+        flags = (flags | HAS_HEADERS) & ~HAS_EXPIRATION
+        table_size = max(end - start - TABLE_SIZE, 0) + len(entries)
+        size = self.header_size + start - end + TABLE_SIZE + table_size + expiry - behind
+        octets = (
+            frames[:CHANNEL_END],
+            LONG.pack(size),
+            frames[FRAME_HEAD : FRAME_HEAD + FLAGS_OFFSET],
+            SHORT.pack(flags),
+            frames[FRAME_HEAD + VALUES_OFFSET : FRAME_HEAD + start],
+            LONG.pack(table_size),
+            frames[FRAME_HEAD + start + TABLE_SIZE : FRAME_HEAD + end],
+            entries,
+            frames[FRAME_HEAD + end : FRAME_HEAD + expiry],
+            frames[FRAME_HEAD + behind :],
+        )
+        return Message(envelope, b"".join(octets), size, self.size, flags)
 
     def with_address(self, exchange: str, routing_key: str) -> Message:
         """Return the same message as if it had been published elsewhere."""

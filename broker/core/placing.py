@@ -146,8 +146,10 @@ def republish(message: Message, queues: Sequence[Queue]) -> int:
 
     Whatever has caused it is in the same commit.
     """
-    if any(queue.admitting for queue in queues):
-        queues, _ = admitted(message, queues, is_published=False)
+    for queue in queues:
+        if queue.admitting:
+            queues, _ = admitted(message, queues, is_published=False)
+            break
     count = 0
     is_timed = message.flags & HAS_EXPIRATION
     for queue in queues:
@@ -158,3 +160,17 @@ def republish(message: Message, queues: Sequence[Queue]) -> int:
             queue.vhost.broker.batch.caused[queue] = None
             count += 1
     return count
+
+
+def republish_all(messages: Sequence[Message], queues: Sequence[Queue]) -> None:
+    """Do what `republish` does for messages, in their order, that all go into the same queues."""
+    if any(queue.admitting for queue in queues) or any(
+        message.flags & HAS_EXPIRATION for message in messages
+    ):
+        for message in messages:
+            republish(message, queues)
+        return
+    for queue in queues:
+        if not queue.deleted:
+            queue.incoming += messages
+            queue.vhost.broker.batch.caused[queue] = None

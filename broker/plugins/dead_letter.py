@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from leveret.broker.core.arguments import plain
 from leveret.broker.core.exchange import route
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
-from leveret.broker.core.placing import find, republish
-from leveret.broker.plugins.death import cycle, dead_lettered
+from leveret.broker.core.placing import find, republish_all
+from leveret.broker.plugins.death import Deaths, cycle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,20 +53,26 @@ class DeadLetter(QueueHook):
                 "dead_letters.lost", vhost=vhost, queue=queue, exchange=self._exchange
             )
             return
-        time_s = vhost.broker.wall // 1000
+        deaths = Deaths(
+            queue=queue.name,
+            reason=reason.value,
+            time_s=vhost.broker.wall // 1000,
+            exchange=self._exchange,
+            routing_key=self._routing_key,
+        )
+        together: list[Message] = []  # neighbours that go to the same queues
+        where: Sequence[Queue] = ()
         for _, message in entries:
-            dead, keys = dead_lettered(
-                message,
-                queue=queue.name,
-                reason=reason.value,
-                time_s=time_s,
-                exchange=self._exchange,
-                routing_key=self._routing_key,
-            )
+            dead, keys, is_first = deaths.letter(message)
             queues = self._find(exchange, keys, dead)
-            if reason is not Reason.REJECTED:
-                queues = [each for each in queues if not cycle(dead, each.name, reason.value)]
-            republish(dead, queues)
+            if reason is not Reason.REJECTED and (not is_first or queue in queues):
+                name = reason.value
+                queues = [each for each in queues if not cycle(dead, each.name, name)]
+            if queues is not where:
+                republish_all(together, where)
+                together, where = [], queues
+            together.append(dead)
+        republish_all(together, where)
 
     def _find(self, exchange: Exchange, keys: Sequence[str], dead: Message) -> Sequence[Queue]:
         """Find the queues of a dead letter; remember them where only its keys count."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     # How it had been published, its expiration; the name of its queue, reason, second.
     Death = tuple[Envelope, bytes, str, str, int]
+    # The entries it adds, the envelope of the dead letter, its routing key.
+    _FirstDeath = tuple[bytes, Envelope, tuple[str, ...]]
 
 EXPIRED, MAXLEN = "expired", "maxlen"
 REJECTED, DELIVERY_LIMIT = "rejected", "delivery_limit"
@@ -63,41 +65,64 @@ REASON_AT = COUNT_AT + 8
 MEMO = 1024  # how many results each function below keeps
 
 
-def dead_lettered(
-    message: Message,
-    *,
-    queue: str,
-    reason: str,
-    time_s: int,
-    exchange: str,
-    routing_key: str | None = None,
-) -> tuple[Message, Sequence[str]]:
-    """Return a message as it is published to a dead-letter exchange, and its routing keys.
+class Deaths:
+    """Deaths that have all but the message in common."""
 
-    Args:
-      message: As it stood in its queue.
-      queue: The name of that queue.
-      reason: Why it dies; one of `REASONS`.
-      time_s: Wall clock, seconds.
-      exchange: The dead-letter exchange.
-      routing_key: The queue's dead-letter routing key; without one the message keeps its own
-        key and those of its CC.
+    __slots__ = ("_exchange", "_first", "_queue", "_reason", "_routing_key", "_time_s")
 
-    Raises:
-      FieldError: Exchange or key is longer than 255 octets.
-    """
-    header = message.header
-    envelope = message.envelope
-    places = locate(header)
-    expiration = header[places[3] + 1 : places[4]]
-    if b"death" in header or COPIES in header or isinstance(envelope, BlindEnvelope):
-        death = envelope, expiration, queue, reason, time_s
-        return _with_history(message, header, places, death, exchange, routing_key)
-    append, new, keys = _without_history(
-        envelope, expiration, queue, reason, time_s, exchange, routing_key
-    )
-    header = splice_headers(header, (), append, keeps_expiration=False, places=places)
-    return message.with_header(header, new), keys
+    def __init__(
+        self, *, queue: str, reason: str, time_s: int, exchange: str, routing_key: str | None = None
+    ) -> None:
+        """Note what they have in common.
+
+        Args:
+          queue: The name of the queue in which messages die.
+          reason: Why they do; one of `REASONS`.
+          time_s: Wall clock, seconds.
+          exchange: The dead-letter exchange.
+          routing_key: The queue's dead-letter routing key; without one a message keeps its own
+            key and those of its CC.
+        """
+        self._queue, self._reason, self._time_s = queue, reason, time_s
+        self._exchange, self._routing_key = exchange, routing_key
+        # What a first death adds, by what of a message it depends on.
+        self._first: dict[tuple[Envelope, bytes], _FirstDeath] = {}
+
+    def letter(self, message: Message) -> tuple[Message, Sequence[str], bool]:
+        """Return a message as it is published to the dead-letter exchange.
+
+        Args:
+          message: As it stood in its queue.
+
+        Returns:
+          The dead letter; its routing keys; whether this is for certain its first death.
+
+        Raises:
+          FieldError: Exchange or key is longer than 255 octets.
+        """
+        header, envelope = message.header, message.envelope
+        places = locate(header)
+        expiration = header[places[3] + 1 : places[4]]
+        if b"death" in header or COPIES in header or envelope.__class__ is BlindEnvelope:
+            death = envelope, expiration, self._queue, self._reason, self._time_s
+            dead, keys = _with_history(
+                message, header, places, death, self._exchange, self._routing_key
+            )
+            return dead, keys, False
+        known = self._first.get((envelope, expiration))
+        if known is None:
+            if len(self._first) >= MEMO:
+                self._first.clear()
+            known = self._first[envelope, expiration] = self._first_death(envelope, expiration)
+        append, new, keys = known
+        return message.as_dead_letter(append, new, places), keys, True
+
+    def _first_death(self, envelope: Envelope, expiration: bytes) -> _FirstDeath:
+        append = _first_death((envelope, expiration, self._queue, self._reason, self._time_s), ())
+        key = self._routing_key
+        if key is None:
+            key = _publish(envelope).routing_key
+        return append, address(self._exchange, key, envelope.channel, True), (key,)
 
 
 def cycle(message: Message, queue: str, reason: str) -> bool:
@@ -106,7 +131,7 @@ def cycle(message: Message, queue: str, reason: str) -> bool:
     It was there before, and since then nobody rejected it: no client had a hand in its way.
 
     Args:
-      message: As `dead_lettered` returned it.
+      message: As `Deaths.letter` returned it.
       queue: The name of a queue it is routed to.
       reason: Why it died last.
     """
@@ -128,22 +153,6 @@ def cycle(message: Message, queue: str, reason: str) -> bool:
     return False
 
 
-@lru_cache(MEMO)
-def _without_history(
-    envelope: Envelope,
-    expiration: bytes,
-    queue: str,
-    reason: str,
-    time_s: int,
-    exchange: str,
-    routing_key: str | None,
-) -> tuple[bytes, Envelope, tuple[str, ...]]:
-    """Return the entries a first death adds, the envelope of the dead letter, and its key."""
-    append = _first_death((envelope, expiration, queue, reason, time_s), ())
-    key = _publish(envelope).routing_key if routing_key is None else routing_key
-    return append, address(exchange, key, envelope.channel, True), (key,)
-
-
 def _with_history(
     message: Message,
     header: bytes,
@@ -152,7 +161,7 @@ def _with_history(
     exchange: str,
     routing_key: str | None,
 ) -> tuple[Message, tuple[str, ...]]:
-    """Do what `dead_lettered` does for a message that has copies, or died before, or seems to."""
+    """Do what `Deaths.letter` does for a message that has copies, or died before, or seems to."""
     try:
         headers = split_headers(header, places)
     except FrameError:

@@ -8,7 +8,7 @@ which it sorts. What becomes of a publisher's own x-death is 4.x's rule.
 import pytest
 
 from leveret.broker.core.message import Message
-from leveret.broker.plugins.death import cycle, dead_lettered
+from leveret.broker.plugins.death import Deaths, cycle
 from leveret.protocol.content import FRAME_HEAD
 from leveret.protocol.properties import Properties, split_headers
 from leveret.protocol.table import Int64, LongString, Timestamp, encode_value
@@ -36,15 +36,13 @@ def in_one_piece(message: Message, channel: int = 3) -> Message:
 
 
 def die(message, queue="q", reason="expired", *, time=NOW, exchange="dlx", key=None) -> Message:
-    return dead_lettered(
-        message, queue=queue, reason=reason, time_s=time, exchange=exchange, routing_key=key
-    )[0]
+    deaths = Deaths(queue=queue, reason=reason, time_s=time, exchange=exchange, routing_key=key)
+    return deaths.letter(message)[0]
 
 
 def keys_of(message, key=None):
-    return dead_lettered(
-        message, queue="q", reason="expired", time_s=NOW, exchange="dlx", routing_key=key
-    )[1]
+    deaths = Deaths(queue="q", reason="expired", time_s=NOW, exchange="dlx", routing_key=key)
+    return deaths.letter(message)[1]
 
 
 def death(queue="q", reason="expired", exchange="", keys=("q",), count=1, time=NOW, **more):
@@ -130,12 +128,12 @@ def test_every_reason_is_named(reason):
 def test_a_dead_letter_has_the_address_of_its_republication_and_the_channel_of_its_octets():
     message = in_one_piece(published("kk", "ex"), channel=3)
 
-    dead, keys = dead_lettered(
-        message, queue="q", reason="expired", time_s=NOW, exchange="dlx", routing_key="other"
-    )
+    deaths = Deaths(queue="q", reason="expired", time_s=NOW, exchange="dlx", routing_key="other")
+    dead, keys, is_first = deaths.letter(message)
 
     assert ("dlx", "other") == dead.envelope.method[:2]
     assert ("other",) == keys
+    assert is_first
     assert message.envelope.channel == dead.envelope.channel
     assert ["kk"] == dead.headers["x-death"][0]["routing-keys"]
     assert "ex" == dead.headers["x-death"][0]["exchange"]
