@@ -51,6 +51,7 @@ from ..support.client import Received, published
 from ..support.durable import LITTLE, Durable, everything_small, pass_time
 
 START = 1_800_000_000.0  # of the wall clock
+MOST_COMMITS = 50  # one after the other, until all is where it stays
 ROUNDING = 2  # milliseconds that the clocks differ by from one life to the next
 HIDDEN = "delayed:later"
 END = "end"  # of all ways
@@ -379,9 +380,18 @@ class World:
         await self.begin()
         await self.rest()
         await pass_time()
-        await self.durable.persistence.flush()
-        await self.rest()
+        await self.commit_all()
         await self.look()
+
+    async def commit_all(self) -> None:
+        """Wait until nothing waits for a commit: what one has made due is moved in the next."""
+        for _ in range(MOST_COMMITS):
+            await self.durable.persistence.flush()
+            await self.rest()
+            queues = self.durable.broker.vhosts["/"].all_queues()
+            if not any(queue.log.pending for queue in queues if queue.log is not None):
+                return
+        raise AssertionError("something waits for a commit that does not come")
 
     def forget(self, done: int) -> None:
         """Forget what is in no commit up to one; all the rest is certain."""
