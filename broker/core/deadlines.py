@@ -247,14 +247,15 @@ class Deadlines:
                 count += end - start if row.is_single else _positions(row[start:end])
         return count
 
-    def rebuild(self, is_wanted: Callable[[int, int], bool]) -> Iterator[None]:
+    def rebuild(self, is_wanted: Callable[[int, int, int], bool]) -> Iterator[None]:
         """Forget the entries that are not wanted any more, in short steps.
 
         What is added meanwhile is not looked at, and what is due meanwhile is due. Two of these
         may not go on at once.
 
         Args:
-          is_wanted: Whether any position of a range is; called with the first and the count.
+          is_wanted: Whether any position of a range is; called with when it is due, the first and
+            the count.
         """
         self._store()
         rows = [row for _, row in self._rows]
@@ -268,11 +269,13 @@ class Deadlines:
         self._rows = [(row[-1], row) for _, row in self._rows if row]
         heapify(self._rows)
 
-    def _wanted(self, entries: list[int], is_wanted: Callable[[int, int], bool]) -> list[int]:
+    def _wanted(self, entries: list[int], is_wanted: Callable[[int, int, int], bool]) -> list[int]:
         kept = [
             entry
             for entry in entries
-            if is_wanted(entry >> FIRST_SHIFT & FIRST_MASK, (entry & COUNT_MASK) + 1)
+            if is_wanted(
+                entry >> WHEN_SHIFT, entry >> FIRST_SHIFT & FIRST_MASK, (entry & COUNT_MASK) + 1
+            )
         ]
         self._entries -= len(entries) - len(kept)
         self.positions -= _positions(entries) - _positions(kept)

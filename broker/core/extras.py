@@ -19,10 +19,11 @@ from leveret.broker.core.identities import Identities
 from leveret.broker.core.lanes import Lanes
 from leveret.broker.core.runs import Runs
 from leveret.broker.core.shards import Shards
+from leveret.broker.core.tally import Tally
 from leveret.broker.core.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leveret.broker.core.chunks import Paged
     from leveret.broker.core.hooked import HookedQueue
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 # What makes a queue a hooked one.
 DEEP: Final = ("placed", "due", "dealt", "lanes", "outgoing", "delivered", "returned")
 
+
+# Positions with deadlines that stay although they are gone, before more than half is too many.
+TOLERATED = 1024
+
+# Messages being read to be dropped, or to go on, before no more are taken out to be.
+MOST_LEAVING = 2048
 
 # What `dropped` of a hook that raised returns: what it should have taken is not let go.
 FAILED: Final = object()
@@ -52,6 +59,9 @@ class Extras:
       expiries: Positions by when they expire.
       deadlines: When each position expires.
       passing: Makes one of those that are over, in steps; None if it does not.
+      ends: Those that are of the wall clock, and what that shows then.
+      tally: Counts what is settled, if anything has a deadline.
+      adopting: Hooks that came when messages were there, and before which position those are.
       are_deadlines_moved: Whether some are later than `expiries` says.
       waiting: Messages that are not ready before a moment.
       dues: Their positions by that moment.
@@ -79,6 +89,9 @@ class Extras:
         self.deadlines = Timeline()
         self.passing: Iterator[None] | None = None
         self._chunks_left = 0  # of deadlines, after the last pass
+        self.ends = Shards()
+        self.tally: Tally | None = None
+        self.adopting: dict[QueueHook, int] = {}
         self.are_deadlines_moved = False
         self.waiting = Runs()
         self.dues = Deadlines()
@@ -94,6 +107,8 @@ class Extras:
         self.is_dealing = False
         self.body_octets = 0
         self.tidying: Iterator[None] | None = None
+        self._tidying_expiries: Iterator[None] | None = None
+        self._tidied = 0  # positions in `expiries` when they were tidied last
         self.placing: dict[int, int] = {}  # while messages are placed: those that wait, until when
         self._timer: Timer | None = None
         self._gather()
@@ -116,9 +131,15 @@ class Extras:
                 new.append(hooks[choice])
         self.hooks = hooks
         for gone in before.values():
+            self.adopting.pop(gone, None)
             gone.close()
         self._gather()
+        self.adopt_from(self.queue.next_position, new)
         return new
+
+    def adopt_from(self, end: int, hooks: Iterable[QueueHook]) -> None:
+        """Have hooks take over what is before a position, and is not ready yet, once it is."""
+        self.adopting |= {hook: end for hook in hooks if end and _overrides(hook, "adopt")}
 
     def _gather(self) -> None:
         hooks = list(self.hooks.values())
@@ -153,6 +174,11 @@ class Extras:
         is_timed = is_timed or (self.queue.unacked_count and self.deadlines.runs)
         return not (is_timed or self.returns or self.lanes.is_keyed or self.is_held)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether so much is read to leave the queue that the rest has to wait until it is here."""
+        return self.leaving >= MOST_LEAVING
+
     # Time
 
     @property
@@ -168,7 +194,7 @@ class Extras:
         """Have the queue dealt when something is due next."""
         when = self.next_due
         timer = self._timer
-        if when is _NEVER:
+        if when is _NEVER or self.is_reading:  # what is read wakes the queue up
             return
         if timer is None or timer.when is None:
             timers = self.queue.vhost.broker.timers
@@ -199,23 +225,55 @@ class Extras:
         if self.returns:
             self.returns.forget(positions)
         self.lanes.settled(positions)
+        self.ends.forget(positions)
+        if self.tally is not None and positions:
+            for first, end in self.tally.settled(positions):
+                self.deadlines.forget(first, end)
         for settled in self.settled:
             settled(positions)
 
+    def tidy(self, left: int) -> None:
+        """Look some of what is known of deadlines through if most of it is of what is gone.
+
+        Args:
+          left: How many messages there are.
+        """
+        if self._tidying_expiries is None:
+            if self.expiries.positions <= 2 * max(left, self._tidied) + TOLERATED:
+                return
+            self._tidying_expiries = self.expiries.rebuild(self._is_expiring)
+        if next(self._tidying_expiries, self) is self:
+            self._tidying_expiries = None
+            self._tidied = self.expiries.positions
+
+    def _is_expiring(self, when: int, first: int, count: int) -> bool:
+        """Whether a message among some expires at a moment; all that are over are one."""
+        return when <= self.queue.vhost.broker.now or self.deadlines.has(when, first, count)
+
     def clear(self) -> None:
-        """Forget what is known of ready messages: they are gone; what waits is not."""
-        self.queue.vhost.broker.batch.debris.append(self.expiries.clear())
+        """Forget what is known of ready messages: they are gone, and none waits."""
         self.asked.clear()
-        if not self.queue.unacked_count:
-            self.deadlines.clear()
+        unacked = self.queue.unacked_count
+        if not unacked:
+            self.clear_deadlines()
+        elif self.tally is not None:
+            self.tally = Tally(self.queue.next_position, unacked)
+
+    def clear_deadlines(self) -> None:
+        """Forget when anything expires."""
+        self.queue.vhost.broker.batch.debris.append(self.expiries.clear())
+        self.deadlines.clear()
+        self.ends.clear()
+        self.tally = self._tidying_expiries = None
+        self._tidied = 0
 
     def forget_all(self) -> None:
         """Forget what is known of messages: there is none any more."""
         batch = self.queue.vhost.broker.batch
-        batch.debris += (self.expiries.clear(), self.dues.clear())
-        self.deadlines.clear()
-        batch.debris += (self.due.free(), self.identities.free())
+        self.clear_deadlines()
+        batch.debris += (self.dues.clear(), self.due.free(), self.identities.free())
         self.tidying = None
+        self.adopting = {}
         self.returns.clear()
 
     def close(self) -> None:

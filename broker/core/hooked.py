@@ -24,10 +24,11 @@ from leveret.broker.core.chunks import Chunk, Paged
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
-from leveret.broker.core.log import Fact
+from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.message import OVERHEAD, Absent, Altered, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
 from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS, UNLIMITED
+from leveret.broker.core.tally import Tally
 from leveret.broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class HookedQueue(Waiting):
         yield from self.extras.lanes.large()
         yield self.extras.waiting
 
+    def grown(self, runs: Runs) -> None:
+        """Take note that some of a row has left memory, or is there again."""
+        self.extras.lanes.grown(runs)
+
     @property
     def bytes(self) -> int:
         """Octets of header and body of its messages: ready, waiting, unacked."""
@@ -121,7 +126,7 @@ class HookedQueue(Waiting):
             self._store_singly(now)
         elif had_incoming:
             self._store()
-        if not (is_done and self._serve(now)):
+        if not (is_done and self._serve(now)) and not extras.is_reading:
             self.touch()
         if had_incoming and extras.lanes.count and self._ring.consumers:
             self.vhost.broker.batch.is_crowded = True
@@ -145,9 +150,11 @@ class HookedQueue(Waiting):
         return not is_brief or self._run_due(now)
 
     def _forget(self) -> None:
-        """Forget what is known of messages once there are none, and be fitted anew if need be."""
+        """Forget what is known of messages that are gone, and be fitted anew if need be."""
         extras = self.extras
-        if extras.lanes.count or self.unacked_count or self.returned.count:
+        left = extras.lanes.count + self.unacked_count + self.returned.count
+        if left:
+            extras.tidy(left + extras.waiting.count + extras.leaving)
             return
         is_empty = not (extras.waiting.count or extras.leaving or extras.ending)
         if is_empty:
@@ -345,20 +352,45 @@ class HookedQueue(Waiting):
 
     # What plugins tell
 
-    def expire_at(self, when: int, first: int, count: int = 1) -> None:
+    def expire_at(
+        self, when: int, first: int, count: int = 1, *, is_absolute: bool = False
+    ) -> None:
         """Have messages dropped at a moment (`broker.now`) if they are still in the queue then.
 
         Of several moments of a message the earliest counts.
+
+        Args:
+          is_absolute: Whether it is a moment of the wall clock: then it goes along when that
+            jumps, and stays when a message is to wait longer or shorter.
         """
         extras = self.extras
         deadlines, positions = extras.deadlines, range(first, first + count)
         is_first = first >= deadlines.end
+        if extras.tally is None:
+            extras.tally = Tally(max(self.next_position, first + count))
         extras.expiries.add(when, first, count)
         deadlines.lower(first, count, when)
+        if is_absolute or extras.ends:
+            self._note_ends(when, positions, is_absolute=is_absolute)
         if self.log is not None:
             offset = self.vhost.broker.wall_offset
             whens = [when] * count if is_first else map(deadlines.get, positions)
-            self.log.note(Fact.DEADLINE, positions, [each + offset for each in whens])
+            walls = [each + offset for each in whens]
+            if ends := extras.ends:
+                pairs = zip(positions, walls, strict=True)
+                walls = [wall | ABSOLUTE if at in ends else wall for at, wall in pairs]
+            self.log.note(Fact.DEADLINE, positions, walls)
+
+    def _note_ends(self, when: int, positions: Sequence[int], *, is_absolute: bool) -> None:
+        """Take note whose earliest moment is now one of the wall clock, or is not any more."""
+        extras, wall = self.extras, when + self.vhost.broker.wall_offset
+        for position in positions:
+            if extras.deadlines.get(position) != when:
+                continue
+            if is_absolute:
+                extras.ends.set(position, wall)
+            elif extras.ends.get(position) != wall:
+                extras.ends.pop(position)
 
     def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
@@ -431,6 +463,8 @@ class HookedQueue(Waiting):
         extras = self.extras
         extras.let_pass(now)
         self._end_waits(now)
+        if extras.is_reading:
+            return False
         for first, count in extras.expiries.due(now, DUE_LIMIT):
             if extras.are_deadlines_moved:
                 self._expire(first, count, now)
@@ -450,6 +484,8 @@ class HookedQueue(Waiting):
         some: Sequence[Entry] = entries
         for due in extras.due_hooks:
             some = due(some)
+        if extras.adopting:
+            self._adopt(some)
         now, deadlines = self.vhost.broker.now, extras.deadlines
         expired = [entry for entry in some if 0 < deadlines.get(entry[0]) <= now]
         if expired:
@@ -459,6 +495,13 @@ class HookedQueue(Waiting):
         if some:
             self._insert(sorted(some, key=_position))
             self.touch()
+
+    def _adopt(self, entries: Sequence[Entry]) -> None:
+        """Have hooks that were not here when messages came take them over."""
+        for hook, end in self.extras.adopting.items():
+            for position, _ in entries:
+                if position < end:
+                    hook.adopt(position, 1)
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         """Put messages into their lanes, ascending by position."""
@@ -478,11 +521,24 @@ class HookedQueue(Waiting):
         """Take in messages that were asked for, and their positions if there are gaps."""
         lane, bodies = self.extras.asked.pop(paged, None), paged.bodies
         if lane is None:
+            is_leaving = paged in self.extras.fetching
             super().loaded(paged, messages, positions)
+            if is_leaving and paged.slot is not None:
+                self._load_rest(paged, messages)
         elif lane.load(paged, messages, positions):
             if paged.slot is not None:  # what is left of it was an estimate
                 self.extras.body_octets += _bodies(paged.chosen(messages, positions)) - bodies
+            self.grown(lane)
             self.touch()
+
+    def _load_rest(self, paged: Paged, messages: list[Message]) -> None:
+        """Take in all else that a piece of a scratch file has, now that it was read for a part."""
+        for runs in self.large_runs():
+            for rest in runs.of_slot(paged) if runs.paged_count else ():
+                bodies = _bodies(rest.chosen(messages, None)) - rest.bodies
+                if runs.load(rest, messages):
+                    self.grown(runs)
+                    self.extras.body_octets += 0 if runs is self.extras.waiting else bodies
 
     def count_octets(self) -> None:
         """Find how many octets the bodies of ready messages have: somebody wants to know it now."""
@@ -536,16 +592,13 @@ class HookedQueue(Waiting):
     def _make_ready_again(self, entries: list[Entry]) -> None:
         now, extras = self.vhost.broker.now, self.extras
         deadlines = extras.deadlines
+        if extras.adopting:
+            self._adopt(entries)
         ready: list[Entry] = []
         expired: list[Entry] = []
         for entry in entries:
             when = deadlines.get(entry[0])
-            if when and when <= now:
-                expired.append(entry)
-                continue
-            ready.append(entry)
-            if when:  # the entry made when it was placed may have been looked at meanwhile
-                extras.expiries.add(when, entry[0])
+            (expired if 0 < when <= now else ready).append(entry)
         if ready:
             self._insert(ready)
         if expired:
@@ -576,11 +629,16 @@ class HookedQueue(Waiting):
         self.next_position = next_position
         offset = self.vhost.broker.wall_offset
         self.restore_waits(log)
+        extras.adopt_from(next_position, extras.hooks.values())
         if extras.lanes.is_keyed:
             self._restore_apart(log, runs)
         else:
             self._restore_runs(log, runs)
-        for position, wall in log.facts(Fact.DEADLINE):
+        extras.tally = Tally(next_position, extras.lanes.count + extras.waiting.count)
+        for position, fact in log.facts(Fact.DEADLINE):
+            wall = fact & ~ABSOLUTE
+            if wall != fact:
+                extras.ends.set(position, wall)
             when = max(wall - offset, 1)  # it may be long past
             extras.deadlines.append(position, 1, when)
             extras.expiries.add(when, position)
@@ -653,7 +711,7 @@ class HookedQueue(Waiting):
     def become_plain(self) -> None:
         """Become a plain queue again: there is nothing here that one does not know."""
         extras = self.extras
-        extras.deadlines.clear()
+        extras.clear_deadlines()
         self.__class__ = Queue  # type: ignore[assignment]
         if not extras.hooks:
             self.extras = None  # type: ignore[assignment]

@@ -145,7 +145,10 @@ class QueueHook:
         return entries
 
     def settled(self, positions: Sequence[int]) -> None:
-        """Forget messages: they are acknowledged, rejected, expired or dropped."""
+        """Forget messages: they are acknowledged, rejected, expired or dropped.
+
+        Of ready ones that are purged nobody is told: they are gone before anyone had them.
+        """
 
     def dropped(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Take what leaves the queue without being acknowledged; the last look at it."""
@@ -159,7 +162,10 @@ class QueueHook:
         """Take note that a consumer came or went."""
 
     def adopt(self, first: int, count: int) -> None:
-        """Take over messages that were in the queue before the hook was."""
+        """Take over messages that were in the queue before the hook was.
+
+        Those that wait, or that somebody has, are taken over as soon as they are ready.
+        """
 
     def close(self) -> None:
         """Let go of everything: the queue is gone, or does not ask for the hook any more."""

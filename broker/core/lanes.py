@@ -74,6 +74,9 @@ class Lanes:
         """Return the lane that loses its first message when there are too many."""
         return self.front()
 
+    def grown(self, lane: Runs) -> None:
+        """Take note that a lane has got messages, or that others of it are in memory now."""
+
     def took(self, lane: Runs, positions: Sequence[int]) -> None:
         """Take note of what was taken from the front of a lane to be delivered."""
 
@@ -152,9 +155,6 @@ class KeyedLanes(Lanes):
 
     def come_back(self, key: int, entries: Sequence[tuple[int, Message]]) -> None:
         """Take note of messages of a key that were settled, or waited, and are ready again."""
-
-    def grown(self, lane: Runs) -> None:
-        """Take note that a lane has got messages."""
 
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on."""

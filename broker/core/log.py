@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
 
 
-ABSOLUTE = 1 << 62  # of a DUE: it is a moment of the wall clock, and goes along when that jumps
+ABSOLUTE = 1 << 62  # of a moment: it is a moment of the wall clock, and goes along when that jumps
 
 
 class Fact(IntEnum):
@@ -29,7 +29,7 @@ class Fact(IntEnum):
     The values are written into rows: they stay what they are.
     """
 
-    DEADLINE = 1  # milliseconds of the wall clock when it expires
+    DEADLINE = 1  # milliseconds of the wall clock when it expires, and `ABSOLUTE`
     DUE = 2  # milliseconds of the wall clock until which it waits, and `ABSOLUTE`
     LANE = 3  # its priority, or the hash of its key
     ID = 4  # the hash of the name by which it can be found while it waits

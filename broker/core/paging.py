@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leveret.broker.core.chunks import Paged
+from leveret.broker.core.chunks import Paged, cut
 from leveret.broker.core.log import Kept
 from leveret.broker.core.message import Absent, absent, octets
-from leveret.broker.core.runs import CHUNK_LENGTH, FRONT
+from leveret.broker.core.runs import CHUNK_LENGTH, FRONT, PIECE_OCTETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from leveret.broker.core.chunks import Chunk, Slot
     from leveret.broker.core.extras import Fetched
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.returned import Entry
+    from leveret.broker.core.runs import Runs
 
 # Octets of returned messages that stay in memory, although the log has them.
 RETURNED_BYTES = 1 << 20
@@ -36,27 +37,34 @@ RETURNED_BYTES = 1 << 20
 def page_out(queue: Queue, limit: int, front: int = FRONT) -> None:
     """Leave messages to the log alone, except so many octets and the first few chunks."""
     if queue.log is not None:
-        for runs in queue.large_runs():
-            if runs.memory > limit:
-                runs.page_out(limit, queue.log.is_kept, front)
+        for runs, share, kept in _shares(queue, limit, front):
+            runs.page_out(share, queue.log.is_kept, kept)
+            queue.grown(runs)
 
 
-def to_spill(queue: Queue, limit: int, front: int = FRONT) -> list[Chunk]:
-    """Return what should leave memory, and the log does not have, the last first.
+def to_spill(queue: Queue, limit: int, front: int = FRONT) -> list[tuple[Runs, Chunk]]:
+    """Return what should leave memory, and the log does not have, the last of each row first.
 
     Args:
       limit: Octets that may stay.
       front: Chunks that stay in any case.
     """
-    runs = queue.runs
-    if runs.memory <= limit:
-        return []
     log = queue.log
     return [
-        chunk
-        for chunk in runs.spillable(limit, front)
+        (runs, chunk)
+        for runs, share, kept in _shares(queue, limit, front)
+        for chunk in runs.spillable(share, kept)
         if log is None or not all(message.persistent for message in chunk.messages)
     ]
+
+
+def _shares(queue: Queue, limit: int, front: int) -> list[tuple[Runs, int, int]]:
+    """Return rows that take too much, and how many octets and chunks of each may stay."""
+    rows = [runs for runs in queue.large_runs() if runs.count]
+    if sum([runs.memory for runs in rows]) <= limit:
+        return []
+    share, kept = limit // len(rows), front if len(rows) == 1 else min(front, 1)
+    return [(runs, share, kept) for runs in rows if runs.memory > share]
 
 
 def shortened(queue: Queue, entries: Sequence[Entry], size: int) -> Sequence[Entry]:
@@ -116,12 +124,20 @@ def with_bodies(queue: Queue, entries: Sequence[Entry], then: Fetched) -> None:
     for slot, others in by_slot.items():
         source = slot or queue.log
         others.sort(key=_position)
-        for start in range(0, len(others), CHUNK_LENGTH):
-            paged = _to_fetch(others[start : start + CHUNK_LENGTH])
+        for start, end in _pieces(others):
+            paged = _to_fetch(others[start:end])
             if source is not None:  # it is None only while the queue is being deleted
                 queue.extras.fetching[paged] = then
                 queue.extras.leaving += paged.count
                 source.fetch(queue, paged)
+
+
+def _pieces(entries: Sequence[tuple[int, Absent]]) -> Iterator[tuple[int, int]]:
+    """Return start and end of what is read at once."""
+    for first in range(0, len(entries), CHUNK_LENGTH):
+        some = [message for _, message in entries[first : first + CHUNK_LENGTH]]
+        for start, end, _ in cut(some, PIECE_OCTETS):
+            yield first + start, first + end
 
 
 def _to_fetch(entries: Sequence[tuple[int, Absent]]) -> Paged:

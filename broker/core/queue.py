@@ -201,6 +201,9 @@ class Queue:
         """Return those from which something may leave memory."""
         return (self.runs,)
 
+    def grown(self, runs: Runs) -> None:
+        """Take note that some of a row has left memory, or is there again."""
+
     def use_ring(self, ring: Ring) -> None:
         """Have another rule say who gets messages; the queue has no consumers."""
         self._ring = ring

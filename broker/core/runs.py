@@ -431,6 +431,13 @@ class Runs:
         front = islice(self._chunks, ahead)
         return [each for each in front if isinstance(each, Paged) and not each.is_asked]
 
+    def of_slot(self, paged: Paged) -> list[Paged]:
+        """Return what is left here of what a paged chunk, from a scratch file, was part of."""
+        assert paged.stored is not None
+        start, stop = self._find(paged.stored[0]), self._find(paged.stored[-1])
+        some = self._chunks[max(start, 0) : stop + 1]
+        return [each for each in some if isinstance(each, Paged) and each.slot is paged.slot]
+
     def has(self, paged: Paged) -> bool:
         """Whether a paged chunk is still here."""
         index = self._find(paged.base)

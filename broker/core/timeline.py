@@ -2,7 +2,8 @@
 
 Law: positions are appended in ascending order, as a queue gives them. Only where a run of equal
 values begins is written down, so a number that never changes costs nothing and one that always
-does sixteen octets. What is over becomes one value, so that its runs join.
+does sixteen octets. What is over becomes one value, so that its runs join; what is of messages that
+are gone becomes none.
 
 Called by: core.extras, for hooked queues (when each message expires).
 """
@@ -145,6 +146,60 @@ class Timeline:
             else:
                 index += 1
             yield
+
+    def forget(self, first: int, end: int) -> None:
+        """Forget the values of positions from one up to another, wherever they are."""
+        first, end = max(first, self._start), min(end, self._end)
+        if first >= end:
+            return
+        self._cut(first)
+        self._cut(end)
+        bases, chunks = self._bases, self._chunks
+        index, stop = bisect_right(bases, first) - 1, bisect_left(bases, end)
+        chunk = chunks[index]
+        at, last = bisect_left(chunk.firsts, first), bisect_left(chunk.firsts, end)
+        chunk.values[at] = 0
+        del chunk.firsts[at + 1 : last], chunk.values[at + 1 : last]
+        if index + 1 < stop:
+            rest = chunks[stop - 1]
+            last = bisect_left(rest.firsts, end)
+            del rest.firsts[:last], rest.values[:last]
+            stop -= len(rest.firsts) > 0
+            del chunks[index + 1 : stop], bases[index + 1 : stop]
+            if rest.firsts:
+                bases[index + 1] = rest.firsts[0]
+        self._divide(index)
+        self._merge(first)
+        self._merge(end)
+
+    def _merge(self, position: int) -> None:
+        """Let the run that begins at a position be part of the one before, if they are equal."""
+        index = bisect_right(self._bases, position) - 1
+        chunk = self._chunks[index]
+        firsts, values = chunk.firsts, chunk.values
+        at = bisect_left(firsts, position)
+        if at == len(firsts) or firsts[at] != position or not (at or index):
+            return
+        if values[at] != (values[at - 1] if at else self._chunks[index - 1].values[-1]):
+            return
+        del firsts[at], values[at]
+        if not firsts:
+            del self._chunks[index], self._bases[index]
+        elif not at:
+            self._bases[index] = firsts[0]
+
+    def has(self, value: int, first: int, count: int) -> bool:
+        """Whether any of some positions has a value."""
+        first, end = max(first, self._start), min(first + count, self._end)
+        index = bisect_right(self._bases, first) - 1
+        while first < end:
+            chunk = self._chunks[index]
+            at = bisect_right(chunk.firsts, first) - 1
+            if value in chunk.values[at : bisect_left(chunk.firsts, end)]:
+                return True
+            index += 1
+            first = self._bases[index] if index < len(self._chunks) else end
+        return False
 
     def clear(self) -> None:
         """Forget all values; what is appended comes behind them nevertheless."""

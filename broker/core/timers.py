@@ -128,7 +128,7 @@ class Timers:
         except StopIteration:
             self._rebuilding = None
 
-    def _is_set(self, number: int, count: int) -> bool:
+    def _is_set(self, when: int, number: int, count: int) -> bool:
         return number in self._set
 
     def run_due(self, now: int, out_of_time: Callable[[], bool]) -> bool:

@@ -340,12 +340,17 @@ class VirtualHost:
                 )
 
     def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
-        """Delete a queue with its bindings and messages; return how many were ready."""
+        """Delete a queue with its bindings and messages; return how many were ready or waited.
+
+        A queue in which messages wait, or are on their way out of it, is not empty: they would be
+        gone. As in RabbitMQ, what consumers have does not count.
+        """
         if self.queues.get(queue.name) is not queue:
             return 0
         subject = self.described("queue", queue.name)
-        ready = queue.ready_count
-        if if_empty and ready:
+        ready = queue.ready_count + queue.waiting_count
+        is_left = queue.extras is not None and (queue.extras.leaving or queue.extras.ending)
+        if if_empty and (ready or is_left):
             raise PreconditionFailed(f"{subject} not empty")
         if if_unused and queue.consumer_count:
             raise PreconditionFailed(f"{subject} in use")

@@ -207,11 +207,14 @@ class Waiting(Queue):
         return len(some)
 
     def _move_deadlines(self, positions: Sequence[int], when: int) -> None:
-        """Have messages live as long as before, but from another moment on."""
+        """Have messages live as long as before, but from another moment on.
+
+        Of those whose end is a moment of the wall clock that stays.
+        """
         extras, log = self.extras, self.log
         for position in positions:
             deadline = extras.deadlines.get(position)
-            if not deadline or extras.returns.get(position):
+            if not deadline or extras.returns.get(position) or position in extras.ends:
                 continue
             deadline += when - extras.due.get(position)
             extras.are_deadlines_moved = True
@@ -296,13 +299,22 @@ class Waiting(Queue):
         extras.set_timer()
 
     def clock_jumped(self) -> Iterator[None]:
-        """Have what waits for a moment of the wall clock go along with it, in steps."""
+        """Have what waits for, or expires at, a moment of the wall clock follow it, in steps."""
         extras, broker = self.extras, self.vhost.broker
         for index, (position, wall) in enumerate(extras.absolute):
             when = _moment(wall - broker.wall_offset)
             if extras.due.get(position) not in {0, when}:
                 extras.due.set(position, when)
                 extras.dues.add(when, position)
+            if index % STEP == STEP - 1:
+                self.touch()
+                yield
+        for index, (position, wall) in enumerate(extras.ends):
+            when = max(wall - broker.wall_offset, 1)
+            if extras.deadlines.get(position) not in {0, when}:
+                extras.are_deadlines_moved = True
+                extras.deadlines.set(position, when)
+                extras.expiries.add(when, position)
             if index % STEP == STEP - 1:
                 self.touch()
                 yield
@@ -389,9 +401,9 @@ class Waiting(Queue):
         if next(extras.tidying, self) is self:
             extras.tidying = None
 
-    def _is_awaited(self, first: int, count: int) -> bool:
+    def _is_awaited(self, when: int, first: int, count: int) -> bool:
         waits = self.extras.due.get
-        return any(waits(position) for position in range(first, first + count))
+        return any(waits(position) == when for position in range(first, first + count))
 
     # What HookedQueue has
 

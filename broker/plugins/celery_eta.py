@@ -50,7 +50,7 @@ class CeleryTasks(QueueHook):
         now, offset = broker.now, broker.wall_offset
         if task.expires_ms is not None:
             end = max(task.expires_ms - offset, 1)
-            queue.expire_at(end, position)
+            queue.expire_at(end, position, is_absolute=True)
             if end <= now:  # what waits is looked at before it is delivered
                 queue.wait_until(position, end)
                 return

@@ -237,10 +237,12 @@ def _drop(vhost: VirtualHost, exchange: Exchange) -> None:
 
 
 def _follow_clock(broker: Broker) -> None:
-    """Have what waits for a moment of the wall clock go along with it."""
+    """Have what waits for, or expires at, a moment of the wall clock go along with it."""
     for vhost in broker.vhosts.values():
         for queue in vhost.all_queues():
-            if isinstance(queue, HookedQueue) and queue.extras.absolute:
+            if not isinstance(queue, HookedQueue):
+                continue
+            if queue.extras.absolute or queue.extras.ends:
                 broker.batch.returns.append(queue.clock_jumped())
 
 

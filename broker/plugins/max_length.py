@@ -44,6 +44,8 @@ class DropHead(_Limits):
         """Drop what is too much."""
         queue = cast("HookedQueue", self.queue)
         extras = queue.extras
+        if extras.is_reading:  # the queue deals again once it is here
+            return
         excess = extras.lanes.count - self._length
         if excess > 0:
             queue.drop_front(min(excess, AT_ONCE), Reason.MAXLEN)

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from leveret.broker.core.chunks import Asker, Chunk, Slot
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
+    from leveret.broker.core.runs import Runs
     from leveret.broker.server.turns import Turns
+
+    Due = tuple[Queue, Runs, Chunk]  # what is to leave memory, and where it is
 
 PAUSE = 0.1  # seconds between looks
 SHORT_PAUSE = 0.02  # after a look that has found something
@@ -156,7 +159,7 @@ class Spiller:
             limit = min(limit, self._memory // 4 // max(self._filled, 1))
         in_memory = filled = 0
         seconds, started = 0.0, perf_counter()
-        due: list[tuple[Queue, Chunk]] = []
+        due: list[Due] = []
         heavy: set[Queue] = set()
         for number, queue in enumerate(self._queues()):
             if number % AT_ONCE == AT_ONCE - 1:
@@ -181,35 +184,38 @@ class Spiller:
             await self._write(part)
         return len(due) + self._forgetter.count - forgotten, seconds
 
-    def _excess(self, queue: Queue, limit: int, is_short: bool) -> Iterator[tuple[Queue, Chunk]]:
+    def _excess(self, queue: Queue, limit: int, is_short: bool) -> Iterator[Due]:
         """Leave to the log what it has; return what else should leave memory."""
         front = FRONT if not is_short else int(queue.has_takers)
         paging.page_out(queue, limit, front)
-        for chunk in paging.to_spill(queue, limit, front):
+        for runs, chunk in paging.to_spill(queue, limit, front):
             if is_short or getrefcount(chunk.messages[0]) <= ALONE:
-                yield queue, chunk
+                yield queue, runs, chunk
 
     def _queues(self) -> list[Queue]:
         vhosts = self._turns.broker.vhosts.values()
         return list(chain.from_iterable(vhost.all_queues() for vhost in vhosts))
 
-    async def _write(self, due: list[tuple[Queue, Chunk]]) -> None:
+    async def _write(self, due: list[Due]) -> None:
         """Write chunks, and have their queues let go of those that did not change meanwhile."""
-        copies = [(chunk.numbers[:], chunk.messages[:], chunk.octets) for _, chunk in due]
+        copies = [(chunk.numbers[:], chunk.messages[:], chunk.octets) for _, _, chunk in due]
         slots = await self._scratch.write([messages for _, messages, _ in copies])
-        for (queue, chunk), (at, messages, octets), slot in zip(due, copies, slots, strict=True):
+        for (queue, runs, chunk), (at, messages, octets), slot in zip(
+            due, copies, slots, strict=True
+        ):
             bodies = sum([message.size for message in messages])
             paged = Paged(at[0], at[-1] + 1, len(messages), octets, slot, gaps(at), bodies)
-            queue.runs.spilled(chunk, paged)
+            if runs.spilled(chunk, paged):
+                queue.grown(runs)
 
 
-def _parts(due: list[tuple[Queue, Chunk]]) -> Iterator[list[tuple[Queue, Chunk]]]:
+def _parts(due: list[Due]) -> Iterator[list[Due]]:
     """Return what is to be written at once, one part after the other."""
-    part: list[tuple[Queue, Chunk]] = []
+    part: list[Due] = []
     size = 0
     for each in due:
         part.append(each)
-        size += each[1].memory
+        size += each[2].memory
         if size >= STEP:
             yield part
             part, size = [], 0

@@ -134,7 +134,7 @@ def test_what_is_not_wanted_any_more_is_forgotten_in_steps(deadlines):
         deadlines.add(index % 1000, 2 * index)
 
     steps = 0
-    for _ in deadlines.rebuild(lambda first, count: first % 1000 == 0):
+    for _ in deadlines.rebuild(lambda when, first, count: first % 1000 == 0):
         steps += 1
 
     assert steps > 10
@@ -148,7 +148,7 @@ def test_range_of_which_one_position_is_wanted_stays_whole(deadlines):
     deadlines.add(5, 10, 10)
     asked = []
 
-    list(deadlines.rebuild(lambda first, count: not asked.append((first, count))))
+    list(deadlines.rebuild(lambda when, first, count: not asked.append((first, count))))
 
     assert [(10, 10)] == asked
     assert [(10, 10)] == deadlines.due(5)
@@ -232,7 +232,7 @@ def test_what_is_wanted_comes_in_time_while_the_rest_is_being_forgotten(before, 
         there = {2 * index: when for index, when in enumerate(before)}
         for position, when in there.items():
             deadlines.add(when, position)
-        rebuilding = deadlines.rebuild(lambda first, count: first % 3 == 0)
+        rebuilding = deadlines.rebuild(lambda when, first, count: first % 3 == 0)
         next(rebuilding, None)
         meanwhile = []
         for when in between:  # a time to add one at, or a negative one to ask at

@@ -8,17 +8,22 @@ from leveret.broker import plugins
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.chunks import Paged, gaps
 from leveret.broker.core.consumer import DEAL_LIMIT
-from leveret.broker.core.hooked import FORGOTTEN, HookedQueue
+from leveret.broker.core.extras import MOST_LEAVING, TOLERATED
+from leveret.broker.core.hooked import DUE_LIMIT, FORGOTTEN, HookedQueue
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
 from leveret.broker.core.message import absent
 from leveret.broker.core.queue import NotLoaded, Queue
+from leveret.broker.core.runs import PIECE_OCTETS
+from leveret.broker.core.tally import LENGTH
 from leveret.broker.testing import advance, finish
+from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import (
     BasicAck,
     BasicGet,
     BasicNack,
     BasicReject,
     QueueDelete,
+    QueueDeleteOk,
     QueuePurge,
     QueuePurgeOk,
 )
@@ -188,6 +193,67 @@ def test_nothing_is_known_of_messages_once_there_are_none(vhost, broker):
     assert queue.extras.deadlines.runs <= FORGOTTEN + 2
 
 
+@pytest.mark.parametrize("life", [5_000, 1 << 30])
+@pytest.mark.parametrize("is_acked", [True, False])
+def test_little_is_known_of_messages_while_few_are_there(client, vhost, broker, life, is_acked):
+    client.declare(arguments={"x-message-ttl": life})
+    client.consume(no_ack=not is_acked)
+    client.publish(b"held")
+    for number in range(20_000):
+        broker.now += 1
+        for delivery in client.publish(b"x"):
+            if is_acked and delivery.tag > 1 + (number == 0):
+                client.send(BasicAck(delivery.tag, False))
+    extras = vhost.queue("q").extras
+
+    assert extras.deadlines.runs < 3 * LENGTH
+    assert len(extras.expiries) < 3 * (FORGOTTEN + TOLERATED)
+
+
+@pytest.mark.parametrize("is_purged", [True, False])
+def test_what_is_held_expires_when_it_comes_back_however_long_that_takes(
+    client, vhost, broker, is_purged
+):
+    client.declare(arguments={"x-message-ttl": 5_000})
+    client.publish(b"late")
+    client.publish(b"in time")
+    held = [client.call(BasicGet("q")) for _ in range(2)]
+    for number in range(4000):
+        broker.now += 1
+        client.publish(b"x")
+        if is_purged and number % 1000 == 999:
+            client.call(QueuePurge("q"))
+        else:
+            client.call(BasicGet("q", no_ack=True))
+    client.send(BasicReject(held[1].tag, True))
+    assert (1, 0) == client.counts()[:2]
+    advance(broker, 1)
+
+    assert (0, 0) == client.counts()
+    client.send(BasicReject(held[0].tag, True))
+    assert (0, 0) == client.counts()
+
+
+def test_little_is_known_after_a_purge_while_something_is_held(client, vhost, broker):
+    client.declare(arguments={"x-message-ttl": 1 << 30})
+    client.publish(b"held")
+    client.call(BasicGet("q"))
+    for _ in range(5000):
+        broker.now += 1
+        client.publish(b"x")
+    client.call(QueuePurge("q"))
+    client.send(BasicAck(1, False))
+    client.publish(b"held")
+    client.call(BasicGet("q"))
+    for _ in range(20):
+        client.publish(b"x")
+        client.call(BasicGet("q", no_ack=True))
+    extras = vhost.queue("q").extras
+
+    assert extras.deadlines.runs < 3 * LENGTH
+    assert len(extras.expiries) < FORGOTTEN + TOLERATED
+
+
 def test_a_purge_forgets_what_came_back(client, vhost):
     client.declare(arguments={"x-message-ttl": 1000})
     client.publish(b"a")
@@ -246,6 +312,41 @@ def test_a_time_to_live_takes_over_messages_of_all_priorities(client, vhost, bro
     advance(broker, 0.05)
 
     assert (0, 0) == client.counts()
+
+
+def test_a_time_to_live_takes_over_what_waits_once_it_is_ready(client, vhost, broker):
+    client.declare(arguments={"x-message-delay": 100})
+    client.publish(b"a")
+    set_policy(vhost, {"message-ttl": 50})
+    advance(broker, 0.149)
+
+    assert (1, 0) == client.counts()
+    advance(broker, 0.001)
+    assert (0, 0) == client.counts()
+
+
+def test_a_time_to_live_takes_over_what_somebody_has_once_it_comes_back(client, vhost, broker):
+    client.declare()
+    client.publish(b"a")
+    got = client.call(BasicGet("q"))
+    set_policy(vhost, {"message-ttl": 50})
+    advance(broker, 0.1)
+    client.send(BasicReject(got.tag, True))
+    advance(broker, 0.049)
+
+    assert (1, 0) == client.counts()
+    advance(broker, 0.001)
+    assert (0, 0) == client.counts()
+
+
+def test_a_time_to_live_that_is_not_asked_for_any_more_takes_over_nothing(client, vhost, broker):
+    client.declare(arguments={"x-message-delay": 100})
+    client.publish(b"a")
+    set_policy(vhost, {"message-ttl": 50})
+    set_policy(vhost, None)
+    advance(broker, 0.15)
+
+    assert (1, 0) == client.counts()
 
 
 def test_a_time_to_live_takes_over_what_had_come_back(client, vhost, broker):
@@ -348,6 +449,39 @@ def test_dead_letters_that_only_the_log_has_are_read_first(client, vhost, broker
     assert [0, 1] == log.settlements
 
 
+@pytest.mark.parametrize("definition", [{"message-ttl": 10}, {"max-length": 0}])
+def test_few_are_read_at_a_time_of_very_many_dead_letters(client, vhost, broker, log, definition):
+    client.declare("dlq")
+    client.declare(arguments=TO_DLQ)
+    queue = vhost.queue("q")
+    queue.incoming = messages(*range(20_000))
+    finish(broker)
+    page_out(queue, log)
+    set_policy(vhost, definition, pattern="^q$")
+    advance(broker, 0.01)
+    steps = 0
+
+    while log.asked:
+        assert queue.extras.leaving < MOST_LEAVING + DUE_LIMIT
+        log.answer_one()
+        steps += 1
+    assert steps < 80
+    assert [b"%d" % number for number in range(20_000)] == drain(client, "dlq")
+
+
+def test_no_more_is_read_at_once_of_large_dead_letters_than_a_piece(client, vhost, broker, log):
+    client.declare("dlq")
+    client.declare(arguments={"x-message-ttl": 10} | TO_DLQ)
+    client.publish_many([b"x" * 300_000] * 10)
+    page_out(vhost.queue("q"), log)
+    advance(broker, 0.01)
+
+    assert max(paged.octets for _, paged in log.asked) < PIECE_OCTETS
+    while log.asked:
+        log.answer()
+    assert 10 == len(drain(client, "dlq"))
+
+
 def test_what_is_being_read_to_be_dropped_survives_a_purge(client, vhost, broker, log):
     client.declare("dlq")
     client.declare(arguments={"x-message-ttl": 10} | TO_DLQ)
@@ -362,6 +496,28 @@ def test_what_is_being_read_to_be_dropped_survives_a_purge(client, vhost, broker
     assert [b"a", b"b"] == drain(client, "dlq")
     assert [2, 0, 1] == log.settlements
     assert 0 == vhost.queue("q").extras.leaving
+
+
+def test_a_queue_in_which_messages_wait_is_not_empty(client, vhost, broker):
+    client.declare(arguments={"x-message-delay": 100})
+    client.publish_many([b"a", b"b"])
+
+    with pytest.raises(PreconditionFailed):
+        vhost.delete_queue(vhost.queue("q"), if_empty=True)
+    assert QueueDeleteOk(2) == client.call(QueueDelete("q"))
+
+
+def test_a_queue_out_of_which_something_is_read_is_not_empty(client, vhost, broker, log):
+    client.declare("dlq")
+    client.declare(arguments={"x-message-ttl": 10} | TO_DLQ)
+    client.publish(b"a")
+    page_out(vhost.queue("q"), log)
+    advance(broker, 0.01)
+
+    with pytest.raises(PreconditionFailed):
+        vhost.delete_queue(vhost.queue("q"), if_empty=True)
+    log.answer()
+    assert 0 == vhost.delete_queue(vhost.queue("q"), if_empty=True)
 
 
 def test_what_is_being_read_of_a_deleted_queue_is_gone(client, vhost, broker, log):

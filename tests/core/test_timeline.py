@@ -1,5 +1,7 @@
 """Timeline: one number for each position, few octets where neighbours have the same."""
 
+from itertools import product
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -131,6 +133,19 @@ def test_after_a_clear_nothing_has_a_value_and_more_may_come(timeline):
     assert [0, 0, 8, 0, 9] == [timeline.get(index) for index in (0, 9, 10, 11, 12)]
 
 
+def test_what_is_forgotten_piece_by_piece_is_one_run(timeline):
+    for position in range(10 * CHUNK_LENGTH):
+        timeline.append(position, 1, position + 1)
+
+    pieces = [*range(0, 9 * CHUNK_LENGTH, 1000)]
+    for first in pieces[::2] + pieces[1::2]:
+        timeline.forget(first, first + 1000)
+
+    left = 10 * CHUNK_LENGTH - len(pieces) * 1000
+    assert left + 1 == timeline.runs
+    assert 1 + -(-left // CHUNK_LENGTH) >= len(timeline._chunks)
+
+
 def test_what_comes_before_others_is_our_own_mistake(timeline):
     timeline.append(5, 1, 1)
 
@@ -142,6 +157,7 @@ VALUES = st.integers(0, 3)
 APPEND = st.tuples(st.just("append"), st.integers(0, 3), st.integers(1, 5), VALUES)
 SET = st.tuples(st.just("set"), st.integers(0, 60), VALUES)
 PASS = st.tuples(st.just("let_pass"), VALUES)
+FORGET = st.tuples(st.just("forget"), st.integers(0, 60), st.integers(0, 20))
 CLEAR = st.tuples(st.just("clear"))
 
 
@@ -168,6 +184,10 @@ class Model:
         list(self.timeline.let_pass(value))
         self.values = {key: 1 if 0 < each <= value else each for key, each in self.values.items()}
 
+    def forget(self, first, count):
+        self.timeline.forget(first, first + count)
+        self.values |= dict.fromkeys(range(first, first + count), 0)
+
     def clear(self):
         self.timeline.clear()
         self.start = max(self.start, self.end)
@@ -176,7 +196,9 @@ class Model:
         return self.values.get(position, 0) if position >= self.start else 0
 
 
-@given(st.lists(st.one_of(APPEND, APPEND, SET, PASS, CLEAR), max_size=40), st.integers(1, 6))
+@given(
+    st.lists(st.one_of(APPEND, APPEND, SET, FORGET, PASS, CLEAR), max_size=40), st.integers(1, 6)
+)
 def test_timeline_is_what_a_dict_of_positions_is(steps, length):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_LENGTH", length)
@@ -187,3 +209,6 @@ def test_timeline_is_what_a_dict_of_positions_is(steps, length):
             assert [model.get(each) for each in range(model.end + 2)] == [
                 model.timeline.get(each) for each in range(model.end + 2)
             ]
+            for value, first, count in product((1, 2), range(0, model.end, 3), (1, 4)):
+                values = map(model.get, range(first, first + count))
+                assert (value in values) is model.timeline.has(value, first, count)

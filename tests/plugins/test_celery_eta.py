@@ -111,6 +111,61 @@ def test_task_is_ready_from_its_eta_on_and_not_before(broker):
     assert [b"a"] == bodies(broker)
 
 
+def jump(broker: Embedded, seconds: float) -> None:
+    """Have the wall clock jump, while no time passes."""
+    broker.broker.wall_offset += int(seconds * 1000)
+    broker.broker.events.emit("clock.jumped", difference=int(seconds * 1000))
+    while broker.broker.batch.returns:
+        broker.broker.batch.resume()
+    broker.advance(0)
+
+
+def ready(broker: Embedded) -> int:
+    return broker.vhost.queues["tasks"].ready_count
+
+
+@pytest.mark.parametrize("seconds", [-20, 20])
+def test_expires_follows_the_wall_clock_when_that_jumps(broker, seconds):
+    task(broker, "a", expires=60)
+    task(broker, "b")
+    jump(broker, seconds)
+    broker.advance(59.999 - seconds)
+
+    assert 2 == ready(broker)
+    broker.advance(0.001)
+    assert [b"b"] == bodies(broker)
+
+
+def test_expires_is_over_at_once_when_the_wall_clock_jumps_over_it(broker):
+    broker.advance(10)
+    task(broker, "a", expires=60)
+    jump(broker, 61)
+
+    assert [] == bodies(broker)
+
+
+def test_an_earlier_expiration_does_not_follow_the_wall_clock(broker):
+    task(broker, "a", expires=60, expiration="30000")
+    jump(broker, -20)
+    broker.advance(29.999)
+
+    assert 1 == ready(broker)
+    broker.advance(0.001)
+    assert 0 == ready(broker)
+
+
+@pytest.mark.parametrize("moment_s", [0, 30, 50])
+def test_expires_stays_where_it_is_when_a_task_is_to_wait_until_another_moment(broker, moment_s):
+    task(broker, "a", eta=40, expires=60)
+    queue = broker.vhost.queues["tasks"]
+    queue.reschedule([0], broker.broker.now + moment_s * 1000)
+    broker.advance(59.999)
+
+    assert 1 == ready(broker)
+    broker.advance(0.001)
+    assert 0 == ready(broker)
+
+
 def test_task_of_protocol_1_waits_as_well(broker):
     old_task(broker, "a", 60, None)
     old_task(broker, "b", None, None)

@@ -118,6 +118,24 @@ async def test_earlier_end_counts_after_a_restart_too(store, wall, mock_clock, e
         assert [b"b"] == await consumed(kept)
 
 
+async def test_expires_follows_the_wall_clock_after_a_restart_too(store, wall, mock_clock):
+    async with running(store) as kept:
+        client = kept.connect()
+        declare(client)
+        client.feed(task("a", expires=60) + task("b", expires=600))
+        await kept.stop()
+
+    async with running(store) as kept:
+        kept.broker.wall_offset += 70_000
+        kept.broker.events.emit("clock.jumped", difference=70_000)
+        await kept.settle()
+        kept.turns.finish()
+        await pass_time()
+        await kept.settle()
+
+        assert [b"b"] == await consumed(kept)
+
+
 async def test_eta_is_a_time_of_the_wall_clock(store, mock_clock):
     async with running(store) as kept:
         client = kept.connect()

@@ -10,12 +10,14 @@ import structlog.testing
 import trio
 import trio.testing
 
+from leveret.broker import plugins
 from leveret.broker.core import runs
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.chunks import Paged
 from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.queue import NotLoaded
 from leveret.broker.core.runs import FRONT
+from leveret.broker.plugins import fair_key
 from leveret.broker.server import spiller as spiller_module
 from leveret.broker.server.spiller import (
     BUSY_SHARE,
@@ -41,14 +43,15 @@ TRANSIENT, PERSISTENT = Properties(), Properties(delivery_mode=2)
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(runs, "CHUNK_LENGTH", CHUNK)
+    monkeypatch.setattr(fair_key, "CHUNK_LENGTH", CHUNK)
     monkeypatch.setattr(runs, "LEAST_SPILLED", 2 * SIZE)
 
 
 class Made:
     """A broker with a spiller, which looks when the test says so."""
 
-    def __init__(self, folder, memory, limit=LIMIT, measured=1 << 40):
-        self.broker = Broker()
+    def __init__(self, folder, memory, limit=LIMIT, measured=1 << 40, registry=None):
+        self.broker = Broker(registry=registry)
         self.broker.add_defaults()
         self.turns = Turns(self.broker, lambda: 0)
         self.scratch = Scratch(folder)
@@ -111,6 +114,73 @@ async def test_what_is_beyond_the_budget_leaves_and_comes_back_in_order(make):
     assert made.files >= 7 * CHUNK * SIZE
     made.queue(count=5, start=10 * CHUNK + 3)
     assert list(range(10 * CHUNK + 8)) == await drained(made, queue, 10 * CHUNK + 8)
+
+
+PLUGINS = plugins.load(are_others_wanted=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"x-max-priority": 5}, {"x-fair-key": "tenant"}, {"x-message-ttl": 1000}]
+)
+async def test_what_is_in_lanes_leaves_memory_and_comes_back_in_order(make, arguments):
+    made = await make(registry=PLUGINS)
+    queue = made.vhost.declare_queue("q", arguments=arguments)
+    for number in range(20 * CHUNK):
+        kind = number % 2
+        properties = Properties(priority=kind, headers={"tenant": str(kind)})
+        queue.incoming.append(message(b"%0100d" % number, "q", properties))
+        queue.touch()
+        made.turns.finish()
+    before = queue.memory
+
+    await made.spill()
+
+    assert queue.memory <= before - 14 * CHUNK * SIZE
+    assert made.files >= 14 * CHUNK * SIZE
+    found = await drained(made, queue, 20 * CHUNK)
+    for kind in (0, 1):
+        own = [number for number in found if number % 2 == kind]
+        assert list(range(kind, 20 * CHUNK, 2)) == own
+    assert 0 == queue.memory
+
+
+async def test_what_waits_leaves_memory_and_comes_in_its_order(make):
+    made = await make(registry=PLUGINS)
+    made.vhost.declare_queue("q", arguments={"x-message-delay": 50, "x-max-priority": 5})
+    queue = made.queue(count=20 * CHUNK)
+    before = queue.memory
+
+    await made.spill()
+
+    assert queue.memory <= before - 17 * CHUNK * SIZE
+    made.broker.now += 50
+    made.queue()
+    assert list(range(20 * CHUNK)) == await drained(made, queue, 20 * CHUNK)
+
+
+async def test_a_piece_of_what_waits_is_read_once(make):
+    made = await make(registry=PLUGINS)
+    made.vhost.declare_queue("q", arguments={"x-message-delay": 50})
+    for number in range(20 * CHUNK):
+        made.broker.now += 1
+        queue = made.queue(count=1, start=number)
+    await made.spill()
+    target = Target()
+    target.consume(queue, no_ack=True)
+    read, original = [], made.scratch.read
+    made.scratch.read = lambda paged: read.append(paged) or original(paged)
+
+    now = made.broker.now
+    with trio.fail_after(10):
+        while len(target.got) < 20 * CHUNK:
+            now += 1
+            made.broker.now = now
+            queue.touch()
+            made.turns.finish()
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+    assert list(range(20 * CHUNK)) == [int(body) for body in target.bodies]
+    assert len(read) <= 20
 
 
 async def test_what_the_journal_has_leaves_memory_without_being_written(make):

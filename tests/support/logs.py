@@ -71,11 +71,15 @@ class SlowLog:
     def answer(self):
         """Have everything read that was asked for."""
         while self.asked:
-            queue, paged = self.asked.pop(0)
-            if queue.waits_for(paged):
-                positions = list(paged.numbers(self.positions))
-                queue.loaded(paged, [self.all[each] for each in positions], positions)
-                finish(queue.vhost.broker)
+            self.answer_one()
+
+    def answer_one(self):
+        """Have read what was asked for first."""
+        queue, paged = self.asked.pop(0)
+        if queue.waits_for(paged):
+            positions = list(paged.numbers(self.positions))
+            queue.loaded(paged, [self.all[each] for each in positions], positions)
+            finish(queue.vhost.broker)
 
     def page_out(self, queue):
         """Leave all that is ready or waits to the log alone."""
