@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.arguments import is_quorum
 from leveret.broker.core.chunks import neighbours
+from leveret.broker.core.consumer import Ring
 from leveret.broker.core.extras import Extras
 from leveret.broker.core.hooked import HookedQueue
 from leveret.broker.core.lanes import Lanes
@@ -118,14 +119,20 @@ def fit_queue(queue: Queue) -> None:
     if queue.admitting != extras.admitting:
         queue.admitting = extras.admitting
         queue.vhost.epoch += 1  # who knows the way there knows whether anybody is to be asked
-    for hook in extras.hooks.values():
-        ring = hook.ring()
-        if ring is not None and not queue.consumers:
-            queue.use_ring(ring)
+    _fit_ring(queue, extras)
     if extras.is_deep or isinstance(queue, HookedQueue):
         _fit_deep(queue, extras, new)
     else:
         queue.extras = extras if kinds or extras.leaving else None
+
+
+def _fit_ring(queue: Queue, extras: Extras) -> None:
+    """Have the rule that a hook asks for, or the usual one, say who gets messages."""
+    asked = next((ring for hook in extras.hooks.values() if (ring := hook.ring())), None)
+    ring = Ring() if asked is None else asked
+    if not queue.is_ruled_by(type(ring)):
+        queue.use_ring(ring)
+        queue.touch()
 
 
 def _fit_deep(queue: Queue, extras: Extras, new: list[QueueHook]) -> None:

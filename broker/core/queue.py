@@ -205,8 +205,15 @@ class Queue:
         """Take note that some of a row has left memory, or is there again."""
 
     def use_ring(self, ring: Ring) -> None:
-        """Have another rule say who gets messages; the queue has no consumers."""
-        self._ring = ring
+        """Have another rule say who gets messages, also of the consumers that are there."""
+        before, self._ring = self._ring, ring
+        for consumer in before.consumers:
+            consumer.channel.parked.pop(consumer, None)  # who has no room is found out again
+            ring.add(consumer)
+
+    def is_ruled_by(self, kind: type[Ring]) -> bool:
+        """Whether it is such a rule that says who gets messages."""
+        return type(self._ring) is kind
 
     def touch(self) -> None:
         """Have the queue deal at the end of the slice."""

@@ -18,6 +18,7 @@ from leveret.protocol.methods import (
     BasicCancel,
     BasicConsume,
     BasicPublish,
+    BasicQos,
     BasicReject,
     QueueDeclare,
 )
@@ -310,3 +311,46 @@ async def test_what_was_forgotten_times_out_by_a_new_policy(kept, forgotten):
     await kept.settle()
     assert [BasicCancel("c", True)] == forgotten.take()
     assert [b"0", b"1", b"2"] == await held_by(kept, "q")
+
+
+# One active consumer
+
+
+def tags(came) -> list[str]:
+    return [each.method.consumer_tag for each in came if isinstance(each, Received)]
+
+
+def test_a_policy_says_of_consumers_that_are_there_which_one_is_active():
+    with Embedded({"queues": ["q"]}) as broker:
+        client = broker.connect()
+        client.call(BasicQos(0, 1))
+        client.send(BasicConsume("q", "a"), BasicConsume("q", "b"), BasicConsume("q", "c"))
+        broker.publish("", "q", b"0")
+
+        broker.vhost.set_policy(Policy("p", "q", {"single-active-consumer": True}, "queues"))
+        for body in (b"1", b"2"):
+            broker.publish("", "q", body)
+        assert ["a"] == tags(client.take())
+        assert ["a"] == tags(client.send(BasicAck(1)))
+
+        broker.vhost.delete_policy("p")
+        finish(broker.broker)
+        broker.publish("", "q", b"3")
+
+        assert ["b", "c"] == tags(client.take())
+        client.send(BasicCancel("a"), BasicCancel("b"), BasicCancel("c"))
+        assert 0 == broker.vhost.queues["q"].consumer_count
+
+
+def test_a_queue_without_consumers_has_as_many_active_ones_as_its_policies_say():
+    with Embedded({"queues": ["q"]}) as broker:
+        broker.vhost.set_policy(Policy("p", "q", {"single-active-consumer": True}, "queues"))
+        assert 0 == broker.vhost.queues["q"].ready_count
+        broker.vhost.delete_policy("p")
+        client = broker.connect()
+
+        client.send(BasicConsume("q", "a"), BasicConsume("q", "b"))
+        for body in (b"1", b"2"):
+            broker.publish("", "q", body)
+
+        assert ["a", "b"] == tags(client.take())
