@@ -117,7 +117,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(capsys, served, arguments, expe
 
 def test_check_says_what_a_file_holds(capsys):
     assert 0 == run(["check", str(DEPLOY / "topology.yaml")])
-    assert "topology.yaml: good (users: 1, permissions: 1, policies: 1," in capsys.readouterr().out
+    assert "topology.yaml: good (users: 1, permissions: 1, policies: 2," in capsys.readouterr().out
 
 
 def test_check_names_the_place_of_a_mistake(capsys, tmp_path: Path):

@@ -3,7 +3,8 @@
 Law: they change nothing. Whoever may read a queue may look into it; what others may do is told to
 administrators and monitors only.
 
-Called by: whoever serves HTTP (ROUTES); plugins with resources (queue_of, filter_of).
+Called by: whoever serves HTTP (ROUTES); plugins with resources (queue_of, exchange_of,
+filter_of).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from leveret.broker.core.resources import (
     Answer,
     Fields,
     Pending,
+    Refused,
     Request,
     Response,
     Route,
@@ -30,8 +32,10 @@ from leveret.protocol.properties import Properties
 
 if TYPE_CHECKING:
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.exchange import Exchange
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.users import Permission
+    from leveret.broker.core.vhost import VirtualHost
 
 MOST_EXPLAINED = 1000  # exchanges, bindings and queues
 MOST_SHOWN = 500  # messages of a page
@@ -139,17 +143,39 @@ def queue_of(request: Request, broker: Broker, permission: Permission) -> Queue:
     Raises:
       Refused: The user has none, or there is no such queue.
     """
-    vhost_name, name = request.params["vhost"], request.params["name"]
-    vhost = broker.vhosts.get(vhost_name)
-    # who may not know is told the same, whether it is there or not
-    if not broker.users.check(request.user, vhost_name, permission, name):
-        raise forbidden(
-            f"user '{request.user}' may not {permission} queue '{name}' in '{vhost_name}'"
-        )
-    queue = None if vhost is None else vhost.queues.get(name)
+    vhost = _vhost_of(request, broker, permission, "queue")
+    queue = None if vhost is None else vhost.queues.get(request.params["name"])
     if queue is None:
-        raise not_found(f"no queue '{name}' in vhost '{vhost_name}'")
+        raise _none("queue", request)
     return queue
+
+
+def exchange_of(request: Request, broker: Broker, permission: Permission) -> Exchange:
+    """Return the exchange that a path names, on which the user must have a permission.
+
+    Raises:
+      Refused: The user has none, or there is no such exchange.
+    """
+    vhost = _vhost_of(request, broker, permission, "exchange")
+    exchange = None if vhost is None else vhost.exchanges.get(request.params["name"])
+    if exchange is None:
+        raise _none("exchange", request)
+    return exchange
+
+
+def _vhost_of(
+    request: Request, broker: Broker, permission: Permission, kind: str
+) -> VirtualHost | None:
+    """Return the virtual host that a path names, if the user may see what is there."""
+    vhost, name = request.params["vhost"], request.params["name"]
+    # who may not know is told the same, whether it is there or not
+    if not broker.users.check(request.user, vhost, permission, name):
+        raise forbidden(f"user '{request.user}' may not {permission} {kind} '{name}' in '{vhost}'")
+    return broker.vhosts.get(vhost)
+
+
+def _none(kind: str, request: Request) -> Refused:
+    return not_found(f"no {kind} '{request.params['name']}' in vhost '{request.params['vhost']}'")
 
 
 ROUTES = (

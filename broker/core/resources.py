@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import wraps
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from leveret.broker.core.as_json import Json, as_json
@@ -147,7 +148,7 @@ def answering(handler: Handler) -> Handler:
 class Fields:
     """What a request says, by name, of a query or of a JSON object.
 
-    In a query all values are text; numbers and tables in it are JSON.
+    In a query all values are text; numbers, lists and tables in it are JSON.
 
     Raises:
       Refused: It is no object, or has fields that nobody knows.
@@ -204,27 +205,42 @@ class Fields:
             raise bad_field(name, value, "true or false")
         return value
 
-    def integers(self, name: str, most: int) -> list[int] | None:
-        """Return numbers from 0 on, ascending, each once; None if it is not there."""
-        value = self._given.get(name)
-        if value is None:
+    def integers(self, name: str, most: int, high: int | None = None) -> list[int] | None:
+        """Return numbers from 0 on, ascending, each once; None if it is not there.
+
+        Args:
+          name: That of the field.
+          most: How many they may be.
+          high: The highest that each may be; None for any.
+        """
+        given = self._given.get(name)
+        if given is None:
             return None
+        value = _decoded(given)
         numbers = value if isinstance(value, list) and len(value) <= most else [None]
-        if not all(type(each) is int and each >= 0 for each in numbers):
-            raise bad_field(name, value, f"a list of at most {most} integers from 0 on")
+        last = inf if high is None else high
+        if not all(type(each) is int and 0 <= each <= last for each in numbers):
+            end = "on" if high is None else f"to {high}"
+            raise bad_field(name, given, f"a list of at most {most} integers from 0 {end}")
         return sorted(set(numbers))
 
     def table(self, name: str) -> Mapping[str, object] | None:
         """Return an object, None if it is not there."""
-        given = value = self._given.get(name)
-        if isinstance(given, str):
-            try:
-                value = json.loads(given)
-            except (ValueError, RecursionError):
-                value = given
+        given = self._given.get(name)
+        value = _decoded(given)
         if given is not None and (not isinstance(value, Mapping) or _is_deep(value, DEEPEST)):
             raise bad_field(name, given, f"a JSON object of at most {DEEPEST} levels")
         return value  # type: ignore[return-value]
+
+
+def _decoded(given: object) -> object:
+    """Return what a text of a query says as JSON; what is none stays as it is."""
+    if isinstance(given, str):
+        try:
+            return json.loads(given)
+        except (ValueError, RecursionError):
+            return given
+    return given
 
 
 def _is_deep(value: object, levels: int) -> bool:

@@ -42,6 +42,7 @@ BUILT_IN: Final = (
     "redelivery",
     "redrive",
     "single_active_consumer",
+    "steering",
     "trace",
     "ttl",
 )

@@ -92,6 +92,14 @@ def _redelivery(queue: Queue) -> type[QueueHook] | None:
     return Redelivery if is_asked or is_quorum(queue.arguments) else None
 
 
+def _retry_max(value: object, arguments: Table) -> str | None:
+    """A duration that is not below the first wait; a policy may give that one, or none."""
+    reason, least = positive_milliseconds(value, arguments), arguments.get("x-retry-min")
+    if reason is None and isinstance(least, int) and cast("int", value) < least:
+        return f'"expected at least {least}, which is x-retry-min, got {value}"'
+    return reason
+
+
 def _number(low: float, high: float, wanted: str) -> Validator:
     def validator(value: object, arguments: Table) -> str | None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -109,7 +117,7 @@ def register(registry: Registry) -> None:
     """Add what this plugin is for."""
     registry.argument("x-delivery-limit")
     registry.argument("x-retry-min", positive_milliseconds, wanted=WAIT)
-    registry.argument("x-retry-max", positive_milliseconds, wanted=WAIT)
+    registry.argument("x-retry-max", _retry_max, wanted=WAIT)
     registry.argument("x-retry-factor", _number(1, MOST_FACTOR, FACTOR), wanted=FACTOR)
     registry.argument("x-retry-jitter", _number(0, 1, JITTER), wanted=JITTER)
     registry.queue_hook(_redelivery, phase=Phase.RETRY)

@@ -5,7 +5,8 @@ are steered alike. Moments are those of the wall clock, in milliseconds since 19
 and nothing here costs more for a million messages that wait than for a few. What is done is in the
 commit of the slice.
 
-Called by: whoever serves HTTP or the command line, programs around a broker.
+Called by: steering_resources, the command line, programs around a broker. Registered for: the
+resources in `steering_resources.ROUTES`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.core.as_json import Json
     from leveret.broker.core.broker import Broker
+    from leveret.broker.core.registry import Registry
     from leveret.broker.core.vhost import VirtualHost
     from leveret.broker.core.waiting import Waiter
 
@@ -350,3 +352,11 @@ def _delayed(queue: HookedQueue, waiter: Waiter) -> Delayed:
     return Delayed(
         waiter.position, due, name, method.exchange, method.routing_key, waiter.size, True
     )
+
+
+def register(registry: Registry) -> None:
+    """Add what this plugin is for."""
+    from leveret.broker.plugins.steering_resources import ROUTES
+
+    for each in ROUTES:
+        registry.resource(each)

@@ -57,6 +57,12 @@ def test_a_number_out_of_range_is_refused_with_name_value_and_range(given, reaso
         (lambda fields: fields.integers("count", 2), [1, 2, 3], "a list of at most 2 integers"),
         (lambda fields: fields.integers("count", 2), [True], "a list of at most 2 integers"),
         (lambda fields: fields.integers("count", 2), [-1], "a list of at most 2 integers"),
+        (
+            lambda fields: fields.integers("count", 2, 9),
+            [10],
+            "a list of at most 2 integers from 0",
+        ),
+        (lambda fields: fields.integers("count", 2), "[1", "a list of at most 2 integers from 0"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_what_it_may_be(read, value, allowed):
@@ -80,6 +86,10 @@ def test_numbers_and_lists_of_an_object_are_returned():
         nothing.number("count", 0, 9),
         nothing.integers("table", 3),
     ]
+
+
+def test_a_list_of_a_query_is_returned():
+    assert [1, 9] == Fields({"count": "[9, 1]"}, KNOWN).integers("count", 2, 9)
 
 
 def test_a_number_of_very_many_digits_is_refused():

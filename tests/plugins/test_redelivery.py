@@ -101,9 +101,39 @@ def test_what_waits_for_its_turn_keeps_its_deadline(client, broker):
         {"x-delivery-limit": "1"},
         {"x-retry-min": 0},
         {"x-retry-max": -1},
+        {"x-retry-min": 2, "x-retry-max": 1},
         {"x-retry-factor": 0.5},
         {"x-retry-jitter": 1.5},
     ],
 )
 def test_an_argument_that_means_nothing_is_refused(client, arguments):
     assert 406 == closed(client.send(QueueDeclare("q", arguments=arguments)))[0]
+
+
+def test_a_longest_wait_below_the_first_is_refused_with_both(client):
+    arguments = {"x-retry-max": 49, "x-retry-min": 50}
+
+    text = closed(client.send(QueueDeclare("q", arguments=arguments)))[1]
+
+    assert "invalid arg 'x-retry-max' for queue 'q' in vhost '/'" in text
+    assert "expected at least 50, which is x-retry-min, got 49" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-retry-min": 50, "x-retry-max": 50},
+        {"x-retry-max": 50},
+        {"x-retry-factor": 2},
+        {"x-fair-key-weights": {"a": 2}},
+        {"x-fair-key-limit": 1},
+        {"x-deduplication-header": "id"},
+        {"x-deduplication-window": 1000},
+    ],
+)
+def test_an_argument_that_a_policy_may_complete_is_accepted(client, arguments):
+    client.declare(arguments=arguments)
+
+    client.publish(b"a")
+
+    assert (1, 0) == client.counts()
