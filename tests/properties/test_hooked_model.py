@@ -106,6 +106,7 @@ class HookedMachine(RuleBasedStateMachine):
         self.count = 0
         self.prefetch = None  # that of the consumer, None without one
         self.policy = {}
+        self.adopts_before = 0  # numbers that were there when the time to live came
 
     @initialize(highest=st.sampled_from([None, None, 3]))
     def declare(self, highest):
@@ -150,6 +151,12 @@ class HookedMachine(RuleBasedStateMachine):
             self.ready.remove(copy)
             self.die(copy, "expired")
 
+    def adopt(self, copy):
+        """Give a message a time to live that came when it waited, or somebody had it."""
+        if copy.number < self.adopts_before:
+            dies = self.broker.now + self.policy["message-ttl"]
+            copy.deadline = dies if copy.deadline is None else min(copy.deadline, dies)
+
     def die(self, copy, reason):
         self.dead.append((copy.body, reason))
 
@@ -162,6 +169,7 @@ class HookedMachine(RuleBasedStateMachine):
             due = [copy for copy in self.waiting if copy.due <= now]
             for copy in sorted(due, key=lambda copy: (copy.due, copy.number)):
                 self.waiting.remove(copy)
+                self.adopt(copy)
                 self.ready.append(copy)
             self.expire()
             self.serve()
@@ -220,6 +228,7 @@ class HookedMachine(RuleBasedStateMachine):
         if how == "requeue":
             for copy in sorted(copies, key=lambda copy: copy.number):
                 copy.returns += 1
+                self.adopt(copy)
                 if copy.deadline is not None and copy.deadline <= self.broker.now:
                     self.die(copy, "expired")
                 else:
@@ -261,7 +270,10 @@ class HookedMachine(RuleBasedStateMachine):
         had_ttl = "message-ttl" in self.policy
         self.policy = definition or {}
         ttl = self.policy.get("message-ttl")
-        if ttl is not None and not had_ttl:
+        if ttl is None:
+            self.adopts_before = 0
+        elif not had_ttl:
+            self.adopts_before = self.count
             dies = self.broker.now + ttl
             for copy in self.ready:
                 copy.deadline = dies if copy.deadline is None else min(copy.deadline, dies)
