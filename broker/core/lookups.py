@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core import inspect
-from leveret.broker.core.explain import LIMIT, explain
 from leveret.broker.core.filter import Filter
 from leveret.broker.core.resources import (
     Answer,
@@ -62,6 +61,8 @@ def explain_publish(request: Request, broker: Broker) -> Answer:
     ``user`` is who publishes, by default who asks; ``properties`` may be any, of which expiration
     and user_id count.
     """
+    from leveret.broker.core.explain import LIMIT, explain  # a start need not wait for it
+
     fields = Fields(request.query if request.body is None else request.body, PUBLISH)
     user = fields.text("user")
     if user is None:

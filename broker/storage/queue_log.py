@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]  # first and last position
 
+# Messages that wait for a commit before more come in: more are put into rows already, so that
+# closing it does not take long. That is some milliseconds' work.
+MOST_PENDING = 2048
+
 
 def ranges_of(positions: Iterable[int]) -> Iterator[Range]:
     """Return ascending ranges, first and last, of positions in any order.
@@ -102,6 +106,8 @@ class QueueLog:
 
     def enqueued(self, base: int, messages: Sequence[Message]) -> None:
         """Take in messages at positions from `base` on; transient ones are left out."""
+        if len(self.pending) > MOST_PENDING:
+            self.pack(is_shared=True)
         pending, octets, before = self.pending, 0, len(self.pending)
         for position, message in enumerate(messages, base):
             if message.persistent:
