@@ -216,7 +216,7 @@ class Waiting(Queue):
             deadline = extras.deadlines.get(position)
             if not deadline or extras.returns.get(position) or position in extras.ends:
                 continue
-            deadline += when - extras.due.get(position)
+            deadline = max(deadline + when - extras.due.get(position), 1)
             extras.are_deadlines_moved = True
             extras.deadlines.set(position, deadline)
             extras.expiries.add(deadline, position)
@@ -304,6 +304,7 @@ class Waiting(Queue):
         for index, (position, wall) in enumerate(extras.absolute):
             when = _moment(wall - broker.wall_offset)
             if extras.due.get(position) not in {0, when}:
+                self._move_deadlines((position,), when)
                 extras.due.set(position, when)
                 extras.dues.add(when, position)
             if index % STEP == STEP - 1:

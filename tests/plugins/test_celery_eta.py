@@ -562,3 +562,19 @@ def set_policy(broker: Embedded, definition: dict[str, object]) -> None:
     broker.vhost.policies.put(Policy("celery", "^plain", definition, "queues"))
     broker.vhost.apply_policies()
     finish(broker.broker)
+
+
+@pytest.mark.parametrize("jump", [-5000, 5000])
+def test_task_lives_as_long_after_its_time_when_the_wall_clock_jumps(broker, jump):
+    task(broker, "a", eta=10, expiration="1000")
+
+    broker.broker.wall_offset += jump
+    broker.broker.events.emit("clock.jumped", difference=jump)
+    finish(broker.broker)
+
+    broker.advance((10_000 - jump - 1) / 1000)
+    assert 1 == waiting(broker)
+    broker.advance(1)
+    assert (0, 1) == (waiting(broker), broker.vhost.queues["tasks"].ready_count)
+    broker.advance(0.001)
+    assert [] == bodies(broker)
