@@ -120,7 +120,8 @@ class HookedQueue(Waiting):
         extras, now = self.extras, self.vhost.broker.now
         if extras.is_stale or len(extras.expiries) > FORGOTTEN:
             self._forget()
-        is_done = extras.next_due > now or self._run_due(now)
+        is_done = not self.returned.count or self._take_over_some()
+        is_done = is_done and (extras.next_due > now or self._run_due(now))
         had_incoming = bool(self.incoming)
         if had_incoming and is_done and extras.dealt and extras.lanes.is_keyed:
             self._store_singly(now)
@@ -170,17 +171,12 @@ class HookedQueue(Waiting):
         lanes = self.extras.lanes
         level = self._ring.front()
         while level is not None and limit > 0:
-            if self.returned.count:  # they came back before the queue was a hooked one
-                if not paging.are_returned_loaded(self):
-                    return False
-                limit -= self._deal_returned(level, limit)
-            else:
-                lane = lanes.front()
-                if lane is None:
-                    return True
-                if lane.first >= end or not self._is_loaded(lane):
-                    return False
-                limit -= self._deal_lane(level, limit, lane, end)
+            lane = lanes.front()
+            if lane is None:
+                return True
+            if lane.first >= end or not self._is_loaded(lane):
+                return False
+            limit -= self._deal_lane(level, limit, lane, end)
             level = self._ring.front()
         if level is not None:
             self.touch()
@@ -284,10 +280,8 @@ class HookedQueue(Waiting):
         if not isinstance(self, HookedQueue):  # nothing hooked was left in it
             return self.pop()
         extras = self.extras
-        if self._awaited or extras.next_due <= self.vhost.broker.now:
+        if self._awaited or self.returned.count or extras.next_due <= self.vhost.broker.now:
             raise NotLoaded
-        if self.returned.count and not extras.is_held:
-            return super().pop()
         lane = None if extras.is_held else extras.lanes.front()
         if lane is None:
             if self.coming:
@@ -607,18 +601,34 @@ class HookedQueue(Waiting):
     def take_over_returned(self) -> None:
         """Put what came back while the queue was plain where it is served now, unless it is much.
 
-        Very much of it, or what only the log has, is served before all else, as it was going to be.
+        Very much of it, or what only the log has, follows in steps; before the last one nothing
+        is dealt.
         """
-        returned, log = self.returned, self.log
+        returned = self.returned
         if returned.absent_bytes or returned.count > TAKEN_OVER:
             return
         while returned.count:
             positions, messages = returned.take(CHUNK_LENGTH)
-            for position in positions:
-                count = 1 if log is None else max(log.count(position), 1)
-                self.extras.returns.set(position, count)
+            self._note_returns(positions)
             entries = list(zip(positions, messages, strict=True))
             self.runs.insert_many(entries, self.sizes, self.living)
+
+    def _note_returns(self, positions: Sequence[int]) -> None:
+        log, returns = self.log, self.extras.returns
+        for position in positions:
+            returns.set(position, 1 if log is None else max(log.count(position), 1))
+
+    def _take_over_some(self) -> bool:
+        """Put some of what came back while the queue was plain where it is served now.
+
+        Returns:
+          Whether that was the last of it.
+        """
+        if not self.extras.is_reading:
+            entries = self.returned.take_out(CHUNK_LENGTH)
+            self._note_returns([position for position, _ in entries])
+            paging.with_bodies(self, entries, self._make_ready_again)
+        return not self.returned.count
 
     # After a restart
 

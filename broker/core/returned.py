@@ -85,6 +85,15 @@ class Returned:
         self.bytes -= octets(messages)
         return list(map(_position, entries)), messages
 
+    def take_out(self, limit: int) -> list[Entry]:
+        """Remove entries from the front, loaded or not; what is being read is no longer needed."""
+        self._gathered, self.asked = [], None
+        entries = self._pop(limit, UNLIMITED, with_absent=True)
+        self.count -= len(entries)
+        self.bytes -= octets(map(_message, entries))
+        self.absent_bytes -= absent_octets(map(_message, entries))
+        return entries
+
     def _pop(self, limit: int, size: int, *, with_absent: bool = False) -> list[Entry]:
         """Remove entries from the front, without others up to the first that is not in memory."""
         popped: list[Entry] = []

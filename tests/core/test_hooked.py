@@ -5,6 +5,7 @@ from time import process_time
 import pytest
 
 from leveret.broker import plugins
+from leveret.broker.core import paging
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.chunks import Paged, gaps
 from leveret.broker.core.consumer import DEAL_LIMIT
@@ -433,6 +434,64 @@ def page_out(queue, log):
 @pytest.fixture
 def log():
     return SlowLog()
+
+
+def bounce(queue, count, *, log=None):
+    """Have so many messages come back to a queue; a log has them, if there is one."""
+    if log is not None:
+        queue.log = log
+    queue.incoming = messages(*range(count))
+    target = Target()
+    consumer = target.consume(queue)
+    finish(queue.vhost.broker)
+    queue.remove_consumer(consumer)
+    while target.held:
+        target.requeue(1000)
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_very_much_that_came_back_is_served_in_order_and_expires(
+    client, vhost, broker, log, is_logged, monkeypatch
+):
+    monkeypatch.setattr(paging, "RETURNED_BYTES", 60_000)
+    client.declare()
+    queue = vhost.queue("q")
+    bounce(queue, 10_000, log=log if is_logged else None)
+    assert is_logged == (queue.returned.absent_bytes > 0)
+    queue.incoming = messages(b"last")
+    set_policy(vhost, {"message-ttl": 50})
+    log.answer()
+    target = Target()
+    target.consume(queue, prefetch_count=1, no_ack=False)
+    finish(broker)
+
+    assert 0 == queue.returned.count
+    assert 10_000 == queue.ready_count
+    assert [(0, b"0", True)] == [got[1:] for got in target.got]
+    target.ack()
+    finish(broker)
+    assert [b"0", b"1"] == target.bodies
+    advance(broker, 0.05)
+    assert 0 == queue.ready_count
+
+
+def test_very_much_that_came_back_obeys_a_limit(client, vhost, broker):
+    client.declare()
+    queue = vhost.queue("q")
+    bounce(queue, 10_000)
+    set_policy(vhost, {"max-length": 10})
+
+    assert [b"%d" % number for number in range(9990, 10_000)] == drain(client)
+
+
+def test_a_get_waits_until_very_much_that_came_back_stands_where_it_belongs(client, vhost, broker):
+    client.declare()
+    queue = vhost.queue("q")
+    bounce(queue, 10_000)
+    set_policy(vhost, {"max-length": 100_000})
+    bounced = queue.pop()
+
+    assert (0, b"0", True) == (bounced[0], bounced[1].body, bounced[2])
 
 
 def test_dead_letters_that_only_the_log_has_are_read_first(client, vhost, broker, log):

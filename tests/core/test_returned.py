@@ -88,6 +88,21 @@ def test_what_is_removed_while_it_is_read_does_not_come_back(returned):
     assert 0 == returned.absent_bytes
 
 
+def test_some_are_taken_out_whether_they_are_loaded_or_not(returned):
+    entries = [(position, AWAY if position % 3 else ONE) for position in range(3 * FEW)]
+    returned.add(entries, octets([ONE] * len(entries)))
+    taken = returned.take_out(1)
+    wanted = returned.gather()
+    taken += returned.take_out(FEW)
+
+    assert entries[: FEW + 1] == taken
+    assert not returned.load(wanted, [ONE] * wanted.count)
+    while returned.count:
+        taken += returned.take_out(FEW)
+    assert entries == taken
+    assert (0, 0) == (returned.bytes, returned.absent_bytes)
+
+
 def test_very_many_neighbours_are_few_rows(returned):
     for first in reversed(range(0, 20 * FEW, 2 * FEW)):
         add(returned, range(first, first + 2 * FEW))
