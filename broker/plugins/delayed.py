@@ -52,6 +52,9 @@ HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
 # clock; the header that looks like a delay and is none, empty if there is no such.
 Moment: TypeAlias = tuple[int, bool, str]
 AT_ONCE: Moment = (0, False, "")
+Noted: TypeAlias = "dict[Message, tuple[int, Moment]]"
+NOTED = 4096  # messages that are noted at most: more than come in a slice
+NEVER = -1, AT_ONCE
 
 
 def moment(message: Message, now: int, wall_offset: int) -> Moment:
@@ -160,16 +163,27 @@ class Delay(ExchangeHook):
     """
 
     ignored = 0
+    _noted: Noted | None = None
 
     def divert(self, message: Message, routing_keys: Sequence[str]) -> Sequence[Queue] | None:
         """Return the hidden queue for a message that is to be delayed."""
         exchange = self.exchange
         broker = exchange.vhost.broker
-        when, _, ignored = moment(message, broker.now, broker.wall_offset)
+        found = moment(message, broker.now, broker.wall_offset)
+        when, _, ignored = found
         if ignored:
             self.ignored += 1
             broker.events.emit("delay.ignored", exchange=exchange, header=ignored)
-        return (self.holder(),) if when else None
+        if not when:
+            return None
+        queue = self.holder()
+        noted = self._noted
+        if noted is None:
+            noted = self._noted = _noted_by(queue)
+        if len(noted) >= NOTED:
+            noted.clear()
+        noted[message] = broker.now, found
+        return (queue,)
 
     def holder(self) -> Queue:
         """Return the hidden queue, made now or before."""
@@ -177,6 +191,7 @@ class Delay(ExchangeHook):
         name = holder_name(exchange.name)
         queue = exchange.vhost.hidden.get(name)
         if queue is None:
+            self._noted = None
             queue = exchange.vhost.hidden_queue(
                 name, durable=exchange.durable, arguments={HOLDS: exchange.name}
             )
@@ -188,8 +203,22 @@ def holder_name(exchange: str) -> str:
     return f"delayed:{exchange}"
 
 
+def _noted_by(queue: Queue) -> Noted:
+    """Return what the hook of a hidden queue is told of messages that are about to come."""
+    hooks = () if queue.extras is None else queue.extras.hooks.values()
+    return next((hook.noted for hook in hooks if isinstance(hook, Holding)), {})
+
+
 class Holding(QueueHook):
-    """What a hidden queue does: it has messages wait, and publishes those that are due."""
+    """What a hidden queue does: it has messages wait, and publishes those that are due.
+
+    Attributes:
+      noted: When some are due that are about to come, and at what time that was found out.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(queue)
+        self.noted: Noted = {}
 
     def identity(self, message: Message) -> str | None:
         """Return by what name a message can be found."""
@@ -201,7 +230,10 @@ class Holding(QueueHook):
         broker = queue.vhost.broker
         now, offset = broker.now, broker.wall_offset
         for position, message in enumerate(messages, base):
-            when, is_absolute, _ = moment(message, now, offset)
+            at, found = self.noted.pop(message, NEVER)
+            if at != now:  # it was held by a transaction, or has come another way
+                found = moment(message, now, offset)
+            when, is_absolute, _ = found
             queue.wait_until(position, when or max(now, 1), is_absolute=is_absolute)
 
     def due(self, entries: Sequence[Entry]) -> Sequence[Entry]:
