@@ -42,14 +42,37 @@ class Passed(NamedTuple):
 
 def pass_hooks(found: Routing, routing_keys: Sequence[str], message: Message) -> Passed:
     """Let the exchanges at which a route stopped see the message, and go on from there."""
+    hooks: list[ExchangeHook] = []
+    if len(found.stops) == 1 and not found.queues:  # as nearly all have it
+        diverted = _divert(found.stops[0], routing_keys, message, hooks)
+        if diverted is not None:
+            return Passed(diverted, True, hooks)
+        return _go_on(found, routing_keys, message, hooks, [found.stops[0]])
+    return _go_on(found, routing_keys, message, hooks, [])
+
+
+def _go_on(
+    found: Routing,
+    routing_keys: Sequence[str],
+    message: Message,
+    hooks: list[ExchangeHook],
+    passed: Sequence[Exchange],
+) -> Passed:
+    """Go on from where a route stopped.
+
+    Args:
+      hooks: Those that are to be told.
+      passed: The exchanges whose hooks have let the message go on already.
+    """
     queues = dict.fromkeys(found.queues)
     stops = list(found.stops)
     seen = set(stops)
     is_taken = False
-    hooks: list[ExchangeHook] = []
     while stops:
         exchange = stops.pop()
-        diverted = _divert(exchange, routing_keys, message, hooks)
+        diverted = None
+        if exchange not in passed:
+            diverted = _divert(exchange, routing_keys, message, hooks)
         if diverted is not None:
             is_taken = True
             queues.update(dict.fromkeys(diverted))
