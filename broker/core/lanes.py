@@ -5,7 +5,7 @@ one lane, its `runs`: first in, first out. A plugin may divide it by a key of ea
 priority, its tenant), which is kept with the message over a restart. A message that comes back goes
 to its old place in its lane.
 
-Called by: core.hooked, core.extras; plugins (subclasses).
+Called by: core.hooked and its bases, core.extras; plugins (subclasses).
 """
 
 from __future__ import annotations

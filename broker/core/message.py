@@ -4,7 +4,7 @@ Law: a message never changes. All queues it is in share it, so what only one of 
 position, whether it was delivered before) stands there.
 
 Called by: protocol.reader and storage.paging (make them), core.queue, core.runs, core.returned,
-core.paging, amqp, server.forgetter, plugins.
+core.hooked, core.restoring, core.paging, amqp, server.forgetter, plugins.
 """
 
 from __future__ import annotations
@@ -334,6 +334,11 @@ def absent(header_size: int, size: int) -> Absent:
 def octets(messages: Iterable[Message | Absent]) -> int:
     """Return what messages are accounted for, besides `OVERHEAD` for each: header and body."""
     return sum([message.header_size + message.size for message in messages])
+
+
+def bodies_size(messages: Iterable[Message]) -> int:
+    """Return the octets of their bodies."""
+    return sum([message.size for message in messages])
 
 
 def absent_octets(messages: Iterable[Message | Absent]) -> int:

@@ -5,7 +5,8 @@ has leave memory: `Runs` then has their places, `Returned` their positions and s
 asked for when the queue comes to them; who has read them tells the queue (`Queue.loaded`). How
 much may stay is decided elsewhere: `server.spiller`. How rows are read: `storage.paging`.
 
-Called by: core.queue (what is to be read), storage.journal and server.spiller (what leaves).
+Called by: core.queue, core.waiting, core.expiring, core.returning (what is to be read),
+storage.journal and server.spiller (what leaves).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Law: each message counts once, when it is settled; which ones those were is not 
 counted in blocks, and what came before the counting began is one block of its own. Nothing is known
 of a part of a block, so what is kept of a few messages in it is kept of all.
 
-Called by: core.extras, to forget what is known of messages that are gone.
+Called by: core.extras, to forget what is known of messages that are gone; core.expiring and
+core.restoring (make it).
 """
 
 from __future__ import annotations

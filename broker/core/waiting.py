@@ -5,7 +5,7 @@ hint where to look, which stays behind when the moment is changed. A message tha
 found by the name that a hook gives it, and by its moment; neither reads a body. What is due is made
 ready in the order of the moments, however many they are.
 
-Called by: core.hooked (is its base), plugins.
+Called by: core.expiring (is its base), core.hooked, core.restoring, plugins.
 """
 
 from __future__ import annotations
@@ -406,7 +406,7 @@ class Waiting(Queue):
         waits = self.extras.due.get
         return any(waits(position) == when for position in range(first, first + count))
 
-    # What HookedQueue has
+    # What is built on it: core.expiring, core.returning
 
     def take_out(self, entries: Sequence[AnyEntry]) -> None:
         """Let go of messages that are in no lane any more, as if they had been acknowledged."""

@@ -9,8 +9,9 @@ from leveret.broker.core import paging
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.chunks import Paged, gaps
 from leveret.broker.core.consumer import DEAL_LIMIT
+from leveret.broker.core.expiring import DUE_LIMIT
 from leveret.broker.core.extras import MOST_LEAVING, TOLERATED
-from leveret.broker.core.hooked import DUE_LIMIT, FORGOTTEN, HookedQueue
+from leveret.broker.core.hooked import FORGOTTEN, HookedQueue
 from leveret.broker.core.hooks import Phase, QueueHook, Reason
 from leveret.broker.core.message import absent
 from leveret.broker.core.queue import NotLoaded, Queue

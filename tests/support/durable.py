@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from leveret.broker.amqp import channel, transaction
-from leveret.broker.core import hooked, paging, returned, runs, waiting
+from leveret.broker.core import expiring, paging, restoring, returned, returning, runs, waiting
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.registry import Registry
 from leveret.broker.persistence import Persistence
@@ -349,9 +349,10 @@ def everything_small(least: int = bodies.LEAST) -> Iterator[None]:
         (runs, "PIECE_OCTETS"): 200,
         (returned, "CHUNK_LENGTH"): 4,
         (returned, "PIECE_OCTETS"): 200,
-        (hooked, "CHUNK_LENGTH"): 4,
-        (hooked, "PIECE_OCTETS"): 200,
-        (hooked, "DUE_LIMIT"): 3,
+        (expiring, "DUE_LIMIT"): 3,
+        (returning, "CHUNK_LENGTH"): 4,
+        (restoring, "CHUNK_LENGTH"): 4,
+        (restoring, "PIECE_OCTETS"): 200,
         (paging, "CHUNK_LENGTH"): 4,
         (paging, "RETURNED_BYTES"): LITTLE,
         (waiting, "PIECE_OCTETS"): 200,
