@@ -25,7 +25,8 @@ from leveret.protocol.errors import PreconditionFailed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from leveret.broker.amqp.channel import Channel, Entry
+    from leveret.broker.amqp.channel import Channel
+    from leveret.broker.amqp.settling import Entry
     from leveret.broker.core.batch import Batch
     from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message

@@ -1,14 +1,15 @@
-"""Queues: messages waiting for consumers.
+"""Queues: messages dealt to consumers, and settled by them.
 
 Law: this file decides; it never performs I/O and never awaits. What is published waits in
 `incoming` until the queue deals: at the end of the slice, or before anything that observes or
-changes what is ready. Positions grow and are never reused, so a requeue restores order.
+changes what is ready. Positions grow and are never reused, so a requeue restores order. Which
+messages there are, and where: `core.stock`.
 
 Order of service: returned messages (by position), then the runs, then what is incoming. Very many
 come back in pieces: they count as ready at once, and nothing is dealt before the last is here.
 
 Called by: core.vhost (declare, delete), amqp.publish (incoming), amqp.basic_methods (consume, get),
-amqp.channel (settle), core.batch (deal).
+amqp.channel and amqp.settling (consumers, requeue, reject), core.batch (deal).
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.consumer import DEAL_LIMIT, Consumer, Ring
-from leveret.broker.core.extras import FAILED
-from leveret.broker.core.hooks import Reason
-from leveret.broker.core.message import OVERHEAD, absent_octets, octets
+from leveret.broker.core.message import absent_octets, octets
 from leveret.broker.core.paging import (
     are_returned_loaded,
     is_fetched,
@@ -26,18 +25,16 @@ from leveret.broker.core.paging import (
     shortened,
     with_bodies,
 )
-from leveret.broker.core.returned import Returned
-from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
+from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED
+from leveret.broker.core.stock import Stock
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from leveret.broker.core.chunks import Paged
-    from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import QueueHook
-    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry
     from leveret.broker.core.vhost import VirtualHost
@@ -51,57 +48,32 @@ class NotLoaded(Exception):
     """What is asked for is not here yet; the command is to be tried again."""
 
 
-class Queue:
-    """One queue.
+class Queue(Stock):
+    """One queue: its messages, and who gets them.
 
     Attributes:
-      incoming: Messages published in this slice, not dealt yet.
-      coming: How many more come of a transaction that is being carried out; they count as ready.
-      runs: Ready messages, in order of position, without those that came back.
-      returned: Those that came back.
-      next_position: The position of the next message that gets one.
-      unacked_count: Messages delivered and not settled.
-      unacked_bytes: Their octets.
-      absent_bytes: The octets of those of them that are only in the log.
       owner: The session that alone may use it, None if all may.
-      log: What keeps its messages over a restart, None if nothing does.
-      delivered_before: Up to which position messages may have been delivered before a restart.
       settings: What x-arguments and policies say together, under the names of policy keys.
       policy_epoch: That of the policies which the settings are from.
-      extras: What plugins have to do with it, None if nothing.
       admitting: Hooks that are asked before a message comes in.
       is_hidden: Whether only a plugin knows it, and no client can name it.
       is_timed: Whether a message has come that says itself when it expires.
     """
 
     __slots__ = (
-        "_awaited",
         "_ring",
         "_sealed",
-        "absent_bytes",
         "admitting",
         "arguments",
         "auto_delete",
-        "coming",
-        "deleted",
-        "delivered_before",
         "durable",
-        "extras",
-        "incoming",
         "is_hidden",
         "is_timed",
-        "log",
         "name",
-        "next_position",
         "owner",
         "policy",
         "policy_epoch",
-        "returned",
-        "runs",
         "settings",
-        "unacked_bytes",
-        "unacked_count",
-        "vhost",
     )
 
     def __init__(
@@ -114,7 +86,7 @@ class Queue:
         owner: object | None = None,
         arguments: Mapping[str, object] = EMPTY_TABLE,
     ) -> None:
-        self.vhost = vhost
+        super().__init__(vhost)
         self.name = name
         self.durable = durable
         self.auto_delete = auto_delete
@@ -123,22 +95,9 @@ class Queue:
         self.policy: Mapping[str, object] = EMPTY_TABLE
         self.policy_epoch = vhost.policy_epoch
         self.settings: Mapping[str, object] = EMPTY_TABLE
-        self.extras: Extras | None = None
         self.admitting: tuple[QueueHook, ...] = ()
         self.is_timed = False
         self.is_hidden = False
-        self.deleted = False
-        self.incoming: list[Message] = []
-        self.coming = 0
-        self.log: Log | None = None
-        self.delivered_before = -1
-        self.next_position = 0
-        self.unacked_count = 0
-        self.unacked_bytes = 0
-        self.absent_bytes = 0
-        self.runs = Runs()
-        self.returned = Returned()
-        self._awaited = 0  # messages that come back in pieces; they count as ready
         self._ring = Ring()
         # from which position on consumers get nothing before which commit is done, ascending
         self._sealed: list[tuple[int, int]] = []
@@ -166,43 +125,9 @@ class Queue:
         return len(self._ring.consumers)
 
     @property
-    def bytes(self) -> int:
-        """Octets of header and body of its messages, ready and unacked."""
-        return self.runs.bytes + self.returned.bytes + self.unacked_bytes
-
-    @property
-    def memory(self) -> int:
-        """Octets its messages are accounted for, as far as they are in memory."""
-        returned = self.returned
-        count = returned.count + self._awaited + self.unacked_count
-        octets_here = returned.bytes - returned.absent_bytes + self.unacked_memory
-        return self.runs.memory + octets_here + count * OVERHEAD
-
-    @property
-    def unacked_memory(self) -> int:
-        """Octets of its unacknowledged messages that are in memory."""
-        return self.unacked_bytes - self.absent_bytes
-
-    @property
     def has_takers(self) -> bool:
         """Whether a consumer has room."""
         return self._ring.front() is not None
-
-    @property
-    def waiting_count(self) -> int:
-        """How many messages wait for a moment; none do without a plugin."""
-        return 0
-
-    def all_runs(self) -> Iterable[Runs]:
-        """Return all rows of messages that are not unacknowledged and did not come back."""
-        return (self.runs,)
-
-    def large_runs(self) -> Iterable[Runs]:
-        """Return those from which something may leave memory."""
-        return (self.runs,)
-
-    def grown(self, runs: Runs) -> None:
-        """Take note that some of a row has left memory, or is there again."""
 
     def use_ring(self, ring: Ring) -> None:
         """Have another rule say who gets messages, also of the consumers that are there."""
@@ -300,14 +225,6 @@ class Queue:
         if self.incoming:
             self._store()
 
-    def _store(self) -> None:
-        messages = self.incoming
-        if self.log is not None:
-            self.log.enqueued(self.next_position, messages)
-        self.runs.append(self.next_position, messages)
-        self.next_position += len(messages)
-        messages.clear()
-
     def _deal_returned(self, level: OrderedDict[Consumer, None], limit: int) -> int:
         consumers, share, cost = self._ring.next(level, limit, self.returned.count)
         if consumers:
@@ -389,24 +306,6 @@ class Queue:
 
     # What was not in memory
 
-    def restore(self, next_position: int, runs: Iterable[Paged]) -> None:
-        """Take over what the log has, after a restart.
-
-        Args:
-          next_position: The position that the next message gets.
-          runs: The messages, ascending.
-        """
-        self.next_position = next_position
-        for paged in runs:
-            self.runs.append_paged(paged)
-
-    def waits_for(self, paged: Paged) -> bool:
-        """Whether messages that were asked for are still needed."""
-        if self.deleted:
-            return False
-        is_leaving = self.extras is not None and paged in self.extras.fetching
-        return is_leaving or paged is self.returned.asked or self.runs.has(paged)
-
     def loaded(
         self, paged: Paged, messages: list[Message], positions: list[int] | None = None
     ) -> None:
@@ -421,11 +320,6 @@ class Queue:
 
     # Settling
 
-    def reject(self, entries: Sequence[tuple[int, Message]]) -> bool:
-        """Tell hooks of messages that are rejected; return False if one has failed."""
-        assert self.extras is not None
-        return FAILED not in [dropped(entries, Reason.REJECTED) for dropped in self.extras.dropped]
-
     def reject_absent(self, entries: list[Entry]) -> None:
         """Tell hooks of rejected messages that only the log has, and let go of them then."""
         with_bodies(self, entries, self._reject_fetched)
@@ -435,11 +329,6 @@ class Queue:
             self.log.settled([position for position, _ in entries])
         self.forget(entries)
 
-    def forget(self, entries: Sequence[Entry]) -> None:
-        """Forget what hooks know of messages that are gone."""
-        if self.extras is not None:
-            self.extras.forget([position for position, _ in entries])
-
     def keep_time(self) -> None:
         """Have the queue look at the `expiration` of its messages from now on.
 
@@ -448,25 +337,6 @@ class Queue:
         if not self.is_timed and not self.is_hidden:
             self.is_timed = True
             self.vhost.refit(self, is_forced=True)
-
-    def used(self) -> None:
-        """Take note that somebody declared the queue, or asked it for a message."""
-        if self.extras is not None:
-            for used in self.extras.used:
-                used()
-
-    def settle(self, count: int, size: int) -> None:
-        """Forget unacknowledged messages: how many, and their octets, headers and bodies.
-
-        Where there are `absent_bytes`, those of them are the caller's to take off.
-        """
-        self.unacked_count -= count
-        self.unacked_bytes -= size
-
-    def await_returns(self, count: int) -> None:
-        """Count messages as ready that will be requeued piece by piece; deal nothing until then."""
-        self.unacked_count -= count
-        self._awaited += count
 
     def requeue(self, entries: Sequence[Entry], *, are_awaited: bool = False) -> None:
         """Put unsettled messages back at their original positions.
@@ -522,30 +392,6 @@ class Queue:
             self.touch()
         return len(positions)
 
-    def _remove(self, first: int, last: int) -> list[Entry]:
-        return self.runs.remove(first, last, self.sizes, self.living)
-
-    def sizes(self, position: int) -> tuple[int, int]:
-        """Return the octets of header and body of a message that only the log has."""
-        return (0, 0) if self.log is None else self.log.sizes(position)
-
-    def living(self, first: int, end: int) -> Sequence[int]:
-        """Return the positions from one up to another that the log has."""
-        return () if self.log is None else self.log.positions(first, end)
-
-    def _drop_ready(self) -> None:
-        batch, log = self.vhost.broker.batch, self.log
-        is_leaving = self.extras is not None and self.extras.leaving > 0
-        if log is not None and (self.unacked_count or is_leaving):
-            log.dropped(self.runs.ranges())
-            batch.unfinished.append(self.returned.clear(log))
-        else:
-            if log is not None:  # all there is; acks may have left very many gaps in it
-                log.dropped([(0, self.next_position - 1)])
-            batch.debris.append(self.returned.clear())
-        batch.debris.append(self.runs.clear())
-        self.incoming.clear()
-
     # Consumers
 
     def add_consumer(self, consumer: Consumer) -> None:
@@ -565,11 +411,6 @@ class Queue:
                 self._tell_of_consumers()
             if self.auto_delete and not self._ring.consumers:
                 self.vhost.delete_queue(self)
-
-    def _tell_of_consumers(self) -> None:
-        assert self.extras is not None
-        for changed in self.extras.consumers_changed:
-            changed()
 
     def unpark(self, consumer: Consumer) -> None:
         """Give a consumer that has room again its turns back."""

@@ -1,8 +1,8 @@
 """Virtual hosts: namespaces of exchanges, queues and bindings.
 
-Law: the topology changes here and nowhere else; each change bumps `epoch` (what was remembered
-of routes is void) and is told as an event. Names are trusted here: who takes them from a client
-calls what is in `checks` first, in RabbitMQ's order.
+Law: the topology changes here and in its base (`core.wiring`: bindings), and nowhere else; each
+change bumps `epoch` (what was remembered of routes is void) and is told as an event. Names are
+trusted here: who takes them from a client calls what is in `checks` first, in RabbitMQ's order.
 
 Called by: amqp.exchange_methods, amqp.queue_methods, amqp.ending (exclusive queues), core.queue
 (auto-delete), definitions.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from leveret.broker.core.arguments import (
     ALTERNATE_EXCHANGE,
@@ -23,12 +23,10 @@ from leveret.broker.core.arguments import (
     check_queue_equivalence,
     ineffective,
 )
-from leveret.broker.core.binding import Binding
 from leveret.broker.core.checks import (
     GENERATED,
     check_deletable,
     check_may_be_unnamed,
-    check_not_default,
     check_queue_limit,
     generated_name,
     locked,
@@ -38,11 +36,11 @@ from leveret.broker.core.exchange_types import Default, ExchangeType
 from leveret.broker.core.fitting import fit_queue, refit_exchange, refit_queue, take_over
 from leveret.broker.core.policy import Policies
 from leveret.broker.core.queue import Queue
+from leveret.broker.core.wiring import Wiring
 from leveret.protocol.errors import NotFound, PreconditionFailed
 from leveret.protocol.wire import EMPTY_TABLE
 
 if TYPE_CHECKING:
-    from leveret.broker.core.binding import Identity
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.exchange import Destination
     from leveret.broker.core.message import Message
@@ -79,32 +77,23 @@ class Tap(Protocol):
         """See messages that a channel gets out of a queue."""
 
 
-class VirtualHost:
+class VirtualHost(Wiring):
     """One namespace.
 
     Attributes:
-      broker: The root object.
-      exchanges: By name; the default exchange has the empty one.
-      queues: By name.
       hidden: Queues of plugins, which no client can name.
-      epoch: Grows with every change of the topology.
       policies: What policies say, by kind and name.
       policy_epoch: Grows with every change of them; who has another has not taken it over yet.
       tap: Sees every message that is published or delivered; None if nobody wants to.
     """
 
     def __init__(self, broker: Broker, name: str) -> None:
-        self.broker = broker
-        self.name = name
-        self.exchanges: dict[str, Exchange] = {}
-        self.queues: dict[str, Queue] = {}
+        super().__init__(broker, name)
         self.hidden: dict[str, Queue] = {}
-        self.epoch = 0
         self.policy_epoch = 0
         self.tap: Tap | None = None
         self.policies = Policies(partial(broker.events.emit, vhost=self), broker.registry)
         self._max_queues: int | None = None
-        self._bindings_to: dict[Destination, dict[Identity, Binding]] = {}
         self._owned: dict[object, dict[Queue, None]] = {}
         self._warned: set[tuple[str, str]] = set()
         self.exchanges[""] = Exchange(self, "", Default(self.queues), durable=True)
@@ -128,13 +117,6 @@ class VirtualHost:
 
     # Look-up
 
-    def exchange(self, name: str) -> Exchange:
-        """Return an exchange, or raise `NotFound`."""
-        exchange = self.exchanges.get(name)
-        if exchange is None:
-            raise NotFound(f"no {self.described('exchange', name)}")
-        return exchange
-
     def queue(self, name: str) -> Queue:
         """Return a queue, or raise `NotFound`."""
         queue = self.queues.get(name)
@@ -153,19 +135,6 @@ class VirtualHost:
         if found is None:
             raise PreconditionFailed(f"unknown exchange type '{name}'")
         return found
-
-    def bindings(self) -> Iterator[Binding]:
-        """Return all bindings but those of the default exchange, which are implied."""
-        for exchange in self.exchanges.values():
-            yield from exchange.bindings.values()
-
-    def bindings_to(self, destination: Destination) -> tuple[Binding, ...]:
-        """Return the bindings that lead to a queue or exchange."""
-        return tuple(self._bindings_to.get(destination, {}).values())
-
-    def described(self, kind: str, name: str) -> str:
-        """Return how RabbitMQ's texts name a queue or exchange."""
-        return f"{kind} '{name}' in vhost '{self.name}'"
 
     # Exchanges
 
@@ -218,22 +187,6 @@ class VirtualHost:
         if if_unused and exchange.bindings:
             raise PreconditionFailed(f"{self.described('exchange', name)} in use")
         self._delete_exchanges([exchange])
-
-    def _delete_exchanges(self, doomed: list[Exchange]) -> None:
-        """Delete exchanges, and the auto-delete ones that lose their last binding by it."""
-        while doomed:
-            exchange = doomed.pop()
-            if exchange.deleted:
-                continue
-            exchange.deleted = True
-            for binding in tuple(exchange.bindings.values()):
-                self._remove(exchange, self._destination(binding), binding)
-            doomed += self._unbind_all(exchange)
-            del self.exchanges[exchange.name]
-            for hook in exchange.hooks.values():
-                hook.close()
-            self.epoch += 1
-            self.broker.events.emit("exchange.deleted", vhost=self, exchange=exchange)
 
     # Queues
 
@@ -371,87 +324,7 @@ class VirtualHost:
         """Return the exclusive queues of a session."""
         return tuple(self._owned.get(owner, ()))
 
-    # Bindings
-
-    def bind(
-        self,
-        source: str,
-        destination: Destination,
-        routing_key: str,
-        arguments: Table | None = None,
-    ) -> Binding:
-        """Return the binding, made now or before."""
-        check_not_default(source)
-        exchange = self.exchange(source)
-        binding = _binding(exchange, destination, routing_key, arguments)
-        exchange.type.check_binding(routing_key, binding.arguments)
-        identity = binding.identity
-        known = exchange.bindings.get(identity)
-        if known is not None:
-            return known
-        exchange.type.bind(routing_key, binding.arguments, destination)
-        exchange.bindings[identity] = binding
-        self._bindings_to.setdefault(destination, {})[identity] = binding
-        self.epoch += 1
-        self.broker.events.emit("binding.created", vhost=self, binding=binding)
-        exchange.type.bound(destination)
-        return binding
-
-    def find_binding(
-        self,
-        source: str,
-        destination: Destination,
-        routing_key: str,
-        arguments: Table | None = None,
-    ) -> Binding | None:
-        """Return a binding if it exists."""
-        exchange = self.exchanges.get(source)
-        if exchange is None:
-            return None
-        binding = _binding(exchange, destination, routing_key, arguments)
-        return exchange.bindings.get(binding.identity)
-
-    def unbind(
-        self,
-        source: str,
-        destination: Destination,
-        routing_key: str,
-        arguments: Table | None = None,
-    ) -> None:
-        """Remove a binding; one that does not exist is gone already."""
-        check_not_default(source)
-        binding = self.find_binding(source, destination, routing_key, arguments)
-        if binding is not None:
-            exchange = self.exchanges[source]
-            self._remove(exchange, destination, binding)
-            if exchange.auto_delete and not exchange.bindings:
-                self._delete_exchanges([exchange])
-
-    def _unbind_all(self, destination: Destination) -> list[Exchange]:
-        """Remove what leads to a destination; return auto-delete exchanges that end with it."""
-        unused: list[Exchange] = []
-        for binding in tuple(self._bindings_to.get(destination, {}).values()):
-            exchange = self.exchanges[binding.source]
-            self._remove(exchange, destination, binding)
-            if exchange.auto_delete and not exchange.bindings:
-                unused.append(exchange)
-        return unused
-
-    def _remove(self, exchange: Exchange, destination: Destination, binding: Binding) -> None:
-        identity = binding.identity
-        del exchange.bindings[identity]
-        exchange.type.unbind(binding.routing_key, binding.arguments, destination)
-        leading = self._bindings_to[destination]
-        del leading[identity]
-        if not leading:
-            del self._bindings_to[destination]
-        self.epoch += 1
-        self.broker.events.emit("binding.deleted", vhost=self, binding=binding)
-
-    def _destination(self, binding: Binding) -> Destination:
-        if binding.destination_kind == "queue":
-            return self.queues[binding.destination]
-        return self.exchanges[binding.destination]
+    # The end
 
     def clear(self) -> None:
         """Delete all that is in it, as it is being deleted itself."""
@@ -516,12 +389,3 @@ class VirtualHost:
             refit_exchange(subject)
         else:
             refit_queue(subject, is_forced=is_forced)
-
-
-def _binding(
-    source: Exchange, destination: Destination, routing_key: str, arguments: Table | None
-) -> Binding:
-    kind: Literal["queue", "exchange"] = (
-        "exchange" if isinstance(destination, Exchange) else "queue"
-    )
-    return Binding(source.name, destination.name, kind, routing_key, arguments or EMPTY_TABLE)

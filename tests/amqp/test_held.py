@@ -2,8 +2,7 @@
 
 import pytest
 
-from leveret.broker.amqp import channel as amqp_channel
-from leveret.broker.amqp import transaction
+from leveret.broker.amqp import settling, transaction
 from leveret.broker.amqp.ending import fail
 from leveret.broker.server.committer import GRACE
 from leveret.broker.storage.memory import MemoryStore
@@ -608,7 +607,7 @@ async def test_a_large_tx_is_carried_out_though_its_connection_is_lost(kept, lar
 @pytest.fixture
 async def holding(kept, client, monkeypatch):
     """A client that holds 0 to 5 in a transaction, which is carried out two at a time."""
-    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    monkeypatch.setattr(settling, "PIECE", 2)
     monkeypatch.setattr(transaction, "PIECE", 2)
     kept.gate.let_through()
     for number in range(6):
@@ -669,7 +668,7 @@ async def test_a_stop_waits_for_a_large_tx(kept, large):
 
 
 async def test_what_one_ack_settles_is_in_one_commit_however_much_it_is(kept, client, monkeypatch):
-    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    monkeypatch.setattr(settling, "PIECE", 2)
     kept.gate.let_through()
     client.send(ConfirmSelect())
     for number in range(5):
@@ -927,7 +926,7 @@ async def test_without_a_store_nothing_is_held(connect):
 async def test_very_many_that_a_tx_requeues_come_back_in_pieces_and_in_its_commit(
     kept, large, monkeypatch
 ):
-    monkeypatch.setattr(amqp_channel, "PIECE", 2)
+    monkeypatch.setattr(settling, "PIECE", 2)
     queue = kept.broker.vhosts["/"].queue("q")
     kept.gate.let_through()
     large.send(TxCommit())

@@ -4,7 +4,7 @@ from time import process_time
 
 import pytest
 
-from leveret.broker.amqp.channel import MANY_HOLES, PIECE
+from leveret.broker.amqp.settling import MANY_HOLES, PIECE
 from leveret.protocol.methods import (
     BasicAck,
     BasicCancel,

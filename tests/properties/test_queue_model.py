@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leveret.broker.amqp import channel as channel_module
+from leveret.broker.amqp import settling
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.registry import Registry
@@ -288,7 +288,7 @@ class PiecesMachine(QueueMachine):
 
     def __init__(self):
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(channel_module, "PIECE", 2)
+        self.patch.setattr(settling, "PIECE", 2)
         super().__init__()
 
     def send(self, channel, *methods):

@@ -1,6 +1,6 @@
 """Housekeeper and stop: what the store must have before it is asked, and before the end."""
 
-from leveret.broker.amqp.channel import PIECE
+from leveret.broker.amqp.settling import PIECE
 from leveret.broker.storage import compaction, row_builder
 from leveret.broker.storage.memory import MemoryStore
 from leveret.protocol.methods import BasicAck, BasicNack, BasicPublish, QueueDeclare

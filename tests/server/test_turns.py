@@ -5,7 +5,7 @@ import structlog.testing
 import trio
 import trio.testing
 
-from leveret.broker.amqp.channel import PIECE
+from leveret.broker.amqp.settling import PIECE
 from leveret.broker.core.batch import FLUSH_LIMIT
 from leveret.broker.core.queue import Queue
 from leveret.broker.server import turns as turns_module

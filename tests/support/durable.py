@@ -14,7 +14,7 @@ from unittest.mock import patch
 import trio
 import trio.testing
 
-from leveret.broker.amqp import channel, transaction
+from leveret.broker.amqp import settling, transaction
 from leveret.broker.core import expiring, paging, restoring, returned, returning, runs, waiting
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.registry import Registry
@@ -343,7 +343,7 @@ def everything_small(least: int = bodies.LEAST) -> Iterator[None]:
       least: Octets from which the body of a row goes into a file.
     """
     small = {
-        (channel, "PIECE"): 2,
+        (settling, "PIECE"): 2,
         (transaction, "PIECE"): 2,
         (runs, "CHUNK_LENGTH"): 4,
         (runs, "PIECE_OCTETS"): 200,
