@@ -1,5 +1,7 @@
 """Turns: slices of time, what is left over, and faults. The time of a slice is the test's own."""
 
+import gc
+
 import pytest
 import structlog.testing
 import trio
@@ -284,3 +286,21 @@ def fails_for(victim, method):
         method(self)
 
     return fail
+
+
+@pytest.fixture
+def no_collector():
+    """The collector does not run by itself, as while as many objects go as come."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_objects_do_not_stay_young_while_timers_run(turns, broker):
+    young = []
+    broker.timers.at(0, lambda: young.extend([] for _ in range(1000)))
+    turns.run_timers()
+
+    assert 1000 == len(young)
+    assert not {id(each) for each in young} & {id(each) for each in gc.get_objects(generation=0)}

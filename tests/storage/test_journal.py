@@ -11,7 +11,7 @@ from leveret.broker.core.batch import Batch
 from leveret.broker.core.chunks import Paged
 from leveret.broker.core.log import Fact
 from leveret.broker.core.message import Message
-from leveret.broker.storage import compaction
+from leveret.broker.storage import compaction, queue_log
 from leveret.broker.storage import journal as journal_module
 from leveret.broker.storage import row_builder as module
 from leveret.broker.storage import values as values_module
@@ -321,6 +321,19 @@ def test_what_is_packed_is_committed_with_the_rest_in_order(
     assert disk.commit(journal) == 3
     assert {1: dict(enumerate(bodies))} == disk.recover({1})[1]
     assert (0, 0) == (journal.count, journal.octets)
+
+
+def test_much_that_waits_is_in_rows_before_the_commit_is_closed(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_log, "MOST_PENDING", 3)
+    log, bodies = journal.log(1), [bytes([index]) for index in range(6)]
+    for position, body in enumerate(bodies):
+        log.enqueued(position, [message(body)])
+
+    assert [4, 5] == list(log.pending)
+    disk.commit(journal)
+    assert {1: dict(enumerate(bodies))} == disk.recover({1})[1]
 
 
 def test_a_packed_message_of_many_queues_is_written_once(journal: Journal, disk: Disk) -> None:
