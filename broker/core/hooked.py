@@ -13,8 +13,10 @@ Called by: as core.queue; core.fitting (a queue becomes one, and plain again); p
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.chunks import Chunk
 from leveret.broker.core.consumer import DEAL_LIMIT
 from leveret.broker.core.message import OVERHEAD, Altered, bodies_size, octets
 from leveret.broker.core.queue import DEAL_BYTES, NotLoaded, Queue
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.message import Message
     from leveret.broker.core.runs import Runs
+    from leveret.broker.core.shards import Shards
 
 # Entries of what expires that are kept although all messages are gone.
 FORGOTTEN = 1024
@@ -332,10 +335,16 @@ class HookedQueue(Restoring):
     def _drop_ready(self) -> None:
         log, extras, batch = self.log, self.extras, self.vhost.broker.batch
         self.incoming.clear()
-        if extras.returns:
-            returned = [position for position, _ in extras.returns]
-            extras.returns.forget(filter(self._is_ready_at, returned))
         is_kept = not self.deleted and (extras.waiting.count or extras.leaving or extras.ending)
+        if self.deleted or not (self.unacked_count or is_kept):
+            batch.debris.append(extras.returns.free())
+        elif extras.returns:
+            chunks = chain.from_iterable(lane.items() for lane in extras.lanes.all())
+            ready = [
+                chunk.numbers if isinstance(chunk, Chunk) else chunk.numbers(self.living)
+                for chunk in chunks
+            ]
+            batch.debris.append(_forgotten(extras.returns, ready))
         if log is not None and (self.unacked_count or is_kept):
             for lane in extras.lanes.all():
                 log.dropped(lane.ranges())
@@ -349,10 +358,6 @@ class HookedQueue(Restoring):
         if not is_kept:
             batch.debris.append(extras.waiting.clear())
             extras.clear()
-
-    def _is_ready_at(self, position: int) -> bool:
-        lanes = self.extras.lanes.holding(position, position)
-        return any(lane.has_position(position, self.living) for lane in lanes)
 
     def become_plain(self) -> None:
         """Become a plain queue again: there is nothing here that one does not know."""
@@ -368,3 +373,10 @@ def _fit_again(queue: HookedQueue) -> Iterator[None]:
     if not queue.deleted:
         queue.vhost.refit(queue)
     yield
+
+
+def _forgotten(numbers: Shards, positions: Iterable[Sequence[int]]) -> Iterator[None]:
+    """Forget the numbers of some positions, a piece with each step."""
+    for some in positions:
+        numbers.forget(some)
+        yield

@@ -21,6 +21,7 @@ from leveret.broker.testing import advance, finish
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import (
     BasicAck,
+    BasicCancel,
     BasicGet,
     BasicNack,
     BasicReject,
@@ -272,6 +273,25 @@ def test_a_purge_forgets_what_came_back(client, vhost):
 
     extras = vhost.queue("q").extras
     assert [0] == [position for position, _ in extras.returns], "the one that is not purged"
+
+
+@pytest.mark.parametrize("method", [QueueDelete("q"), QueuePurge("q")])
+@pytest.mark.parametrize("are_some_held", [True, False])
+def test_what_came_back_in_many_lanes_goes_without_a_look_at_each_lane(
+    client, method, are_some_held
+):
+    client.declare(arguments={"x-fair-key": "tenant"})
+    for number in range(3000):
+        client.publish(b"m", headers={"tenant": number})
+    client.consume()
+    client.send(BasicCancel("c"), BasicNack(0, True, True))
+    if are_some_held:
+        client.call(BasicGet("q"))
+
+    started = process_time()
+    client.call(method)
+
+    assert process_time() - started < 0.5
 
 
 # hooks that come and go
