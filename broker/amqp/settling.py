@@ -4,7 +4,8 @@ Law: `unacked` is in order of delivery tags. Each entry is (consumer, position, 
 queue and the credit it took are the consumer's, and get it back here and nowhere else. Very many
 are settled a piece at a time, and of those acknowledged at once all in one commit.
 
-Called by: amqp.channel (is its base), amqp.basic_methods, amqp.transaction, core.consumer (room).
+Called by: amqp.channel (it is its base), amqp.basic_methods and amqp.transaction (settle),
+core.consumer (room), server.forgetter (what is unacknowledged).
 """
 
 from __future__ import annotations

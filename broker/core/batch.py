@@ -7,7 +7,7 @@ must keep is counted in commits: what a slice wrote is in the one that is open, 
 not hear of it before waits until that one is done. What one command causes is in one commit, also
 where it takes many slices: none is closed while the batch is behind.
 
-Called by: core.queue, amqp (fill it), server.turns (empties it).
+Called by: core.queue, core.stock, amqp (fill it), server.turns (empties it).
 """
 
 from __future__ import annotations

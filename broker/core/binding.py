@@ -3,7 +3,7 @@
 Law: a binding is a value. Two bindings with the same source, destination, key and arguments are
 the same binding, in whatever order the arguments stand and however wide their integers are.
 
-Called by: core.exchange, core.vhost (identity), core.exchange_types (comparable header values).
+Called by: core.exchange, core.wiring (identity), core.exchange_types (comparable header values).
 """
 
 from collections.abc import Hashable, Mapping

@@ -5,7 +5,7 @@ compare and validate x-arguments are in `arguments`; which come in which order, 
 the first that fails, is up to the handlers.
 
 Called by: amqp.exchange_methods, amqp.queue_methods, amqp.basic_methods (consume, get), core.vhost,
-amqp.publish and core.explain (properties); definitions and topology (RESERVED).
+core.wiring, amqp.publish and core.explain (properties); definitions and topology (RESERVED).
 """
 
 from __future__ import annotations

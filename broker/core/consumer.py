@@ -4,7 +4,7 @@ Law: only consumers that can take a message stand in the ring, one level a prior
 of their turns. One without room is parked and comes back at the end of its level. Finding the
 next consumer never looks at those who cannot take any.
 
-Called by: core.queue; amqp.basic_methods (consume), amqp.channel (credit).
+Called by: core.queue; amqp.basic_methods (consume), amqp.channel and amqp.settling (credit).
 """
 
 from __future__ import annotations

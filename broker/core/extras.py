@@ -4,8 +4,8 @@ Law: hooks are gathered once, by what they override; what nobody overrides is an
 queue whose hooks only look at what comes in, is rejected or settled stays plain; one whose hooks
 want to say when, or in which order, messages are served is a `HookedQueue`.
 
-Called by: core.fitting (makes and fits them), core.queue, core.hooked and its bases; plugins (what
-is known of a message).
+Called by: core.fitting (makes and fits them), core.stock, core.queue, core.hooked and its bases,
+amqp (tells what is gone); plugins (what is known of a message).
 """
 
 from __future__ import annotations

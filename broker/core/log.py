@@ -4,8 +4,8 @@ Law: a queue without a log keeps nothing; one with a log tells it each position 
 each that is settled. The log decides what that means for a disk. What else is to be known of a
 message after a restart, without its octets, is a fact: a number that its position has.
 
-Called by: core.queue, amqp.channel, amqp.basic_methods, core.paging and server.forgetter (ask what
-is kept), plugins (facts). storage.queue_log has the implementation.
+Called by: core.stock, core.queue, amqp.channel, amqp.settling, amqp.basic_methods, core.paging and
+server.forgetter (ask what is kept), plugins (facts). storage.queue_log has the implementation.
 """
 
 from __future__ import annotations

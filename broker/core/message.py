@@ -3,8 +3,8 @@
 Law: a message never changes. All queues it is in share it, so what only one of them knows (its
 position, whether it was delivered before) stands there.
 
-Called by: protocol.reader and storage.paging (make them), core.queue, core.runs, core.returned,
-core.hooked, core.restoring, core.paging, amqp, server.forgetter, plugins.
+Called by: protocol.reader and storage.paging (make them), core.stock, core.queue, core.runs,
+core.returned, core.hooked, core.restoring, core.paging, amqp, server.forgetter, plugins.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Law: a few wait as they come, in a heap. Where they are too many they are put in
 the others, so that neither one more message nor looking at all of them takes long. Of some only
 position and size are here; the first ones of those are gathered and read together.
 
-Called by: core.queue, core.paging, core.inspect (looks).
+Called by: core.stock, core.queue, core.paging, core.inspect (looks).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ No list grows beyond a chunk, so none ever stalls the loop by being resized, and
 front moves at most a chunk's worth of pointers. Of a paged chunk only the place is here, its
 messages are in the log or in a scratch file; it is loaded before any of them is taken.
 
-Called by: core.queue, core.paging, core.inspect (looks).
+Called by: core.stock, core.queue, core.paging, core.inspect (looks).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Law: nothing here deals. Positions grow and are never reused. A message is in `i
 position yet), in a row of `all_runs`, in `returned`, or unacknowledged; of the last only the number
 and the octets are known here.
 
-Called by: core.queue (is its base), amqp.settling (settle), core.inspect and the stores of messages
-(what there is, and where), plugins.
+Called by: core.queue (it is its base), amqp.settling (settle), persistence (restore), core.inspect,
+core.paging and server.spiller (what there is, and where), plugins.
 """
 
 from __future__ import annotations

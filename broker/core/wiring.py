@@ -4,8 +4,8 @@ Law: a binding is known at both its ends, or at none; each change of one bumps `
 remembered of routes is void) and is told as an event. An auto-delete exchange goes with the last
 binding that it is the source of.
 
-Called by: core.vhost (is its base), amqp.exchange_methods and amqp.queue_methods (bind, unbind),
-topology, definitions.
+Called by: core.vhost (it is its base), amqp.exchange_methods and amqp.queue_methods (bind, unbind),
+core.explain and definitions (what there is), entries, plugins.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ only while no slice is at work and nothing is unfinished, so whatever one comman
 commit. What would be too much at once, and nobody gets before, is put into rows of it as it comes.
 What is settled is said only of messages whose row stays.
 
-Called by: core.queue and amqp.channel (through QueueLog), server.committer (close), persistence.
+Called by: core.queue, core.stock, amqp.channel and amqp.settling (through QueueLog),
+server.committer (close), persistence.
 """
 
 from __future__ import annotations

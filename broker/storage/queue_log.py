@@ -3,7 +3,7 @@
 Law: every position that a queue gives is told here, and every one that is settled. What happens
 to both between two commits is forgotten.
 
-Called by: core.queue, amqp.channel (tell), storage.journal (asks).
+Called by: core.queue, core.stock, amqp.channel, amqp.settling (tell), storage.journal (asks).
 """
 
 from __future__ import annotations
