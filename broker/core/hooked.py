@@ -336,15 +336,9 @@ class HookedQueue(Restoring):
         log, extras, batch = self.log, self.extras, self.vhost.broker.batch
         self.incoming.clear()
         is_kept = not self.deleted and (extras.waiting.count or extras.leaving or extras.ending)
-        if self.deleted or not (self.unacked_count or is_kept):
-            batch.debris.append(extras.returns.free())
-        elif extras.returns:
-            chunks = chain.from_iterable(lane.items() for lane in extras.lanes.all())
-            ready = [
-                chunk.numbers if isinstance(chunk, Chunk) else chunk.numbers(self.living)
-                for chunk in chunks
-            ]
-            batch.debris.append(_forgotten(extras.returns, ready))
+        forgetting = self._forget_returns(
+            is_all=self.deleted or not (self.unacked_count or is_kept)
+        )
         if log is not None and (self.unacked_count or is_kept):
             for lane in extras.lanes.all():
                 log.dropped(lane.ranges())
@@ -353,11 +347,25 @@ class HookedQueue(Restoring):
             if log is not None:
                 log.dropped([(0, self.next_position - 1)])
             batch.debris.append(self.returned.clear())
-        batch.debris += extras.lanes.clear()
+        batch.debris += (*extras.lanes.clear(), *forgetting)
         extras.body_octets = 0
         if not is_kept:
             batch.debris.append(extras.waiting.clear())
             extras.clear()
+
+    def _forget_returns(self, *, is_all: bool) -> Sequence[Iterator[None]]:
+        """Return what forgets, some at a time, how often the messages that are ready came back."""
+        returns = self.extras.returns
+        if is_all:
+            return (returns.free(),)
+        if not returns:
+            return ()
+        chunks = chain.from_iterable(lane.items() for lane in self.extras.lanes.all())
+        ready = [
+            chunk.numbers if isinstance(chunk, Chunk) else chunk.numbers(self.living)
+            for chunk in chunks
+        ]
+        return (_forgotten(returns, ready),)
 
     def become_plain(self) -> None:
         """Become a plain queue again: there is nothing here that one does not know."""
