@@ -126,12 +126,7 @@ async def test_expires_follows_the_wall_clock_after_a_restart_too(store, wall, m
         await kept.stop()
 
     async with running(store) as kept:
-        kept.broker.wall_offset += 70_000
-        kept.broker.events.emit("clock.jumped", difference=70_000)
-        await kept.settle()
-        kept.turns.finish()
-        await pass_time()
-        await kept.settle()
+        await kept.jump_wall(70)
 
         assert [b"b"] == await consumed(kept)
 
@@ -143,11 +138,6 @@ async def test_eta_is_a_time_of_the_wall_clock(store, mock_clock):
         client.feed(task("a", eta=60))
         await kept.persistence.flush()
 
-        kept.broker.wall_offset += 70_000
-        kept.broker.events.emit("clock.jumped", difference=70_000)
-        await kept.settle()
-        kept.turns.finish()
-        await pass_time()
-        await kept.settle()
+        await kept.jump_wall(70)
 
         assert [b"a"] == await consumed(kept)

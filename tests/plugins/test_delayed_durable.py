@@ -167,12 +167,7 @@ async def test_a_moment_of_the_wall_clock_is_one_after_a_restart_too(store, wall
         await kept.stop()
 
     async with running(store) as kept:
-        kept.broker.wall_offset += 70_000
-        kept.broker.events.emit("clock.jumped", difference=70_000)
-        await kept.settle()
-        kept.turns.finish()
-        await pass_time()
-        await kept.settle()
+        await kept.jump_wall(70)
 
         assert [b"at"] == await consumed(kept)
 

@@ -245,11 +245,8 @@ def test_a_target_that_is_not_there_is_refused(queue):
 # In a store
 
 
-@pytest.mark.parametrize("act", ["move", "delete"])
-@pytest.mark.parametrize("is_committed", [False, True])
-async def test_a_crash_undoes_a_step_or_has_all_of_it(mock_clock, act, is_committed):
-    registry = plugins.load(are_others_wanted=False)
-    store, found = MemoryStore(), []
+async def fill(store, registry):
+    """Leave `COUNT` messages in the queue "q" of a store, and an empty queue "to"."""
     async with durable(store, registry=registry) as kept:
         client = kept.connect()
         for name in ("q", "to"):
@@ -258,6 +255,14 @@ async def test_a_crash_undoes_a_step_or_has_all_of_it(mock_clock, act, is_commit
             client.publish(b"%d" % number, delivery_mode=2)
         await kept.persistence.flush()
         await kept.stop()
+
+
+@pytest.mark.parametrize("act", ["move", "delete"])
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_a_crash_undoes_a_step_or_has_all_of_it(mock_clock, act, is_committed):
+    registry = plugins.load(are_others_wanted=False)
+    store, found = MemoryStore(), []
+    await fill(store, registry)
 
     async with durable(store, 100, registry) as kept:
         queue = kept.broker.vhosts["/"].queue("q")
@@ -286,14 +291,7 @@ async def test_a_crash_undoes_a_step_or_has_all_of_it(mock_clock, act, is_commit
 async def test_what_leaves_the_queue_while_it_is_read_is_not_moved(mock_clock):
     registry = plugins.load(are_others_wanted=False)
     store, found = MemoryStore(), []
-    async with durable(store, registry=registry) as kept:
-        client = kept.connect()
-        for name in ("q", "to"):
-            client.send(QueueDeclare(name, durable=True))
-        for number in range(COUNT):
-            client.publish(b"%d" % number, delivery_mode=2)
-        await kept.persistence.flush()
-        await kept.stop()
+    await fill(store, registry)
 
     async with durable(store, 100, registry) as kept:
         vhost = kept.broker.vhosts["/"]

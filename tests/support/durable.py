@@ -307,6 +307,16 @@ class Durable:
             if not await self.gate.at_rest():
                 return
 
+    async def jump_wall(self, seconds: float) -> None:
+        """Let the wall clock jump, and whatever follows it be done."""
+        jump = int(seconds * 1000)
+        self.broker.wall_offset += jump
+        self.broker.events.emit("clock.jumped", difference=jump)
+        await self.settle()
+        self.turns.finish()
+        await pass_time()
+        await self.settle()
+
 
 @asynccontextmanager
 async def durable(
