@@ -50,7 +50,8 @@ class Worker:
         self._broker = f"{broker}//"
         self.app = make_app(f"{direct or broker}//", **self._application)
         self.log: list[str] = []
-        self._ready = threading.Event()
+        self._logged = threading.Condition()
+        self._ended = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -76,13 +77,24 @@ class Worker:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.log.append(line)
-            if line.rstrip().endswith("ready."):
-                self._ready.set()
-        self._ready.set()
+            with self._logged:
+                self.log.append(line)
+                self._logged.notify_all()
+        with self._logged:
+            self._ended = True
+            self._logged.notify_all()
+
+    def has_logged(self, text: str) -> bool:
+        return any(text in line for line in self.log)
+
+    def wait_until_logged(self, text: str) -> None:
+        """Wait until a line has this text; what the process does is read here a little later."""
+        with self._logged:
+            self._logged.wait_for(lambda: self.has_logged(text) or self._ended, SECONDS)
+        assert self.has_logged(text), "".join(self.log)
 
     def wait_until_ready(self) -> Self:
-        assert self._ready.wait(SECONDS), "".join(self.log)
+        self.wait_until_logged(" ready.")
         assert self.process.poll() is None, "".join(self.log)
         return self
 

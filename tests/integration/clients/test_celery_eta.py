@@ -79,9 +79,15 @@ def result_of(result):
     return result.get(timeout=SECONDS, interval=0.02)
 
 
-def received(worker, result):
-    """Return whether the worker has been sent this task."""
-    return any(f"[{result.id}] received" in line for line in worker.log)
+def line_of(result):
+    """Return what a worker logs when it is sent this task."""
+    return f"[{result.id}] received"
+
+
+def assert_not_received(worker, *results, before):
+    """Check that the worker had not been sent these tasks when it was sent the one `before`."""
+    worker.wait_until_logged(line_of(before))
+    assert not [result.id for result in results if worker.has_logged(line_of(result))]
 
 
 def assert_window_is_free(worker, due=0):
@@ -107,11 +113,12 @@ def test_waiting_tasks_leave_the_prefetch_window_to_others(worker):
 
     assert [result_of(other) for other in others] == list(range(0, 40, 2))
     assert_window_is_free(worker)
-    assert not any(received(worker, result) for result in later)
+    assert_not_received(worker, *later, before=others[-1])
 
     ran = [result_of(result) for result in later]
     assert published + COUNTDOWN - EARLY <= min(ran)
-    assert all(received(worker, result) for result in later)
+    for result in later:
+        worker.wait_until_logged(line_of(result))
 
 
 def test_tasks_run_in_the_order_of_their_times(worker):
@@ -147,7 +154,7 @@ def test_task_that_expires_while_it_waits_never_reaches_a_worker(worker):
     last = worker.moment.apply_async(countdown=1.5)
 
     assert result_of(last) >= result_of(in_time)
-    assert not received(worker, expired)
+    assert_not_received(worker, expired, before=last)
     assert expired.state == "PENDING"  # no worker has told the result store
 
 
@@ -164,7 +171,7 @@ def test_header_expires_counts_without_the_property(workers, amqp_url):
     last = worker.moment.apply_async(countdown=1.5)
 
     assert result_of(last) >= eta.timestamp()
-    assert not received(worker, result)
+    assert_not_received(worker, result, before=last)
 
 
 def test_revoked_task_is_cancelled_in_the_broker(worker):
@@ -175,7 +182,7 @@ def test_revoked_task_is_cancelled_in_the_broker(worker):
     last = worker.moment.apply_async(countdown=1.5)
 
     assert result_of(last) >= result_of(kept)
-    assert not any(received(worker, result) for result in (one, *more))
+    assert_not_received(worker, one, *more, before=last)
     with pytest.raises(TaskRevokedError):  # the worker heard the command, and told the store
         result_of(one)
 
@@ -187,7 +194,7 @@ def test_revocation_needs_no_worker(amqp_url, results):
     last = worker.moment.apply_async(countdown=1.5)
     with worker:
         assert result_of(last) >= result_of(kept)
-        assert not received(worker, revoked)
+        assert_not_received(worker, revoked, before=last)
 
 
 def test_task_that_is_retried_waits_in_the_broker(worker):
@@ -242,7 +249,7 @@ def test_waiting_tasks_survive_a_kill_and_revoked_ones_stay_away(tmp_path, resul
             ran = [result_of(result) for result in (early, late, last)]
             assert published + COUNTDOWN - EARLY <= ran[1]
             assert sorted(ran) == ran
-            assert not received(worker, revoked)
+            assert_not_received(worker, revoked, before=last)
 
 
 def seconds_of_another(worker):
