@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from leveret.protocol.methods import BasicPublish, Method
-from leveret.protocol.properties import Properties, decode, decode_headers
+from leveret.protocol.properties import Properties, decode, decode_headers, locate
 from leveret.protocol.wire import Value
 
 # Octets on their way out: whole, or a view of a body that does not fit one frame.
@@ -128,6 +128,17 @@ class Content:
           FrameError: They cannot be decoded.
         """
         return decode_headers(self.header)
+
+    @property
+    def headers_octets(self) -> bytes:
+        """The table of headers as it came, with its length; nothing if there is none.
+
+        Raises:
+          FrameError: Lengths do not fit; what is in the table is not looked at.
+        """
+        header = self.header
+        _, start, end, _, _ = locate(header)
+        return header[start:end]
 
 
 def make_content(

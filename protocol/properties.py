@@ -76,14 +76,14 @@ def decode_headers(header: bytes) -> Mapping[str, Value] | None:
     Raises:
       FrameError: It cannot be decoded.
     """
-    with _locating_errors:
-        flags, offset = _flags(header)
-        if not flags & HAS_HEADERS:
-            return None
-        for _, flag, decode_value, _ in _FIELDS[:2]:  # what stands before the headers
-            if flags & flag:
-                _, offset = decode_value(header, offset)
-        return decode_table(header, offset)[0]
+    flags, start, _, _, _ = locate(header)
+    if not flags & HAS_HEADERS:
+        return None
+    try:
+        return decode_table(header, start)[0]
+    except (FrameError, IndexError, error) as problem:
+        with _locating_errors:  # here only: to enter it costs as much as a small table
+            raise problem
 
 
 def encode(properties: Properties, body_size: int) -> bytes:

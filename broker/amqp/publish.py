@@ -16,6 +16,7 @@ from leveret.broker.core.checks import check_expiration, check_user_id
 from leveret.broker.core.exchange import route, routing_keys, tell
 from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import Passed, admitted, pass_hooks
+from leveret.broker.core.routes import ByHeaders
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -76,7 +77,7 @@ def publish(
             ):
                 if found is None:
                     work += BY_HEADERS
-                    found = _by_headers(by_headers[message.envelope], message)
+                    found = _by_headers(memo, message)
                     if found is None:
                         _publish_checked(channel, message, memo, index - start)
                         found = ()
@@ -108,21 +109,40 @@ def _may_have_copies(message: Content) -> bool:
     return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
 
 
-def _by_headers(exchange: Exchange, message: Message) -> tuple[Queue, ...] | None:
+def _by_headers(memo: Routes, message: Message) -> tuple[Queue, ...] | None:
     """Find the queues of a message by what it holds, where all else was checked before.
 
     Returns:
       None if hooks have to be asked.
     """
-    method = message.envelope.method
+    envelope = message.envelope
+    of = memo.by_headers[envelope]
+    table = b""
+    if of.known is not None:
+        table = message.headers_octets
+        queues = of.known.get(table)
+        if queues is not None:
+            of.hits += 1
+            return queues
+    method = envelope.method
     assert isinstance(method, BasicPublish)
     keys = (method.routing_key,)
-    found = route(exchange, keys, message=message)
-    if found.stops or any(queue.admitting for queue in found.queues):
+    found = route(of.exchange, keys, message=message)
+    if found.stops or _ask(found.queues):
         return None
     if found.watching:
         tell(found, keys, message)
+    else:
+        memo.remember_table(of, table, found.queues)
     return found.queues
+
+
+def _ask(queues: Sequence[Queue]) -> bool:
+    """Whether any of the queues has hooks that have to see a message first."""
+    for queue in queues:  # noqa: SIM110 - `any` costs six times as much
+        if queue.admitting:
+            return True
+    return False
 
 
 def _publish_checked(channel: Channel, message: Message, memo: Routes, before: int) -> None:
@@ -169,12 +189,16 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
 def _known(message: Message, memo: Routes) -> Passed | None:
     """Return where a message goes that is like others before it, None if nobody knows."""
     envelope, flags = message.envelope, message.flags & LOOK_AT
+    if not (flags or memo.by_admission or memo.by_hooks):
+        return None  # who publishes has looked for all others
     if flags & HAS_HEADERS:
         if _may_have_copies(message):
             return None
         flags ^= HAS_HEADERS
     if not flags & ~HAS_EXPIRATION:
-        known = memo.by_admission.get(envelope) or memo.current().get(envelope)
+        known = memo.by_admission.get(envelope)
+        if known is None and flags:  # without, who publishes has looked there
+            known = memo.current().get(envelope)
         if known:
             return Passed(known, False)
     found = memo.by_hooks.get(envelope)
@@ -225,8 +249,8 @@ def _find(
             memo.by_hooks[envelope] = found
     elif _may_be_remembered(exchange, method, keys):
         if depends:
-            memo.by_headers[envelope] = exchange
-        elif any(queue.admitting for queue in queues):
+            memo.by_headers[envelope] = ByHeaders(exchange)
+        elif _ask(queues):
             memo.by_admission[envelope] = found.queues
         else:
             memo.current()[envelope] = found.queues
@@ -260,7 +284,7 @@ def place(
     if mandatory:
         send_back_if_lost(channel, message, queues)
     is_refused, targets = False, queues
-    if any(queue.admitting for queue in queues):
+    if _ask(queues):
         targets, is_refused = admitted(message, queues)
     touched = channel.session.broker.batch.touched
     for queue in targets:

@@ -10,7 +10,6 @@ Called by: core.vhost (makes them), core.wiring (bindings), amqp.publish and cor
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -175,22 +174,22 @@ def route(
       message: The message, for types that look at more than headers, and in place of `headers`.
       is_past_hooks: Whether the hooks of `exchange` have let the message go on.
     """
+    vhost = exchange.vhost
     queues: dict[Queue, None] = {}
-    stops: list[Exchange] = []
-    watching: list[Exchange] = []
-    seen = {exchange}
-    waiting = deque(seen)
+    stops: tuple[Exchange, ...] = ()
+    watching: tuple[Exchange, ...] = ()
+    visits, seen = [exchange], {exchange}
     depends_on_headers = False
-    while waiting:
-        visited = waiting.popleft()
-        _take_over_policies((visited,))
+    for visited in visits:
+        _take_over_policies((visited,), vhost)
         if visited.hooks and not (is_past_hooks and visited is exchange):
-            stops.append(visited)
+            stops += (visited,)
             continue
-        if visited.type.uses_message:
+        kind = visited.type
+        if kind.uses_message:
             depends_on_headers = True
-            watching.append(visited)
-        elif visited.type.uses_headers:
+            watching += (visited,)
+        elif kind.uses_headers:
             depends_on_headers = True
             if headers is None and message is not None:
                 headers = message.headers or EMPTY_TABLE
@@ -203,15 +202,15 @@ def route(
                 queues[destination] = None
             elif destination not in seen:
                 seen.add(destination)
-                waiting.append(destination)
-    _take_over_policies(queues)
-    return Routing(tuple(queues), depends_on_headers, tuple(stops), tuple(watching))
+                visits.append(destination)
+    _take_over_policies(queues, vhost)
+    return Routing(tuple(queues), depends_on_headers, stops, watching)
 
 
-def _take_over_policies(subjects: Iterable[Destination]) -> None:
+def _take_over_policies(subjects: Iterable[Destination], vhost: VirtualHost) -> None:
     for subject in subjects:
-        if subject.policy_epoch != subject.vhost.policy_epoch:
-            subject.vhost.refit(subject)
+        if subject.policy_epoch != vhost.policy_epoch:
+            vhost.refit(subject)
 
 
 def tell(found: Routing, routing_keys: Sequence[str], message: Message) -> None:

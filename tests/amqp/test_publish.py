@@ -285,6 +285,22 @@ def test_a_message_with_headers_is_routed_by_them(client):
     assert [b"1"] == bodies(client)
 
 
+def test_headers_that_come_again_lead_where_they_led(client):
+    client.declare("q")
+    client.declare("other")
+    client.call(ExchangeDeclare("keys", "direct"))
+    client.call(ExchangeBind("keys", "amq.headers", arguments={"a": 1}))
+    client.call(QueueBind("q", "keys", "k"))
+    client.call(QueueBind("other", "keys", "other"))
+    for number in range(3):
+        client.publish(b"%d" % number, "k", "amq.headers", headers={"a": 1}, message_id=f"{number}")
+        client.publish(b"-", "k", "amq.headers", headers={"a": 2})
+        client.publish(b"-", "k", "amq.headers", message_id="a")
+        client.publish(b"%d" % number, "other", "amq.headers", headers={"a": 1})
+
+    assert [b"0", b"1", b"2"] == bodies(client) == bodies(client, "other")
+
+
 def test_a_route_by_headers_follows_the_topology(client):
     client.declare("q")
     client.declare("other")
