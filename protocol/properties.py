@@ -293,6 +293,18 @@ def locate(header: bytes) -> Places:
     return places
 
 
+def message_id(header: bytes) -> str:
+    """Return the property of that name from a header that has it, decoding nothing else.
+
+    Raises:
+      FrameError: Lengths do not fit.
+    """
+    start = locate(header)[4]  # it comes behind the expiration
+    if start == len(header):
+        return ""
+    return header[start + 1 : start + 1 + header[start]].decode("utf-8", "replace")
+
+
 def _entries(header: bytes, start: int, end: int) -> list[Entry]:
     with _locating_errors:
         return scan_entries(header, start, end)

@@ -16,7 +16,7 @@ from leveret.broker.core.checks import check_expiration, check_user_id
 from leveret.broker.core.exchange import route, routing_keys, tell
 from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import Passed, admitted, pass_hooks
-from leveret.broker.core.routes import ByHeaders
+from leveret.broker.core.routes import ByHeaders, ByHook, ask
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
-    from leveret.broker.core.exchange import Exchange
+    from leveret.broker.core.exchange import Exchange, Routing
     from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from leveret.protocol.content import Content, Envelope
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
-# Appends after which the clock is looked at, and how many one search by headers stands for.
-WORK, BY_HEADERS = 2000, 50
+# Appends after which the clock is looked at, and how many one look into a message stands for.
+WORK, BY_MESSAGE = 2000, 50
 
 
 def publish(
@@ -51,7 +51,7 @@ def publish(
     """Put a row of messages into their queues; return how far it came within its time."""
     session = channel.session
     memo = session.routes
-    routes, by_headers = memo.current(), memo.by_headers
+    routes, by_message = memo.current(), memo.by_message
     touched = session.broker.batch.touched
     is_plain = channel.transaction is None
     work = 0
@@ -59,7 +59,7 @@ def publish(
     try:
         for index in range(start, len(contents)):
             message: Message = contents[index]  # type: ignore[assignment]
-            found = routes.get(message.envelope)
+            found: Sequence[Queue] | None = routes.get(message.envelope)
             flags = message.flags & LOOK_AT
             frames = message.frames
             if (
@@ -73,11 +73,11 @@ def publish(
                         and frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) < 0
                     )
                 )
-                and (found is not None or message.envelope in by_headers)
+                and (found is not None or message.envelope in by_message)
             ):
                 if found is None:
-                    work += BY_HEADERS
-                    found = _by_headers(memo, message)
+                    work += BY_MESSAGE
+                    found = by_message[message.envelope].find(message)
                     if found is None:
                         _publish_checked(channel, message, memo, index - start)
                         found = ()
@@ -107,42 +107,6 @@ def _may_have_copies(message: Content) -> bool:
     if isinstance(frames, tuple):
         return b"CC" in frames[0]
     return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
-
-
-def _by_headers(memo: Routes, message: Message) -> tuple[Queue, ...] | None:
-    """Find the queues of a message by what it holds, where all else was checked before.
-
-    Returns:
-      None if hooks have to be asked.
-    """
-    envelope = message.envelope
-    of = memo.by_headers[envelope]
-    table = b""
-    if of.known is not None:
-        table = message.headers_octets
-        queues = of.known.get(table)
-        if queues is not None:
-            of.hits += 1
-            return queues
-    method = envelope.method
-    assert isinstance(method, BasicPublish)
-    keys = (method.routing_key,)
-    found = route(of.exchange, keys, message=message)
-    if found.stops or _ask(found.queues):
-        return None
-    if found.watching:
-        tell(found, keys, message)
-    else:
-        memo.remember_table(of, table, found.queues)
-    return found.queues
-
-
-def _ask(queues: Sequence[Queue]) -> bool:
-    """Whether any of the queues has hooks that have to see a message first."""
-    for queue in queues:  # noqa: SIM110 - `any` costs six times as much
-        if queue.admitting:
-            return True
-    return False
 
 
 def _publish_checked(channel: Channel, message: Message, memo: Routes, before: int) -> None:
@@ -246,11 +210,11 @@ def _find(
         queues, is_diverted, hooks = pass_hooks(found, keys, message)
         is_taken = is_taken or is_diverted
         if found.stops == (exchange,) and _may_be_remembered(exchange, method, keys):
-            memo.by_hooks[envelope] = found
+            _remember_stop(memo, envelope, found, keys)
     elif _may_be_remembered(exchange, method, keys):
         if depends:
-            memo.by_headers[envelope] = ByHeaders(exchange)
-        elif _ask(queues):
+            memo.by_message[envelope] = ByHeaders(memo, exchange, keys)
+        elif ask(queues):
             memo.by_admission[envelope] = found.queues
         else:
             memo.current()[envelope] = found.queues
@@ -258,6 +222,14 @@ def _find(
         for queue in queues:
             queue.keep_time()
     return Passed(queues, is_taken, hooks)
+
+
+def _remember_stop(memo: Routes, envelope: Envelope, found: Routing, keys: Sequence[str]) -> None:
+    """Remember a route that stops where it began."""
+    memo.by_hooks[envelope] = found
+    by_hook = ByHook.of(found.stops[0], keys)
+    if by_hook is not None:
+        memo.by_message[envelope] = by_hook
 
 
 def _may_be_remembered(exchange: Exchange, method: BasicPublish, keys: Sequence[str]) -> bool:
@@ -284,7 +256,7 @@ def place(
     if mandatory:
         send_back_if_lost(channel, message, queues)
     is_refused, targets = False, queues
-    if _ask(queues):
+    if ask(queues):
         targets, is_refused = admitted(message, queues)
     touched = channel.session.broker.batch.touched
     for queue in targets:

@@ -100,7 +100,12 @@ class Deadlines:
             entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
         self.positions += len(positions)
         self._entries += len(entries)
-        few = [*self._few, *entries]
+        few = self._few
+        if len(few) + len(entries) <= FEW:
+            for entry in entries:
+                heappush(few, entry)
+            return
+        few = [*few, *entries]
         end = 0
         while len(few) - end > FEW:
             self._add_row(few[end : end + FEW])

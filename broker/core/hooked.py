@@ -13,7 +13,8 @@ Called by: as core.queue; core.fitting (a queue becomes one, and plain again); p
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, compress
+from operator import not_
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.chunks import Chunk
@@ -321,14 +322,16 @@ class HookedQueue(Restoring):
         """Put those messages aside that wait, and the others into their lanes."""
         extras = self.extras
         waits, extras.placing = extras.placing, {}
-        entries = list(enumerate(messages, base))
-        late = [entry for entry in entries if entry[0] in waits]
-        ready = [entry for entry in entries if entry[0] not in waits]
-        self._put_aside(late, [waits[position] for position, _ in late], is_new=True)
+        positions = range(base, base + len(messages))
+        if len(waits) == len(messages):
+            self._store_waiting(positions, messages, [waits[each] for each in positions])
+            return
+        which = [position in waits for position in positions]
+        late, ready = list(compress(positions, which)), list(compress(messages, map(not_, which)))
+        self._store_waiting(late, list(compress(messages, which)), [waits[each] for each in late])
         if ready:
-            messages = [message for _, message in ready]
-            extras.body_octets += bodies_size(messages)
-            extras.lanes.append_at([position for position, _ in ready], messages)
+            extras.body_octets += bodies_size(ready)
+            extras.lanes.append_at([each for each in positions if each not in waits], ready)
 
     # The end
 

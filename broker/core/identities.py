@@ -1,22 +1,24 @@
 """Identities: messages that wait, by what their publishers call them.
 
 Law: of a name only a hash is kept, so an entry is two numbers whatever the name is, and the log has
-one of them as a fact. Nobody tells when a message waits no longer: what is found is looked at again
-by who asks, and when most is out of date all is looked through, in steps. No shard grows large,
-and no more than one is looked at by a call.
+one of them as a fact. Entries stand in parts in the order they came, so that many come at the price
+of one; a name is looked for in all parts. Nobody tells when a message waits no longer: what is
+found is looked at again by who asks, and when most is out of date all is looked through, in steps.
 
 Called by: core.extras, core.waiting.
 """
 
 from __future__ import annotations
 
+from array import array
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from sys import byteorder
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-SHARDS = 1 << 10
+PART = 1 << 13  # names of one part
 STEP = 1024  # positions that are looked at in one step
 TOLERATED = 1024  # entries that stay out of date before more than half of all is too many
 
@@ -31,42 +33,74 @@ def hash_of(identity: str) -> int:
     return int.from_bytes(blake2b(octets, digest_size=8).digest()) or 1
 
 
-class Identities:
-    """Positions of waiting messages by the hash of their name."""
+def hashes_of(identities: Iterable[str | None]) -> Sequence[int]:
+    """Return the hashes of many names, 0 for those that are none."""
+    digests = [
+        blake2b(each.encode("utf-8", "surrogateescape"), digest_size=8).digest() if each else _NONE
+        for each in identities
+    ]
+    hashes = array("Q", b"".join(digests))
+    if byteorder == "little":
+        hashes.byteswap()
+    return hashes
 
-    __slots__ = ("_shards", "_tidying", "count")
+
+_NONE = bytes(8)
+
+# One position, or all of them in a list: that of one name may become long, but nothing that is done
+# with it at a stroke depends on its length.
+Part: TypeAlias = "dict[int, int | list[int]]"
+
+
+class Identities:
+    """Positions of waiting messages by the hash of their name.
+
+    Attributes:
+      count: Entries, some of which may be out of date.
+    """
+
+    __slots__ = ("_parts", "_tidying", "count")
 
     def __init__(self) -> None:
-        # One position, or all of them in a list: that of one name may become long, but nothing
-        # that is done with it at a stroke depends on its length.
-        self._shards: dict[int, dict[int, int | list[int]]] = {}
+        self._parts: list[Part] = [{}]  # the last one grows
         self._tidying: Iterator[None] | None = None
         self.count = 0
 
-    def add(self, positions: Sequence[int], hashes: Sequence[int]) -> None:
-        """Add messages; a hash of 0 stands for no name."""
-        shards = self._shards
-        for position, number in zip(positions, hashes, strict=True):
-            if not number:
+    def add(self, positions: Sequence[int], hashes: Sequence[int], *, is_new: bool = True) -> None:
+        """Add messages; a hash of 0 stands for no name.
+
+        Args:
+          is_new: Whether none of them was added before.
+        """
+        at, end = 0, len(positions)
+        while at < end:
+            part = self._parts[-1]
+            if len(part) >= PART:
+                part = {}
+                self._parts.append(part)
+            start, at = at, at + PART - len(part)
+            some = dict(zip(hashes[start:at], positions[start:at], strict=True))
+            are_apart = 0 not in some and len(some) == min(at, end) - start
+            if is_new and are_apart and part.keys().isdisjoint(some):
+                part |= some
+                self.count += len(some)
                 continue
-            shard = shards.get(number % SHARDS)
-            if shard is None:
-                shard = shards[number % SHARDS] = {}
-            known = shard.get(number)
-            if known is None:
-                shard[number] = position
-            elif isinstance(known, list):
-                known.append(position)
-            elif known != position:
-                shard[number] = [known, position]
-            else:  # it waits once more
-                continue
-            self.count += 1
+            for position, number in zip(positions[start:at], hashes[start:at], strict=True):
+                if number and (is_new or not self._has(number, position)):
+                    self.count += _put(part, number, (position,))
 
     def find(self, number: int) -> list[int]:
         """Return the positions that a hash had, ascending; some may not wait any more."""
-        found = self._shards.get(number % SHARDS, {}).get(number, [])
-        return sorted(set(found)) if isinstance(found, list) else [found]
+        positions: set[int] = set()
+        for part in self._parts:
+            found = part.get(number)
+            if found is not None:
+                positions.update(_all(found))
+        return sorted(positions)
+
+    def _has(self, number: int, position: int) -> bool:
+        """Whether an entry of one position says so; in those of many there may be another."""
+        return any(part.get(number) == position for part in self._parts)
 
     def tidy(self, waiting: int, waits: Callable[[int], object]) -> None:
         """Look some entries through if most of all are out of date.
@@ -83,24 +117,36 @@ class Identities:
             self._tidying = None
 
     def _tidy(self, waits: Callable[[int], object]) -> Iterator[None]:
-        looked = 0
-        for number in tuple(self._shards):
-            shard = self._shards[number]
-            for key in tuple(shard):
-                found = shard[key]
+        parts, looked = self._parts[:-1], 0
+        last = self._parts[-1]
+        for part in (*parts, last):
+            for key in tuple(part):
+                found = part[key]
                 if isinstance(found, list):
                     yield from self._tidy_list(found, waits)
                     if not found:
-                        del shard[key]
+                        del part[key]
                 elif not waits(found):
-                    del shard[key]
+                    del part[key]
                     self.count -= 1
                 looked += 1
                 if looked >= STEP:
                     looked = 0
                     yield
-            if not shard:
-                del self._shards[number]
+        yield from self._join(parts)
+
+    def _join(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Put parts together that have become small, so that there are never many."""
+        kept: Part | None = None
+        for part in parts:
+            if kept is None or len(kept) + len(part) > PART:
+                kept = part
+                continue
+            for number, found in part.items():
+                self.count += _put(kept, number, _all(found)) - len(_all(found))
+            part.clear()
+            yield
+        self._parts = [part for part in parts if part] + self._parts[len(parts) :]
 
     def _tidy_list(self, found: list[int], waits: Callable[[int], object]) -> Iterator[None]:
         """Look through the positions of one name; others may be added meanwhile."""
@@ -114,14 +160,33 @@ class Identities:
         self.count -= end - len(kept)
 
     def free(self) -> Iterator[None]:
-        """Forget everything; what is returned frees it, a shard at a time."""
-        shards, self._shards = self._shards, {}
+        """Forget everything; what is returned frees it, a part at a time."""
+        parts, self._parts = [part for part in self._parts if part], [{}]
         self._tidying = None
         self.count = 0
-        return _free(shards)
+        return _free(parts)
 
 
-def _free(shards: dict[int, dict[int, int | list[int]]]) -> Iterator[None]:
-    while shards:
-        shards.popitem()
+def _all(found: int | list[int]) -> Sequence[int]:
+    return found if isinstance(found, list) else (found,)
+
+
+def _put(part: Part, number: int, positions: Sequence[int]) -> int:
+    """Add positions of a name to a part; return how many entries that makes."""
+    known = part.get(number)
+    if known is None:
+        part[number] = positions[0] if len(positions) == 1 else list(positions)
+        return len(positions)
+    if isinstance(known, list):
+        known += positions
+        return len(positions)
+    fresh = [position for position in positions if position != known]
+    if fresh:
+        part[number] = [known, *fresh]
+    return len(fresh)
+
+
+def _free(parts: list[Part]) -> Iterator[None]:
+    while parts:
+        parts.pop()
         yield

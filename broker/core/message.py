@@ -32,6 +32,7 @@ from leveret.protocol.properties import (
     VALUES_OFFSET,
     encode,
     locate,
+    message_id,
     splice_headers,
     with_headers,
 )
@@ -105,12 +106,7 @@ class Message(Content):
         Raises:
           FrameError: The properties cannot be read.
         """
-        if not self.flags & HAS_MESSAGE_ID:
-            return None
-        header = self.header
-        start = locate(header)[4]  # it comes behind the expiration
-        end = start + 1 + header[start] if start < len(header) else start
-        return header[start + 1 : end].decode("utf-8", "replace")
+        return message_id(self.header) if self.flags & HAS_MESSAGE_ID else None
 
     @property
     def priority(self) -> int:

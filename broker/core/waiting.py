@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core import paging
 from leveret.broker.core.chunks import cut
-from leveret.broker.core.identities import hash_of
+from leveret.broker.core.identities import hash_of, hashes_of
 from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.message import Absent
 from leveret.broker.core.queue import Queue
@@ -252,30 +252,69 @@ class Waiting(Queue):
         if is_absolute:
             extras.absolute.set(position, when + self.vhost.broker.wall_offset)
 
+    def wait_all(self, base: int, whens: Sequence[int], absolute: Sequence[int] = ()) -> None:
+        """Have all that is being placed wait: `wait_until` for very many.
+
+        Args:
+          base: The first position.
+          whens: The moment of each.
+          absolute: Positions whose moment is one of the wall clock.
+        """
+        extras = self.extras
+        if extras.placing:  # another hook has them wait, too
+            for position, when in enumerate(whens, base):
+                self.wait_until(position, when, is_absolute=position in absolute)
+            return
+        extras.placing = dict(enumerate(whens, base))
+        for position in absolute:
+            extras.absolute.set(position, whens[position - base] + self.vhost.broker.wall_offset)
+
     def wait_entries(self, entries: Sequence[Entry], whens: Sequence[int]) -> None:
         """Have messages wait that came back."""
         ordered = sorted(zip(entries, whens, strict=True), key=lambda each: each[0][0])
         some = [entry for entry, _ in ordered]
-        self._put_aside(some, [when for _, when in ordered], is_new=False)
-
-    def _put_aside(self, entries: Sequence[Entry], whens: Sequence[int], *, is_new: bool) -> None:
-        """Have messages wait until moments; what is new is after all that waits."""
         extras = self.extras
-        positions = [position for position, _ in entries]
-        if is_new:
-            extras.waiting.append_at(positions, [message for _, message in entries])
-        else:
-            extras.waiting.insert_many(entries, self.sizes, self.living)
-        self._note_due(positions, whens)
+        extras.waiting.insert_many(some, self.sizes, self.living)
+        positions = [position for position, _ in some]
+        extras.due.forget(positions)  # of an earlier wait
+        messages = [message for _, message in some]
+        self._put_aside(positions, messages, [when for _, when in ordered], is_new=False)
+
+    def _store_waiting(
+        self, positions: Sequence[int], messages: list[Message], whens: Sequence[int]
+    ) -> None:
+        """Have messages wait that are new, and after all that waits."""
+        self.extras.waiting.append_at(positions, messages)
+        self._put_aside(positions, messages, whens, is_new=True)
+
+    def _put_aside(
+        self,
+        positions: Sequence[int],
+        messages: Sequence[Message],
+        whens: Sequence[int],
+        *,
+        is_new: bool,
+    ) -> None:
+        """Keep until when messages wait, and what their names are."""
+        extras = self.extras
+        extras.due.fill(positions, whens)
+        extras.dues.extend(whens, positions)
+        self._log_due(positions, whens)
+        extras.set_timer()
         if extras.identity:
-            hashes = [self._hash(message) for _, message in entries]
-            extras.identities.add(positions, hashes)
+            hashes = hashes_of(self._names(messages))
+            extras.identities.add(positions, hashes, is_new=is_new)
             if self.log is not None and any(hashes):
                 self.log.note(Fact.ID, positions, hashes)
 
-    def _hash(self, message: Message) -> int:
-        name = self.name_of(message)
-        return hash_of(name) if name else 0
+    def _names(self, messages: Sequence[Message]) -> list[str | None]:
+        if len(self.extras.identity) == 1:
+            (hook,) = self.extras.naming
+            try:
+                return [hook.identity(message) for message in messages]
+            except Exception:  # is told of by who guards each call
+                pass
+        return [self.name_of(message) for message in messages]
 
     def name_of(self, message: Message) -> str | None:
         """Return by what name a message can be found while it waits."""
@@ -286,17 +325,21 @@ class Waiting(Queue):
         return None
 
     def _note_due(self, positions: Sequence[int], whens: Sequence[int]) -> None:
-        extras, offset = self.extras, self.vhost.broker.wall_offset
+        extras = self.extras
         for position, when in zip(positions, whens, strict=True):
             extras.due.set(position, when)
             extras.dues.add(when, position)
+        self._log_due(positions, whens)
+        extras.set_timer()
+
+    def _log_due(self, positions: Sequence[int], whens: Sequence[int]) -> None:
         if self.log is not None:
+            offset = self.vhost.broker.wall_offset
             walls = [when + offset for when in whens]
-            if absolute := extras.absolute:
+            if absolute := self.extras.absolute:
                 pairs = zip(positions, walls, strict=True)
                 walls = [wall | ABSOLUTE if at in absolute else wall for at, wall in pairs]
             self.log.note(Fact.DUE, positions, walls)
-        extras.set_timer()
 
     def clock_jumped(self) -> Iterator[None]:
         """Have what waits for, or expires at, a moment of the wall clock follow it, in steps."""

@@ -24,10 +24,16 @@ from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook
 from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import find, republish
 from leveret.broker.plugins.headers import identity_of, negated_delay
-from leveret.protocol.constants import HAS_HEADERS, TEN_YEARS_MS
+from leveret.protocol.constants import (
+    HAS_CONTENT_ENCODING,
+    HAS_CONTENT_TYPE,
+    HAS_HEADERS,
+    HAS_MORE_FLAGS,
+    TEN_YEARS_MS,
+)
 from leveret.protocol.errors import FrameError, PreconditionFailed
 from leveret.protocol.methods import BasicPublish
-from leveret.protocol.properties import locate
+from leveret.protocol.properties import VALUES_OFFSET, locate
 from leveret.protocol.table import DECODERS, Timestamp
 
 if TYPE_CHECKING:
@@ -43,7 +49,12 @@ if TYPE_CHECKING:
     from leveret.broker.core.vhost import VirtualHost
 
 DELAY, DELIVER_AT = "x-delay", "x-deliver-at"
-PREFIX, AT_OCTETS, DELAY_NAME = b"x-del", b"x-deliver-at", b"\7x-delay"
+PREFIX, AT_OCTETS = b"x-del", b"x-deliver-at"
+DELAY_NAME, DELAY_INT32 = (
+    b"\7x-delay",
+    b"\7x-delayI",
+)  # with the tag of what nearly all clients send
+BEFORE_HEADERS = HAS_CONTENT_TYPE | HAS_CONTENT_ENCODING | HAS_MORE_FLAGS
 INNER = "x-delayed-type"
 HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
 
@@ -71,7 +82,12 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
     try:
         if AT_OCTETS not in header:
             # as most have it: the first entry of the table, and the only one that is decoded
-            start = locate(header)[1] + 4
+            is_first = not message.flags & BEFORE_HEADERS
+            start = (VALUES_OFFSET if is_first else locate(header)[1]) + 4
+            if header.startswith(DELAY_INT32, start):
+                place = start + len(DELAY_INT32)
+                after = int.from_bytes(header[place : place + 4], signed=True)
+                return (now + after, False, "") if after > 0 else AT_ONCE
             if header.startswith(DELAY_NAME, start):
                 tag = start + len(DELAY_NAME)
                 return _after(DECODERS[header[tag]](header, tag + 1, 0)[0], now)
@@ -163,7 +179,8 @@ class Delay(ExchangeHook):
     """
 
     ignored = 0
-    _noted: Noted | None = None
+    _queue: Queue | None = None
+    _noted: Noted
 
     def divert(self, message: Message, routing_keys: Sequence[str]) -> Sequence[Queue] | None:
         """Return the hidden queue for a message that is to be delayed."""
@@ -176,26 +193,19 @@ class Delay(ExchangeHook):
             broker.events.emit("delay.ignored", exchange=exchange, header=ignored)
         if not when:
             return None
-        queue = self.holder()
+        queue = self._queue
+        if queue is None or queue.deleted:
+            queue = self._queue = exchange.vhost.hidden_queue(
+                holder_name(exchange.name),
+                durable=exchange.durable,
+                arguments={HOLDS: exchange.name},
+            )
+            self._noted = _noted_by(queue)
         noted = self._noted
-        if noted is None:
-            noted = self._noted = _noted_by(queue)
         if len(noted) >= NOTED:
             noted.clear()
         noted[message] = broker.now, found
         return (queue,)
-
-    def holder(self) -> Queue:
-        """Return the hidden queue, made now or before."""
-        exchange = self.exchange
-        name = holder_name(exchange.name)
-        queue = exchange.vhost.hidden.get(name)
-        if queue is None:
-            self._noted = None
-            queue = exchange.vhost.hidden_queue(
-                name, durable=exchange.durable, arguments={HOLDS: exchange.name}
-            )
-        return queue
 
 
 def holder_name(exchange: str) -> str:
@@ -229,12 +239,17 @@ class Holding(QueueHook):
         queue = cast("HookedQueue", self.queue)
         broker = queue.vhost.broker
         now, offset = broker.now, broker.wall_offset
+        whens: list[int] = []
+        absolute: list[int] = []
         for position, message in enumerate(messages, base):
             at, found = self.noted.pop(message, NEVER)
             if at != now:  # it was held by a transaction, or has come another way
                 found = moment(message, now, offset)
             when, is_absolute, _ = found
-            queue.wait_until(position, when or max(now, 1), is_absolute=is_absolute)
+            whens.append(when or max(now, 1))
+            if is_absolute:
+                absolute.append(position)
+        queue.wait_all(base, whens, absolute)
 
     def due(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Publish messages to their exchange, past its delay."""
@@ -294,8 +309,7 @@ class MessageDelay(QueueHook):
         """Have messages wait."""
         queue = cast("HookedQueue", self.queue)
         when = queue.vhost.broker.now + cast("int", queue.settings["message-delay"])
-        for position in range(base, base + len(messages)):
-            queue.wait_until(position, when)
+        queue.wait_all(base, [when] * len(messages))
 
 
 def _of_exchange(exchange: Exchange) -> type[ExchangeHook] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from leveret.protocol.constants import HAS_HEADERS, HAS_MESSAGE_ID
 from leveret.protocol.errors import FrameError
-from leveret.protocol.properties import split_headers
+from leveret.protocol.properties import message_id, split_headers
 from leveret.protocol.table import (
     Float32,
     Int8,
@@ -48,13 +48,13 @@ def with_count(message: Message, count: int) -> Message:
 
 def identity_of(message: Message) -> str | None:
     """Return by what name a waiting message is known: its x-delay-id, or else its message-id."""
-    flags = message.flags
+    header = message.header
     try:
-        if flags & HAS_HEADERS and _DELAY_ID in message.header:
+        if _DELAY_ID in header and message.flags & HAS_HEADERS:
             name = (message.headers or {}).get(DELAY_ID)
             if isinstance(name, str | int) and not isinstance(name, bool):
                 return str(name)
-        return message.message_id if flags & HAS_MESSAGE_ID else None
+        return message_id(header) if message.flags & HAS_MESSAGE_ID else None
     except FrameError:  # nobody can read them
         return None
 

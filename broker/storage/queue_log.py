@@ -133,6 +133,9 @@ class QueueLog:
         """Keep a fact of messages; transient ones, and those that are settled, are left out."""
         pending, known = self.pending, self.known
         fresh = known.fresh.setdefault(fact, {}) if pending else {}
+        if pending and len(positions) == len(pending.keys() & positions):
+            fresh.update(zip(positions, values, strict=True))
+            return
         segment: Segment | None = None
         for position, value in zip(positions, values, strict=True):
             if position in pending:

@@ -1,6 +1,6 @@
 """Identities: waiting messages by name, what is out of date, and hooked queues that use them."""
 
-from leveret.broker.core.identities import TOLERATED, Identities, hash_of
+from leveret.broker.core.identities import PART, TOLERATED, Identities, hash_of
 
 NAME = hash_of("a")
 
@@ -93,9 +93,49 @@ def test_what_was_added_twice_does_not_stay_so() -> None:
 
 def test_all_is_forgotten_at_once_and_freed_in_steps():
     identities = Identities()
-    identities.add(range(5000), [hash_of(str(number)) for number in range(5000)])
+    identities.add(range(3 * PART), [hash_of(str(number)) for number in range(3 * PART)])
 
     steps = identities.free()
 
     assert ([], 0) == (identities.find(hash_of("1")), identities.count)
-    assert len(list(steps)) > 100
+    assert 3 == len(list(steps))
+
+
+def test_a_name_is_found_in_all_parts():
+    identities = Identities()
+    identities.add([0], [NAME])
+    identities.add(range(1, 2 * PART), [hash_of(str(number)) for number in range(1, 2 * PART)])
+    identities.add([3 * PART], [NAME])
+
+    assert [0, 3 * PART] == identities.find(NAME)
+    assert [2 * PART - 1] == identities.find(hash_of(str(2 * PART - 1)))
+    assert 2 * PART + 1 == identities.count
+
+
+def test_a_message_that_came_back_and_waits_again_has_one_entry_in_all_parts():
+    identities = Identities()
+    identities.add([0], [NAME])
+    identities.add(range(1, 2 * PART), [hash_of(str(number)) for number in range(1, 2 * PART)])
+    identities.add([0], [NAME], is_new=False)
+
+    assert [0] == identities.find(NAME)
+    assert 2 * PART == identities.count
+
+
+def test_parts_that_became_small_are_put_together_and_stay_to_be_found_meanwhile():
+    identities = Identities()
+    count = 20 * PART
+    identities.add(range(count), [hash_of(str(number)) for number in range(count)])
+
+    def waits(position):
+        return position % 100 == 0
+
+    identities.tidy(0, waits)
+    while identities._tidying is not None:
+        assert [100] == identities.find(hash_of("100"))
+        identities.tidy(count, waits)
+
+    assert count // 100 + 1 == identities.count
+    assert len(identities._parts) <= 2
+    assert all([at] == identities.find(hash_of(str(at))) for at in range(0, count, 1000))
+    assert [] == identities.find(hash_of("101"))

@@ -71,18 +71,22 @@ def test_a_user_has_one_in_each_virtual_host(broker, vhost):
     assert broker.routes(vhost, "guest") is not broker.routes(vhost, "somebody")
 
 
+def by_headers(broker, vhost):
+    return ByHeaders(broker.routes(vhost, "guest"), vhost.exchanges["amq.headers"], ("k",))
+
+
 def octets(number):
     return b"%04d" % number
 
 
 def test_where_headers_lead_is_remembered_while_some_come_again(broker, vhost, monkeypatch):
     monkeypatch.setattr(routes_module, "TABLES_LIMIT", 4)
-    routes, of = broker.routes(vhost, "guest"), ByHeaders(vhost.exchanges["amq.headers"])
+    of = by_headers(broker, vhost)
     for number in range(4):
-        routes.remember_table(of, octets(number), ())
+        of._remember(octets(number), ())
     of.hits = 4
 
-    routes.remember_table(of, octets(4), ())
+    of._remember(octets(4), ())
 
     assert {octets(4): ()} == of.known
     assert 0 == of.hits
@@ -90,29 +94,29 @@ def test_where_headers_lead_is_remembered_while_some_come_again(broker, vhost, m
 
 def test_headers_that_never_come_again_are_not_remembered(broker, vhost, monkeypatch):
     monkeypatch.setattr(routes_module, "TABLES_LIMIT", 4)
-    routes, of = broker.routes(vhost, "guest"), ByHeaders(vhost.exchanges["amq.headers"])
+    of = by_headers(broker, vhost)
     for number in range(5):
-        routes.remember_table(of, octets(number), ())
+        of._remember(octets(number), ())
 
     assert of.known is None
-    routes.remember_table(of, octets(6), ())
+    of._remember(octets(6), ())
     assert of.known is None
 
 
 def test_long_tables_are_not_remembered(broker, vhost):
-    of = ByHeaders(vhost.exchanges["amq.headers"])
-    broker.routes(vhost, "guest").remember_table(of, bytes(routes_module.TABLE_LIMIT + 1), ())
+    of = by_headers(broker, vhost)
+    of._remember(bytes(routes_module.TABLE_LIMIT + 1), ())
     assert {} == of.known
 
 
 def test_tables_count_against_the_bound_of_all(broker, vhost, monkeypatch):
     monkeypatch.setattr(routes_module, "MEMO_LIMIT", 3)
-    routes, of = broker.routes(vhost, "guest"), ByHeaders(vhost.exchanges["amq.headers"])
+    routes, of = broker.routes(vhost, "guest"), by_headers(broker, vhost)
     routes.current()
-    routes.by_headers[envelope()] = of
+    routes.by_message[envelope()] = of
     for number in range(3):
-        routes.remember_table(of, octets(number), ())
+        of._remember(octets(number), ())
 
     routes.current()
 
-    assert {} == routes.by_headers
+    assert {} == routes.by_message
