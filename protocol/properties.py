@@ -9,7 +9,7 @@ every other octet as it came.
 Called by: content (on demand), core and plugins (to change headers), clients.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from struct import Struct, error
 from typing import NamedTuple, cast
 
@@ -263,11 +263,13 @@ _FIELDS = tuple(
 )
 
 
-# Where headers and expiration are. One function is compiled for each flags word that comes up, of
-# the same steps as the check below.
+# Where headers, expiration and message-id are. Functions are compiled for each flags word that
+# comes up, of the same steps as the check below.
 
 Locate = Callable[[bytes, int], Places]
 _LOCATE: dict[int, Locate] = {}
+FindId = Callable[[bytes, int], int]
+_FIND_ID: dict[int, FindId] = {}
 
 
 def locate(header: bytes) -> Places:
@@ -299,10 +301,15 @@ def message_id(header: bytes) -> str:
     Raises:
       FrameError: Lengths do not fit.
     """
-    start = locate(header)[4]  # it comes behind the expiration
-    if start == len(header):
-        return ""
-    return header[start + 1 : start + 1 + header[start]].decode("utf-8", "replace")
+    flags = header[FLAGS_OFFSET] << 8 | header[FLAGS_OFFSET + 1]
+    try:
+        if flags & _UNDEFINED:
+            at = locate(header)[4]  # it comes behind the expiration
+        else:
+            at = (_FIND_ID.get(flags) or _compile_find_id(flags))(header, VALUES_OFFSET)
+        return header[at + 1 : at + 1 + header[at]].decode("utf-8", "replace")
+    except IndexError:
+        raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
 
 
 def _entries(header: bytes, start: int, end: int) -> list[Entry]:
@@ -312,16 +319,31 @@ def _entries(header: bytes, start: int, end: int) -> list[Entry]:
 
 def _compile_locate(flags: int) -> Locate:
     lines = []
-    for name, flag, *_ in _FIELDS[: Properties._fields.index("expiration") + 1]:
-        step = [_STEPS.get(name, "p += 1 + d[p]")] if flags & flag else []
+    for name, step in _steps(flags, "message_id"):
         if name in ("headers", "expiration"):
-            step = [f"{name} = p", *step, f"{name}_end = p"]
-        lines += step
+            step = f"{name} = p; {step}; {name}_end = p"
+        lines.append(step)
     lines.append(f"return {flags}, headers, headers_end, expiration, expiration_end")
-    names: dict[str, object] = {"number": int.from_bytes}
-    exec("def locate(d, p):\n " + "\n ".join(lines), names)
-    function = _LOCATE[flags] = cast(Locate, names["locate"])
+    function = _LOCATE[flags] = cast(Locate, _compile(lines))
     return function
+
+
+def _compile_find_id(flags: int) -> FindId:
+    lines = [step for _, step in _steps(flags, "message_id")]
+    function = _FIND_ID[flags] = cast(FindId, _compile([*lines, "return p"]))
+    return function
+
+
+def _steps(flags: int, end: str) -> Iterator[tuple[str, str]]:
+    """Return what leads past each property before another one."""
+    for name, flag, *_ in _FIELDS[: Properties._fields.index(end)]:
+        yield name, _STEPS.get(name, "p += 1 + d[p]") if flags & flag else "pass"
+
+
+def _compile(lines: Iterable[str]) -> object:
+    names: dict[str, object] = {"number": int.from_bytes}
+    exec("def find(d, p):\n " + "\n ".join(lines), names)
+    return names["find"]
 
 
 # Whether the values fill a header exactly, for the reader: lengths are followed, nothing is

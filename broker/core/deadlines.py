@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import heapify, heappop, heappush, heapreplace, merge
-from operator import neg
+from itertools import islice
+from operator import eq, neg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,17 +88,11 @@ class Deadlines:
     def extend(self, whens: Sequence[int], positions: Sequence[int]) -> None:
         """Have ascending positions due at times, one each: `add` for very many."""
         self._store()
-        entries: list[int] = []
-        last = first = end = 0
-        for when, position in zip(whens, positions, strict=True):
-            if when == last and position == end and end - first < MOST:
-                end += 1
-                continue
-            if end > first:
-                entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
-            last, first, end = when, position, position + 1
-        if end > first:
-            entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
+        if any(map(eq, whens, islice(whens, 1, None))):
+            entries = _joined(whens, positions)
+        else:
+            pairs = zip(whens, positions, strict=True)
+            entries = [when << WHEN_SHIFT | first << FIRST_SHIFT for when, first in pairs]
         self.positions += len(positions)
         self._entries += len(entries)
         few = self._few
@@ -292,6 +287,22 @@ class Deadlines:
         self._first = self._end
         self._entries = self.positions = 0
         return _free(rows)
+
+
+def _joined(whens: Sequence[int], positions: Sequence[int]) -> list[int]:
+    """Return entries for ascending positions, one for neighbours that are due at the same time."""
+    entries: list[int] = []
+    last = first = end = 0
+    for when, position in zip(whens, positions, strict=True):
+        if when == last and position == end and end - first < MOST:
+            end += 1
+            continue
+        if end > first:
+            entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
+        last, first, end = when, position, position + 1
+    if end > first:
+        entries.append(last << WHEN_SHIFT | first << FIRST_SHIFT | end - first - 1)
+    return entries
 
 
 def _above(row: list[int], least: int) -> int:

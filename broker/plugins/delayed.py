@@ -31,6 +31,7 @@ from leveret.protocol.constants import (
     HAS_MORE_FLAGS,
     TEN_YEARS_MS,
 )
+from leveret.protocol.content import FRAME_HEAD
 from leveret.protocol.errors import FrameError, PreconditionFailed
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import VALUES_OFFSET, locate
@@ -54,6 +55,9 @@ DELAY_NAME, DELAY_INT32 = (
     b"\7x-delay",
     b"\7x-delayI",
 )  # with the tag of what nearly all clients send
+# Where that stands in a message of one piece with nothing before its headers.
+FIRST_ENTRY = FRAME_HEAD + VALUES_OFFSET + 4
+INT32 = FIRST_ENTRY + len(DELAY_INT32)
 BEFORE_HEADERS = HAS_CONTENT_TYPE | HAS_CONTENT_ENCODING | HAS_MORE_FLAGS
 INNER = "x-delayed-type"
 HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
@@ -76,18 +80,21 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
     """
     if not message.flags & HAS_HEADERS:
         return AT_ONCE
+    frames = message.frames
+    if (
+        frames.__class__ is bytes
+        and not message.flags & BEFORE_HEADERS
+        and frames.startswith(DELAY_INT32, FIRST_ENTRY)
+        and frames.find(AT_OCTETS, FIRST_ENTRY, FRAME_HEAD + message.header_size) < 0
+    ):  # as most have it: the first entry of the table, and all that is decoded
+        after = int.from_bytes(frames[INT32 : INT32 + 4], signed=True)
+        return (now + after, False, "") if after > 0 else AT_ONCE
     header = message.header
     if PREFIX not in header:
         return AT_ONCE
     try:
         if AT_OCTETS not in header:
-            # as most have it: the first entry of the table, and the only one that is decoded
-            is_first = not message.flags & BEFORE_HEADERS
-            start = (VALUES_OFFSET if is_first else locate(header)[1]) + 4
-            if header.startswith(DELAY_INT32, start):
-                place = start + len(DELAY_INT32)
-                after = int.from_bytes(header[place : place + 4], signed=True)
-                return (now + after, False, "") if after > 0 else AT_ONCE
+            start = locate(header)[1] + 4
             if header.startswith(DELAY_NAME, start):
                 tag = start + len(DELAY_NAME)
                 return _after(DECODERS[header[tag]](header, tag + 1, 0)[0], now)
