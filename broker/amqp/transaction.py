@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from leveret.broker.core.message import octets as octets_of
 from leveret.broker.core.placing import admitted
-from leveret.broker.core.queue import Queue
+from leveret.broker.core.queue import seal_caused
 from leveret.protocol.constants import NO_ROUTE
 from leveret.protocol.errors import PreconditionFailed
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.settling import Entry
-    from leveret.broker.core.batch import Batch
     from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
+    from leveret.broker.core.queue import Queue
 
 
 # What is carried out at a stroke: messages, their octets, and queues that get some of them.
@@ -162,7 +162,7 @@ class Transaction:
                 _publish(queue, messages, is_kept=is_kept)
         channel.settle_all(discarded, requeued, rejected)
         if is_kept:
-            _seal_dead_letters(batch)
+            seal_caused(batch)
         if refused:
             for hook, message in _pairs(passed):
                 if id(message) in refused:
@@ -206,13 +206,16 @@ class Transaction:
           asking: What drops publishes that exchanges do not let in any more.
           settled: What is acknowledged, and what is rejected.
         """
+        batch = channel.session.broker.batch
         discarded, rejected = settled
         try:
             yield from asking
-            yield from _publish_later(publishes)
+            for _ in _publish_later(publishes):
+                seal_caused(batch)
+                yield
             yield from channel.discard_later(*discarded)
             for _ in channel.reject_later(*rejected):
-                _seal_dead_letters(channel.session.broker.batch)
+                seal_caused(batch)
                 yield
             yield from returns
         except Exception:
@@ -284,13 +287,6 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
             queue.incoming = messages  # from here on the list is the queue's
         queue.touch()
         if is_kept:
-            queue.seal()
-
-
-def _seal_dead_letters(batch: Batch) -> None:
-    """Have consumers wait for what was moved to queues: it is in the same commit."""
-    for queue in batch.caused:
-        if isinstance(queue, Queue):
             queue.seal()
 
 

@@ -19,6 +19,7 @@ from leveret.broker.core.chunks import Paged
 from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
 from leveret.broker.core.log import ABSOLUTE, Fact
+from leveret.broker.core.queue import seal_caused
 from leveret.broker.core.tally import Tally
 from leveret.broker.core.waiting import Waiting
 
@@ -109,6 +110,8 @@ class Expiring(Waiting):
     def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
         results = [dropped(entries, reason) for dropped in self.extras.dropped]
+        if self.is_sealed:
+            seal_caused(self.vhost.broker.batch)
         if FAILED not in results:  # else they are gone from here, but come back with a restart
             self.take_out(entries)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Mapping, Sequence
 
+    from leveret.broker.core.batch import Batch
     from leveret.broker.core.chunks import Paged
     from leveret.broker.core.hooks import QueueHook
     from leveret.broker.core.message import Message
@@ -201,6 +202,11 @@ class Queue(Stock):
                 sealed.append((self.next_position, batch.commit))
             batch.sealed[self] = None
             self._store()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether anything that came in waits for a commit."""
+        return bool(self._sealed) and self._sealed[-1][1] > self.vhost.broker.batch.committed
 
     def _unseal(self) -> int:
         """Return the position from which on everything waits for a commit."""
@@ -433,3 +439,10 @@ class Queue(Stock):
         batch = self.vhost.broker.batch
         batch.touched.pop(self, None)
         batch.caused.pop(self, None)
+
+
+def seal_caused(batch: Batch) -> None:
+    """Have consumers wait for what was moved to queues in this slice: it is in the open commit."""
+    for queue in batch.caused:
+        if isinstance(queue, Queue):
+            queue.seal()

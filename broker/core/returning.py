@@ -17,6 +17,7 @@ from leveret.broker.core import paging
 from leveret.broker.core.expiring import Expiring
 from leveret.broker.core.hooks import Reason
 from leveret.broker.core.message import Absent, Altered, octets
+from leveret.broker.core.queue import seal_caused
 from leveret.broker.core.runs import CHUNK_LENGTH
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Returning(Expiring):
         some: Sequence[Entry] = entries
         for due in extras.due_hooks:
             some = due(some)
+        if extras.due_hooks and self.is_sealed:
+            seal_caused(self.vhost.broker.batch)
         if extras.adopting:
             self._adopt(some)
         now, deadlines = self.vhost.broker.now, extras.deadlines

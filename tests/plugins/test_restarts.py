@@ -213,6 +213,38 @@ async def test_nobody_gets_a_dead_letter_of_a_transaction_that_is_not_on_the_dis
         assert [b"%d" % each for each in range(count)] == reader.bodies()
 
 
+@pytest.mark.parametrize("count", [1, 5])  # five are carried out in pieces
+@pytest.mark.parametrize(
+    "arguments",
+    [dying(max_length=0), dying(message_ttl=0), dying(max_length=0, overflow="reject-publish-dlx")],
+    ids=str,
+)
+async def test_nobody_gets_what_dies_by_a_transaction_that_is_not_on_the_disk(
+    lives, mock_clock, arguments, count
+):
+    async with lives() as kept:
+        await lives.begin(kept, arguments=arguments)
+        reader, client = kept.connect(), kept.connect()
+        reader.consume("dead")
+        client.send(TxSelect())
+        kept.gate.hold()
+        persistent = Properties(delivery_mode=2)
+        for each in range(count):
+            client.feed(published(b"%d" % each, BasicPublish("", "q"), 1, persistent))
+        client.send(TxCommit())
+        await pass_time()
+        reader._read()
+        assert [] == reader.bodies()
+
+        kept.gate.let_through()
+        await kept.settle()
+        await pass_time()  # what is carried out in pieces may die in the commit behind it
+        await kept.settle()
+        reader._read()
+
+        assert [b"%d" % each for each in range(count)] == reader.bodies()
+
+
 # Redelivery
 
 
