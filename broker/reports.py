@@ -41,6 +41,7 @@ def subscribe(broker: Broker, level: str = "info") -> None:
         ("argument.ineffective", _ineffective),
         ("clock.jumped", _clock_jumped),
         ("delayed.dropped", _delayed_dropped),
+        ("delayed.refused", _delayed_refused),
     ):
         broker.events.subscribe(name, subscriber)
 
@@ -125,4 +126,14 @@ def _delayed_dropped(exchange: Exchange, count: int) -> None:
         exchange=exchange.name,
         messages=count,
         reason="the exchange was deleted",
+    )
+
+
+def _delayed_refused(exchange: Exchange, count: int) -> None:
+    log.warning(
+        "delayed.refused",
+        vhost=exchange.vhost.name,
+        exchange=exchange.name,
+        messages=count,
+        reason="their delay was over, and a queue refused them",
     )

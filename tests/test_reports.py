@@ -55,14 +55,15 @@ def test_lines_below_the_level_are_not_even_made(level: str):
     assert {"connection.opened", "connection.closed"}.isdisjoint(events)
 
 
-def test_what_a_deleted_exchange_takes_along_is_told():
+@pytest.mark.parametrize("event", ["delayed.dropped", "delayed.refused"])
+def test_delayed_messages_that_are_gone_are_told(event: str):
     broker = Broker()
     broker.add_defaults()
     reports.subscribe(broker)
     exchange = broker.vhosts["/"].exchanges["amq.direct"]
 
     with structlog.testing.capture_logs() as logs:
-        broker.events.emit("delayed.dropped", exchange=exchange, count=3)
+        broker.events.emit(event, exchange=exchange, count=3)
 
     [line] = logs
     assert ("warning", "/", "amq.direct", 3) == (

@@ -8,7 +8,7 @@ these `effective` when they give it its meaning.
 Called by: core.vhost (declare), core.exchange_types (texts), amqp.*_methods, amqp.publish.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, TypeAlias
@@ -299,11 +299,17 @@ def check_consumer_arguments(
 
 
 def _check_table(table: Mapping[str, Argument], arguments: Table, subject: str) -> None:
+    for name, reason in refused(table, arguments):
+        raise PreconditionFailed(f"invalid arg '{name}' for {subject}: {reason}")
+
+
+def refused(table: Mapping[str, Argument], arguments: Table) -> Iterator[tuple[str, str]]:
+    """Return the arguments that would be refused in a declaration, and why."""
     for name, argument in table.items():
         if name in arguments:
             reason = argument.validate(arguments[name], arguments)
             if reason is not None:
-                raise PreconditionFailed(f"invalid arg '{name}' for {subject}: {reason}")
+                yield name, reason
 
 
 def check_field(name: str, received: object, current: object, subject: str) -> None:

@@ -147,8 +147,13 @@ class VirtualHost(Wiring):
         auto_delete: bool = False,
         internal: bool = False,
         arguments: Table | None = None,
+        is_restored: bool = False,
     ) -> Exchange:
-        """Return the exchange, made now or before; raise if it was made differently."""
+        """Return the exchange, made now or before; raise if it was made differently.
+
+        Args:
+          is_restored: Whether it was there before: arguments that are refused now have no effect.
+        """
         exchange_type = self.exchange_type(type_name)
         arguments = EMPTY_TABLE if arguments is None else arguments
         subject, table = self.described("exchange", name), self.broker.registry.exchange_arguments
@@ -162,7 +167,8 @@ class VirtualHost(Wiring):
             compared = (ALTERNATE_EXCHANGE, *known.type.compared_arguments, *others)
             check_equivalence(compared, arguments, known.arguments, subject)
             return known
-        check_exchange_arguments(arguments, subject, table)
+        if not is_restored:
+            check_exchange_arguments(arguments, subject, table)
         exchange = Exchange(
             self,
             name,
@@ -198,6 +204,7 @@ class VirtualHost(Wiring):
         auto_delete: bool = False,
         owner: object | None = None,
         arguments: Table | None = None,
+        is_restored: bool = False,
     ) -> Queue:
         """Return the queue, made now or before; raise if it was made differently.
 
@@ -207,6 +214,7 @@ class VirtualHost(Wiring):
           auto_delete: Whether it goes with its last consumer.
           owner: The session that alone may use it, None if all may.
           arguments: Its x-arguments.
+          is_restored: Whether it was there before: arguments that are refused now have no effect.
         """
         arguments = EMPTY_TABLE if arguments is None else arguments
         durable = durable and owner is None
@@ -223,14 +231,15 @@ class VirtualHost(Wiring):
         if not name:
             check_may_be_unnamed(arguments)
         check_queue_limit(self, name)
-        check_queue_arguments(
-            arguments,
-            self.described("queue", name),
-            durable=durable,
-            auto_delete=auto_delete,
-            exclusive=owner is not None,
-            table=registry.queue_arguments,
-        )
+        if not is_restored:
+            check_queue_arguments(
+                arguments,
+                self.described("queue", name),
+                durable=durable,
+                auto_delete=auto_delete,
+                exclusive=owner is not None,
+                table=registry.queue_arguments,
+            )
         queue = Queue(
             self,
             name or generated_name(),

@@ -263,13 +263,15 @@ class Holding(QueueHook):
         queue = cast("HookedQueue", self.queue)
         exchange = queue.vhost.exchanges.get(cast("str", queue.settings[HOLDS]))
         if exchange is not None:
-            for _, message in entries:
-                _deliver(exchange, negated_delay(message))
+            refused = sum([_deliver(exchange, negated_delay(message)) for _, message in entries])
+            if refused:
+                queue.vhost.broker.events.emit("delayed.refused", exchange=exchange, count=refused)
         queue.take_out(entries)
         return ()
 
 
-def _deliver(exchange: Exchange, message: Message) -> None:
+def _deliver(exchange: Exchange, message: Message) -> int:
+    """Publish a message whose delay is over; return how many queues do not take it."""
     method = message.envelope.method
     assert isinstance(method, BasicPublish)
     keys: Sequence[str] = (method.routing_key,)
@@ -277,7 +279,8 @@ def _deliver(exchange: Exchange, message: Message) -> None:
         keys = routing_keys(method.routing_key, message.headers)
     if isinstance(message.envelope, BlindEnvelope):
         keys = (*keys, *message.envelope.copies)
-    republish(message, find(exchange, keys, message, is_past_hooks=True))
+    queues = find(exchange, keys, message, is_past_hooks=True)
+    return len(queues) - republish(message, queues)
 
 
 def _drop(vhost: VirtualHost, exchange: Exchange) -> None:

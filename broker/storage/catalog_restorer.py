@@ -1,10 +1,11 @@
 """Restorer: definitions become virtual hosts, users, exchanges, queues and bindings again.
 
 Law: what is read was written by `Catalog`, or it stops the start; only what belongs to a part
-that is absent (a kind, an exchange type, a policy's setting) is held: left as it is kept, and
-told in a note. So is what a plugin has noted of an owner that is absent; other notes are brought
-back, whether their plugin is there or not. Kinds come in the order in which one can stand on
-another, whatever the order of the rows.
+that is absent (a kind, an exchange type, a policy's setting), or that its type has no use for any
+more, is held: left as it is kept, and told in a note. So is what a plugin has noted of an owner
+that is absent; other notes are brought back, whether their plugin is there or not. An argument that
+would be refused today has no effect, which is told in a note, too. Kinds come in the order in which
+one can stand on another, whatever the order of the rows.
 
 Called by: storage.catalog.
 """
@@ -15,6 +16,7 @@ import json
 from struct import error
 from typing import TYPE_CHECKING, NamedTuple
 
+from leveret.broker.core.arguments import refused
 from leveret.broker.core.checks import RESERVED
 from leveret.broker.core.policy import Policy, PolicyError
 from leveret.broker.core.users import Permissions, TopicPermissions, User
@@ -45,11 +47,11 @@ from leveret.broker.storage.catalog_format import (
     unpack_names,
     unseal,
 )
-from leveret.protocol.errors import AMQPError, NotFound
+from leveret.protocol.errors import AMQPError, NotFound, PreconditionFailed
 from leveret.protocol.table import decode_shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from leveret.broker.core.broker import Broker
     from leveret.broker.core.notes import Owner
@@ -218,14 +220,28 @@ class Restorer:
         if type_name not in self._broker.registry.exchange_types:
             self._absent.add((vhost, name))
             raise _Absent(f"its type {type_name!r} is not known")
-        self._vhost(vhost).declare_exchange(
-            name,
-            type_name,
-            durable=True,
-            auto_delete=bool(flags & AUTO_DELETE),
-            internal=bool(flags & INTERNAL),
-            arguments=arguments,
-        )
+        try:
+            self._vhost(vhost).declare_exchange(
+                name,
+                type_name,
+                durable=True,
+                auto_delete=bool(flags & AUTO_DELETE),
+                internal=bool(flags & INTERNAL),
+                arguments=arguments,
+                is_restored=True,
+            )
+        except PreconditionFailed as problem:  # its type has no use for its arguments any more
+            self._absent.add((vhost, name))
+            raise _Absent(problem.text) from None
+        self._tell_refused("exchange", row, arguments)
+
+    def _tell_refused(self, kind: str, row: _Row, arguments: Mapping[str, object]) -> None:
+        """Tell of arguments that would be refused today: what has them is there without them."""
+        registry, (vhost, name) = self._broker.registry, row.names
+        known = registry.queue_arguments if kind == "queue" else registry.exchange_arguments
+        for argument, reason in refused(known, arguments):
+            text = f"{kind} {name!r} in vhost {vhost!r}: argument {argument!r} has no effect"
+            self.notes.append(f"{printable(f'{text}: {reason}')}; kept as it is")
 
     def _restore_queue(self, row: _Row) -> None:
         vhost, name = row.names
@@ -234,8 +250,13 @@ class Restorer:
         if number in self.queues:
             raise ValueError(f"its number {number} is that of {self.queues[number]!r}")
         self.queues[number] = self._vhost(vhost).declare_queue(
-            name, durable=True, auto_delete=bool(flags & AUTO_DELETE), arguments=arguments
+            name,
+            durable=True,
+            auto_delete=bool(flags & AUTO_DELETE),
+            arguments=arguments,
+            is_restored=True,
         )
+        self._tell_refused("queue", row, arguments)
 
     def _restore_hidden_queue(self, row: _Row) -> None:
         vhost, name = row.names
@@ -256,4 +277,7 @@ class Restorer:
             if is_of_plugin or (where, exchange) in self._absent:
                 raise _Absent(f"exchange {exchange!r} is not there")
         destination = vhost.queue(name) if kind == "queue" else vhost.exchange(name)
-        vhost.bind(source, destination, routing_key, arguments)
+        try:
+            vhost.bind(source, destination, routing_key, arguments)
+        except PreconditionFailed as problem:  # its exchange makes no sense of it any more
+            raise _Absent(problem.text) from None

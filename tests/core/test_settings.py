@@ -2,10 +2,14 @@
 
 import pytest
 
+from leveret.broker.core.arguments import Argument, milliseconds, one_of
 from leveret.broker.core.settings import settings
 from leveret.protocol.wire import EMPTY_TABLE
 
-KNOWN = ("x-message-ttl", "x-overflow")
+KNOWN = {
+    "x-message-ttl": Argument(milliseconds),
+    "x-overflow": Argument(one_of("a", "b", otherwise="no such")),
+}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,8 @@ KNOWN = ("x-message-ttl", "x-overflow")
         ({"x-overflow": "a"}, {"overflow": "b"}, {"overflow": "a"}),
         ({"x-overflow": "a"}, {"message-ttl": 2}, {"overflow": "a", "message-ttl": 2}),
         ({"x-unknown": 1}, {"overflow": "b"}, {"overflow": "b"}),
+        ({"x-overflow": "c"}, {"overflow": "b"}, {"overflow": "b"}),
+        ({"x-message-ttl": -1, "x-overflow": "a"}, {}, {"overflow": "a"}),
     ],
 )
 def test_the_smaller_number_counts_else_the_argument(arguments, policy, expected):

@@ -50,7 +50,7 @@ class Delayed:
         self.broker = broker
         broker.now, broker.wall_offset = NOW, WALL
         self.events = []
-        for name in ("delay.ignored", "delayed.dropped"):
+        for name in ("delay.ignored", "delayed.dropped", "delayed.refused"):
             broker.events.subscribe(
                 name, lambda name=name, **fields: self.events.append((name, fields))
             )
@@ -112,6 +112,20 @@ def test_a_delay_may_be_any_number(delayed, kind):
     delayed.advance(1)
     assert 1 == delayed.ready()
     assert [] == delayed.events
+
+
+@pytest.mark.parametrize("body", [b"x-deliver-at", b"\7x-delayI\0\0\0\1"])
+@pytest.mark.parametrize("properties", [{}, {"content_type": "text"}, {"content_encoding": "e"}])
+@pytest.mark.parametrize(
+    "headers", [{"x-delay": 100}, {"a": 1, "x-delay": 100}, {"x-delay": 100, "z": "x-del"}]
+)
+def test_a_delay_is_found_wherever_it_stands(delayed, headers, properties, body):
+    delayed.client.publish(body, "k", "dx", headers=headers, **properties)
+
+    delayed.advance(99)
+    assert 0 == delayed.ready()
+    delayed.advance(1)
+    assert [body] == delayed.bodies()
 
 
 def test_a_part_of_a_millisecond_counts_as_one(delayed):
@@ -562,3 +576,16 @@ def test_a_delay_of_a_queue_out_of_range_is_refused(delayed, value):
 
     assert 406 == code
     assert "x-message-delay" in text
+
+
+def test_what_a_queue_refuses_when_its_delay_is_over_is_told_of(delayed):
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    delayed.client.declare("full", arguments=full)
+    delayed.client.call(QueueBind("full", "dx", "k"))
+    for _ in range(3):
+        delayed.publish(x_delay=100)
+    delayed.advance(100)
+
+    exchange = delayed.vhost.exchanges["dx"]
+    assert [("delayed.refused", {"exchange": exchange, "count": 2})] == delayed.events
+    assert (3, 1) == (delayed.ready(), delayed.ready("full"))

@@ -1,22 +1,25 @@
 """Definitions survive: what was kept gives the same broker again, or an error with a name."""
 
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from leveret.broker.core.arguments import milliseconds
 from leveret.broker.core.broker import Broker
 from leveret.broker.core.exchange_types import EXCHANGE_TYPES, Direct
 from leveret.broker.core.policy import Policy, PolicyError
+from leveret.broker.core.registry import Registry
 from leveret.broker.core.users import Permissions, TopicPermissions, User, hash_password
 from leveret.broker.definitions import export, parse
 from leveret.broker.document import DocumentError
 from leveret.broker.storage.base import Definition, StoreError
 from leveret.broker.storage.catalog import Catalog
 from leveret.broker.storage.catalog_format import pack_names, seal, unseal
-from leveret.protocol.errors import AMQPError
+from leveret.protocol.errors import AMQPError, PreconditionFailed
 from leveret.protocol.table import decode_table, encode_table
 
 ALL = Permissions(".*", ".*", ".*")
@@ -625,6 +628,66 @@ def test_a_policy_with_an_unknown_setting_is_held(kept):
     kept.vhost.policies.put(Policy("p", ".*", {"max-length": 1}))
     kept.restart()
     assert 1 == len(kept.catalog.notes)
+
+
+def test_an_argument_that_would_be_refused_today_has_no_effect(kept, monkeypatch):
+    arguments = {"x-odd": -1, "x-max-length": 5}
+    kept.vhost.declare_queue("q", durable=True, arguments=arguments)
+    kept.vhost.declare_exchange("e", "direct", durable=True, arguments={"x-odd": "s"})
+    before = dict(kept.rows)
+
+    registry = Registry()  # of a later version, which knows it
+    for where in ("queues", "exchanges"):
+        registry.argument("x-odd", milliseconds, applies_to=where)
+    monkeypatch.setitem(globals(), "Broker", partial(Broker, registry=registry))
+    kept.restart()
+
+    assert [
+        "exchange 'e' in vhost '/': argument 'x-odd' has no effect: "
+        '"expected integer, got longstr"; kept as it is',
+        "queue 'q' in vhost '/': argument 'x-odd' has no effect: {value_negative,-1}; "
+        "kept as it is",
+    ] == kept.catalog.notes
+    queue = kept.vhost.queue("q")
+    assert (arguments, {"max-length": 5}) == (queue.arguments, queue.settings)
+    assert before == kept.rows
+    assert queue is kept.vhost.declare_queue("q", durable=True, arguments=arguments)
+
+
+class Picky(Direct):
+    """Has no use for what it was declared and bound with before."""
+
+    name = "x-odd"
+
+    def __init__(self, arguments):
+        super().__init__(arguments)
+        if "bad" in arguments:
+            raise PreconditionFailed("it is bad")
+
+    def check_binding(self, binding_key, arguments):
+        if binding_key == "bad":
+            raise PreconditionFailed("so is this")
+
+
+def test_what_an_exchange_type_refuses_today_is_held(kept, monkeypatch):
+    kept.broker.registry.exchange_type(Odd)
+    for name, arguments in (("bad", {"bad": 1}), ("good", {})):
+        kept.vhost.declare_exchange(name, "x-odd", durable=True, arguments=arguments)
+        for key in ("bad", "k"):
+            kept.vhost.bind(name, kept.durable(), key)
+    before = dict(kept.rows)
+
+    monkeypatch.setitem(EXCHANGE_TYPES, "x-odd", Picky)
+    kept.restart()
+
+    assert [
+        "exchange '/' 'bad': it is bad; kept as it is",
+        "binding '/' 'bad' 'queue' 'q' 'bad': exchange 'bad' is not there; kept as it is",
+        "binding '/' 'bad' 'queue' 'q' 'k': exchange 'bad' is not there; kept as it is",
+        "binding '/' 'good' 'queue' 'q' 'bad': so is this; kept as it is",
+    ] == kept.catalog.notes
+    assert [("good", "k")] == [(b.source, b.routing_key) for b in kept.vhost.bindings()]
+    assert before == kept.rows
 
 
 # Notes of plugins
