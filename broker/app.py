@@ -251,7 +251,7 @@ async def serve(
     Raises:
       StartError: What was defined cannot be kept; in a group.
     """
-    turns = Turns(broker, clock.now)
+    turns = Turns(broker, partial(clock.now, broker))
     raised = alarms.Alarms(broker)
     memory = alarms.MemoryAlarm(raised, config.memory.limit_bytes(), config.memory.resume)
     try:

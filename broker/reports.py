@@ -40,6 +40,7 @@ def subscribe(broker: Broker, level: str = "info") -> None:
         ("authentication.failed", _authentication_failed),
         ("argument.ineffective", _ineffective),
         ("clock.jumped", _clock_jumped),
+        ("clock.slept", _clock_slept),
         ("delayed.dropped", _delayed_dropped),
         ("delayed.refused", _delayed_refused),
     ):
@@ -117,6 +118,10 @@ def _ineffective(vhost: VirtualHost, queue: Queue, argument: str) -> None:
 
 def _clock_jumped(difference: int) -> None:
     log.warning("clock.jumped", difference_ms=difference)
+
+
+def _clock_slept(milliseconds: int) -> None:
+    log.warning("clock.slept", milliseconds=milliseconds)
 
 
 def _delayed_dropped(exchange: Exchange, count: int) -> None:

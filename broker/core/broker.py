@@ -66,6 +66,7 @@ class Broker:
     Attributes:
       now: Milliseconds of a clock that never goes back; set at the start of each slice.
       registry: What plugins have added.
+      slept: Milliseconds that the machine has slept, which `now` counts and other clocks do not.
       wall_offset: What the wall clock shows beyond `now`, in milliseconds since 1970.
       timers: What is to be called at some time of `now`.
       notes: What plugins keep of virtual hosts, exchanges and queues.
@@ -93,6 +94,7 @@ class Broker:
         self.registry = Registry() if registry is None else registry
         self.now = 0
         self.batch = Batch()
+        self.slept = 0
         self.wall_offset = 0
         self.timers = Timers(self.batch)
         self.events = Events()

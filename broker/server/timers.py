@@ -31,7 +31,7 @@ async def watch(turns: Turns, handshake_timeout: float) -> None:
         sessions = tuple(cast("dict[Session, None]", turns.broker.sessions))
         for start in range(0, len(sessions), AT_ONCE):
             now = trio.current_time()
-            turns.broker.now = int(now * 1000)
+            turns.look_at_clock()
             for session in sessions[start : start + AT_ONCE]:
                 try:
                     check(session, now, handshake_timeout)
@@ -43,8 +43,12 @@ async def watch(turns: Turns, handshake_timeout: float) -> None:
 
 
 def check(session: Session, now: float, handshake_timeout: float) -> None:
-    """Do what is due for a session at a moment, in seconds."""
-    milliseconds = int(now * 1000)
+    """Do what is due for a session.
+
+    Args:
+      now: The time of its heartbeats, in seconds.
+    """
+    milliseconds = session.broker.now
     if session.closing_since is not None:
         if milliseconds - session.closing_since > CLOSE_TIMEOUT_MS:
             session.abort(f"no close-ok within {CLOSE_TIMEOUT_MS // 1000} s")

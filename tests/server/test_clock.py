@@ -2,6 +2,7 @@
 
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -19,10 +20,11 @@ from ..support.edge import edge
 
 
 class Wall:
-    """How far the wall clock is ahead of one that never jumps."""
+    """How far the wall clock is ahead of one that never jumps, and that of the event loop's."""
 
     def __init__(self):
         self.ahead = 1_000_000
+        self.slept = 0
 
     def __call__(self):
         return self.ahead
@@ -37,10 +39,10 @@ def wall():
 async def running(broker, wall):
     """Run the timers within the block."""
     clock.set_clock(broker)
-    turns = Turns(broker, clock.now)
+    turns = Turns(broker, partial(clock.now, broker))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.go_on)
-        nursery.start_soon(clock.Clock(turns, wall).run)
+        nursery.start_soon(clock.Clock(turns, wall, lambda: wall.slept).run)
         await trio.testing.wait_all_tasks_blocked()
         yield turns
         nursery.cancel_scope.cancel()
@@ -211,6 +213,26 @@ async def test_deadlines_do_not_move_with_the_wall_clock(autojump_clock, broker,
     assert [pytest.approx(5, abs=0.002)] == called
 
 
+async def test_what_was_due_while_the_machine_slept_is_due_at_once(autojump_clock, wall):
+    broker = Broker()
+    subscribe(broker)
+    called = []
+    with capture_logs() as logs:
+        async with running(broker, wall):
+            start, wall_start = broker.now, broker.wall
+            for hours in (1, 3):
+                broker.timers.at(start + hours * 3_600_000, partial(called.append, hours))
+            await trio.sleep(0.5)
+            wall.slept += 2 * 3_600_000
+            await trio.sleep(1)
+            assert [1] == called
+            await trio.sleep(3600)
+
+    assert [1, 3] == called
+    assert broker.now - start == broker.wall - wall_start >= 3 * 3_600_000
+    assert [("clock.slept", 7_200_000)] == [(line["event"], line["milliseconds"]) for line in logs]
+
+
 def test_difference_of_the_clocks_is_the_same_at_any_moment():
     first = clock.difference()
     time.perf_counter()
@@ -224,7 +246,7 @@ async def test_server_runs_timers_and_has_the_time_of_day(tmp_path):
     async with edge(path=tmp_path / "socket") as made:
         broker = made.broker
         assert abs(broker.wall - time.time() * 1000) < 60_000
-        broker.timers.at(clock.now() + 5, called.set)
+        broker.timers.at(clock.now(broker) + 5, called.set)
         with trio.fail_after(0.9):
             await called.wait()
 

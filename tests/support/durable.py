@@ -242,7 +242,7 @@ class Durable:
         self.gate = Gate(store)
         self.broker = Broker(registry=registry)
         self.persistence = Persistence(self.broker, self.gate, limit=limit)  # type: ignore[arg-type]
-        self.turns = Turns(self.broker, clock.now)
+        self.turns = Turns(self.broker, partial(clock.now, self.broker))
         self.clients: list[LiveClient] = []
         self.failed = trio.Event()
         self.nursery: trio.Nursery
