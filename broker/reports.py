@@ -43,6 +43,7 @@ def subscribe(broker: Broker, level: str = "info") -> None:
         ("clock.slept", _clock_slept),
         ("delayed.dropped", _delayed_dropped),
         ("delayed.refused", _delayed_refused),
+        ("delayed.kept", _delayed_kept),
     ):
         broker.events.subscribe(name, subscriber)
 
@@ -141,4 +142,14 @@ def _delayed_refused(exchange: Exchange, count: int) -> None:
         exchange=exchange.name,
         messages=count,
         reason="their delay was over, and a queue refused them",
+    )
+
+
+def _delayed_kept(vhost: VirtualHost, exchange: str, count: int) -> None:
+    log.warning(
+        "delayed.kept",
+        vhost=vhost.name,
+        exchange=exchange,
+        messages=count,
+        reason="their delay is over, their exchange is not there: they go on after a start with it",
     )

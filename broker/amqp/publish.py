@@ -213,7 +213,8 @@ def _find(
             _remember_stop(memo, envelope, found, keys)
     elif _may_be_remembered(exchange, method, keys):
         if depends:
-            memo.by_message[envelope] = ByHeaders(memo, exchange, keys)
+            if envelope not in memo.by_message:
+                memo.by_message[envelope] = ByHeaders(memo, exchange, keys)
         elif ask(queues):
             memo.by_admission[envelope] = found.queues
         else:

@@ -162,7 +162,7 @@ class Transaction:
                 _publish(queue, messages, is_kept=is_kept)
         channel.settle_all(discarded, requeued, rejected)
         if is_kept:
-            seal_caused(batch)
+            seal_caused(batch, batch.commit)
         if refused:
             for hook, message in _pairs(passed):
                 if id(message) in refused:
@@ -211,11 +211,11 @@ class Transaction:
         try:
             yield from asking
             for _ in _publish_later(publishes):
-                seal_caused(batch)
+                seal_caused(batch, batch.commit)
                 yield
             yield from channel.discard_later(*discarded)
             for _ in channel.reject_later(*rejected):
-                seal_caused(batch)
+                seal_caused(batch, batch.commit)
                 yield
             yield from returns
         except Exception:
@@ -287,7 +287,7 @@ def _publish(queue: Queue, messages: list[Message], *, is_kept: bool) -> None:
             queue.incoming = messages  # from here on the list is the queue's
         queue.touch()
         if is_kept:
-            queue.seal()
+            queue.seal(queue.vhost.broker.batch.commit)
 
 
 def _publish_admitted(queue: Queue, messages: list[Message], *, is_kept: bool) -> set[int]:

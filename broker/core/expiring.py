@@ -20,6 +20,7 @@ from leveret.broker.core.extras import FAILED
 from leveret.broker.core.hooks import Reason
 from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.queue import seal_caused
+from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.core.tally import Tally
 from leveret.broker.core.waiting import Waiting
 
@@ -59,7 +60,10 @@ class Expiring(Waiting):
         is_first = first >= deadlines.end
         if extras.tally is None:
             extras.tally = Tally(max(self.next_position, first + count))
-        extras.expiries.add(when, first, count)
+        if self._sealed and when <= self.vhost.broker.now and first >= self._sealed[0][0]:
+            extras.put_off.append((first, count))  # nobody could take it yet
+        else:
+            extras.expiries.add(when, first, count)
         deadlines.lower(first, count, when)
         if is_absolute or extras.ends:
             self._note_ends(when, positions, is_absolute=is_absolute)
@@ -99,6 +103,18 @@ class Expiring(Waiting):
                 self.drop_range(first, first + count - 1, Reason.EXPIRED)
         return extras.next_due > now
 
+    def _resume_expiry(self, now: int) -> None:
+        """Have what was put off expire: whoever there is could take it."""
+        extras = self.extras
+        end = self._unseal() if self._sealed else UNLIMITED
+        left: list[tuple[int, int]] = []
+        for first, count in extras.put_off:
+            if first < end:
+                extras.expiries.add(now, first, count)
+            else:
+                left.append((first, count))
+        extras.put_off = left
+
     def _expire(self, first: int, count: int, now: int) -> None:
         """Drop those of a range whose deadline was not put off."""
         for position in range(first, first + count):
@@ -110,8 +126,8 @@ class Expiring(Waiting):
     def drop_entries(self, entries: Sequence[Entry], reason: Reason) -> None:
         """Drop messages that are in no lane any more: dead-letter them, if that is asked for."""
         results = [dropped(entries, reason) for dropped in self.extras.dropped]
-        if self.is_sealed:
-            seal_caused(self.vhost.broker.batch)
+        if self._sealed:
+            seal_caused(self.vhost.broker.batch, self.sealed_until)
         if FAILED not in results:  # else they are gone from here, but come back with a restart
             self.take_out(entries)
 

@@ -60,6 +60,8 @@ class Extras:
       deadlines: When each position expires.
       passing: Makes one of those that are over, in steps; None if it does not.
       ends: Those that are of the wall clock, and what that shows then.
+      put_off: Ranges of those with time to live 0 that wait for a commit before they may be
+        delivered, or else expire: first and count.
       tally: Counts what is settled, if anything has a deadline.
       adopting: Hooks that came when messages were there, and before which position those are.
       are_deadlines_moved: Whether some are later than `expiries` says.
@@ -90,6 +92,7 @@ class Extras:
         self.passing: Iterator[None] | None = None
         self._chunks_left = 0  # of deadlines, after the last pass
         self.ends = Shards()
+        self.put_off: list[tuple[int, int]] = []
         self.tally: Tally | None = None
         self.adopting: dict[QueueHook, int] = {}
         self.are_deadlines_moved = False
@@ -172,6 +175,7 @@ class Extras:
     def is_idle(self) -> bool:
         """Whether nothing is known here that a plain queue does not know."""
         is_timed = self.waiting.count or self.leaving or self.ending or len(self.expiries)
+        is_timed = is_timed or len(self.put_off)
         is_timed = is_timed or (self.queue.unacked_count and self.deadlines.runs)
         return not (is_timed or self.returns or self.lanes.is_keyed or self.is_held)
 
@@ -265,6 +269,7 @@ class Extras:
         self.queue.vhost.broker.batch.debris.append(self.expiries.clear())
         self.deadlines.clear()
         self.ends.clear()
+        self.put_off.clear()
         self.tally = self._tidying_expiries = None
         self._tidied = 0
 

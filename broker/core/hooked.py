@@ -127,7 +127,10 @@ class HookedQueue(Restoring):
           Whether that was all that is due.
         """
         extras = self.extras
-        is_dealt, is_brief = extras.is_held or self._deal_lanes(), extras.next_due <= now
+        is_dealt = extras.is_held or self._deal_lanes()
+        if extras.put_off:
+            self._resume_expiry(now)
+        is_brief = extras.next_due <= now
         left = UNLIMITED
         while is_brief and not is_dealt and extras.lanes.count < left:
             left = extras.lanes.count  # time to live 0: whoever is there gets it

@@ -150,10 +150,10 @@ class Identities:
 
     def _tidy_list(self, found: list[int], waits: Callable[[int], object]) -> Iterator[None]:
         """Look through the positions of one name; others may be added meanwhile."""
-        kept: list[int] = []
+        kept: dict[int, None] = {}  # once each: one that waits again and again is added each time
         end = len(found)
         for start in range(0, end, STEP):
-            kept += {each for each in found[start : start + STEP] if waits(each)}
+            kept |= dict.fromkeys(filter(waits, found[start : start + STEP]))
             if end > STEP:
                 yield
         found[:end] = kept

@@ -190,23 +190,23 @@ class Queue(Stock):
             return are_returned_loaded(self)
         return self.runs.count > 0 and self.runs.first < end and is_loaded(self)
 
-    def seal(self) -> None:
-        """Deal nothing that was published in this slice before the open commit is done.
+    def seal(self, commit: int) -> None:
+        """Deal nothing that was published in this slice before a commit that somebody waits for.
 
         What a transaction has published nobody gets before it is on the disk; what comes after it
         waits behind it. A get may have it: its answer waits.
         """
-        if self.incoming and not self.deleted:
-            batch, sealed = self.vhost.broker.batch, self._sealed
-            if not sealed or sealed[-1][1] < batch.commit:
-                sealed.append((self.next_position, batch.commit))
+        batch, sealed = self.vhost.broker.batch, self._sealed
+        if self.incoming and not self.deleted and commit > batch.committed:
+            if not sealed or sealed[-1][1] < commit:
+                sealed.append((self.next_position, commit))
             batch.sealed[self] = None
             self._store()
 
     @property
-    def is_sealed(self) -> bool:
-        """Whether anything that came in waits for a commit."""
-        return bool(self._sealed) and self._sealed[-1][1] > self.vhost.broker.batch.committed
+    def sealed_until(self) -> int:
+        """The last commit that anything here waits for; one that is done, or 0, if nothing does."""
+        return self._sealed[-1][1] if self._sealed else 0
 
     def _unseal(self) -> int:
         """Return the position from which on everything waits for a commit."""
@@ -441,8 +441,13 @@ class Queue(Stock):
         batch.caused.pop(self, None)
 
 
-def seal_caused(batch: Batch) -> None:
-    """Have consumers wait for what was moved to queues in this slice: it is in the open commit."""
-    for queue in batch.caused:
-        if isinstance(queue, Queue):
-            queue.seal()
+def seal_caused(batch: Batch, commit: int) -> None:
+    """Have consumers wait for what was moved to queues in this slice until a commit is done.
+
+    Where it left a queue by what a transaction has published, that is the transaction's: until
+    then it may not have been. It need not be the one that the move itself is in.
+    """
+    if commit > batch.committed:
+        for queue in batch.caused:
+            if isinstance(queue, Queue):
+                queue.seal(commit)

@@ -47,8 +47,8 @@ class Returning(Expiring):
         some: Sequence[Entry] = entries
         for due in extras.due_hooks:
             some = due(some)
-        if extras.due_hooks and self.is_sealed:
-            seal_caused(self.vhost.broker.batch)
+        if extras.due_hooks and self._sealed:
+            seal_caused(self.vhost.broker.batch, self.sealed_until)
         if extras.adopting:
             self._adopt(some)
         now, deadlines = self.vhost.broker.now, extras.deadlines

@@ -65,7 +65,7 @@ class ByHeaders:
     def _remember(self, table: bytes, queues: tuple[Queue, ...]) -> None:
         """Remember where messages with these headers go, or forget about it as they all differ."""
         known = self.known
-        if known is None or len(table) > TABLE_LIMIT:
+        if known is None or len(table) > TABLE_LIMIT or self._memo.tables > MEMO_LIMIT:
             return
         if len(known) >= TABLES_LIMIT:
             self._memo.tables -= len(known)

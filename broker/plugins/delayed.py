@@ -58,6 +58,7 @@ DELAY_NAME, DELAY_INT32 = (
 # Where that stands in a message of one piece with nothing before its headers.
 FIRST_ENTRY = FRAME_HEAD + VALUES_OFFSET + 4
 INT32 = FIRST_ENTRY + len(DELAY_INT32)
+INT32_ENTRY = len(DELAY_INT32) + 4
 BEFORE_HEADERS = HAS_CONTENT_TYPE | HAS_CONTENT_ENCODING | HAS_MORE_FLAGS
 INNER = "x-delayed-type"
 HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
@@ -67,9 +68,7 @@ HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
 # clock; the header that looks like a delay and is none, empty if there is no such.
 Moment: TypeAlias = tuple[int, bool, str]
 AT_ONCE: Moment = (0, False, "")
-Noted: TypeAlias = "dict[Message, tuple[int, Moment]]"
 NOTED = 4096  # messages that are noted at most: more than come in a slice
-NEVER = -1, AT_ONCE
 
 
 def moment(message: Message, now: int, wall_offset: int) -> Moment:
@@ -85,6 +84,7 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
         frames.__class__ is bytes
         and not message.flags & BEFORE_HEADERS
         and frames.startswith(DELAY_INT32, FIRST_ENTRY)
+        and frames[FIRST_ENTRY - 1] >= INT32_ENTRY  # of the table's length, the least octet
         and frames.find(AT_OCTETS, FIRST_ENTRY, FRAME_HEAD + message.header_size) < 0
     ):  # as most have it: the first entry of the table, and all that is decoded
         after = int.from_bytes(frames[INT32 : INT32 + 4], signed=True)
@@ -93,11 +93,8 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
     if PREFIX not in header:
         return AT_ONCE
     try:
-        if AT_OCTETS not in header:
-            start = locate(header)[1] + 4
-            if header.startswith(DELAY_NAME, start):
-                tag = start + len(DELAY_NAME)
-                return _after(DECODERS[header[tag]](header, tag + 1, 0)[0], now)
+        if AT_OCTETS not in header and (delay := _first_value(header)) is not None:
+            return _after(delay, now)
         headers = message.headers or {}
     except (FrameError, LookupError, ValueError, error):  # nobody can read them
         return AT_ONCE
@@ -111,6 +108,17 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
                 return (when, True, "") if when > now else AT_ONCE
         ignored = DELIVER_AT
     return _after(headers[DELAY], now, ignored) if DELAY in headers else (0, False, ignored)
+
+
+def _first_value(header: bytes) -> object:
+    """Return the delay if it is the first entry of the headers, all that is decoded then."""
+    _, start, end, _, _ = locate(header)
+    tag = start + 4 + len(DELAY_NAME)
+    if tag < end and header.startswith(DELAY_NAME, start + 4):
+        value, behind = DECODERS[header[tag]](header, tag + 1, 0)
+        if behind <= end:
+            return value
+    return None
 
 
 def _after(delay: object, now: int, ignored: str = "") -> Moment:
@@ -208,10 +216,7 @@ class Delay(ExchangeHook):
                 arguments={HOLDS: exchange.name},
             )
             self._noted = _noted_by(queue)
-        noted = self._noted
-        if len(noted) >= NOTED:
-            noted.clear()
-        noted[message] = broker.now, found
+        self._noted.put(message, broker.now, found)
         return (queue,)
 
 
@@ -220,22 +225,44 @@ def holder_name(exchange: str) -> str:
     return f"delayed:{exchange}"
 
 
+class Noted:
+    """When messages are due that are about to come into a hidden queue, as found out just now."""
+
+    __slots__ = ("_at", "_moments")
+
+    def __init__(self) -> None:
+        self._at = -1
+        self._moments: dict[Message, Moment] = {}
+
+    def put(self, message: Message, now: int, moment: Moment) -> None:
+        """Note when a message is due; what was noted before now is of no use any more."""
+        if now != self._at or len(self._moments) >= NOTED:
+            self._moments.clear()
+            self._at = now
+        self._moments[message] = moment
+
+    def take(self, now: int) -> dict[Message, Moment]:
+        """Return what was noted now, once; it may be about others, too, or not about some."""
+        moments, self._moments = self._moments, {}
+        return moments if now == self._at else {}
+
+
 def _noted_by(queue: Queue) -> Noted:
     """Return what the hook of a hidden queue is told of messages that are about to come."""
     hooks = () if queue.extras is None else queue.extras.hooks.values()
-    return next((hook.noted for hook in hooks if isinstance(hook, Holding)), {})
+    return next((hook.noted for hook in hooks if isinstance(hook, Holding)), Noted())
 
 
 class Holding(QueueHook):
     """What a hidden queue does: it has messages wait, and publishes those that are due.
 
     Attributes:
-      noted: When some are due that are about to come, and at what time that was found out.
+      noted: When some are due that are about to come.
     """
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue)
-        self.noted: Noted = {}
+        self.noted = Noted()
 
     def identity(self, message: Message) -> str | None:
         """Return by what name a message can be found."""
@@ -246,11 +273,12 @@ class Holding(QueueHook):
         queue = cast("HookedQueue", self.queue)
         broker = queue.vhost.broker
         now, offset = broker.now, broker.wall_offset
+        noted = self.noted.take(now)
         whens: list[int] = []
         absolute: list[int] = []
         for position, message in enumerate(messages, base):
-            at, found = self.noted.pop(message, NEVER)
-            if at != now:  # it was held by a transaction, or has come another way
+            found = noted.get(message)
+            if found is None:  # it was held by a transaction, or has come another way
                 found = moment(message, now, offset)
             when, is_absolute, _ = found
             whens.append(when or max(now, 1))
@@ -261,11 +289,14 @@ class Holding(QueueHook):
     def due(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Publish messages to their exchange, past its delay."""
         queue = cast("HookedQueue", self.queue)
-        exchange = queue.vhost.exchanges.get(cast("str", queue.settings[HOLDS]))
-        if exchange is not None:
-            refused = sum([_deliver(exchange, negated_delay(message)) for _, message in entries])
-            if refused:
-                queue.vhost.broker.events.emit("delayed.refused", exchange=exchange, count=refused)
+        vhost, name = queue.vhost, cast("str", queue.settings[HOLDS])
+        exchange = vhost.exchanges.get(name)
+        if exchange is None:  # its type is absent: what it is to get stays for when it is back
+            vhost.broker.events.emit("delayed.kept", vhost=vhost, exchange=name, count=len(entries))
+            return entries
+        refused = sum([_deliver(exchange, negated_delay(message)) for _, message in entries])
+        if refused:
+            vhost.broker.events.emit("delayed.refused", exchange=exchange, count=refused)
         queue.take_out(entries)
         return ()
 

@@ -43,6 +43,9 @@ def dying(**arguments):
     return there | {f"x-{name.replace('_', '-')}": value for name, value in arguments.items()}
 
 
+TO_OUT = {"x-dead-letter-routing-key": "out"}
+
+
 class Lives:
     """A broker that is lost and comes back."""
 
@@ -245,6 +248,73 @@ async def test_nobody_gets_what_dies_by_a_transaction_that_is_not_on_the_disk(
         assert [b"%d" % each for each in range(count)] == reader.bodies()
 
 
+@pytest.mark.parametrize("delay", [{}, {"x-deliver-at": 1}], ids=["expired", "delayed"])
+async def test_what_dies_while_a_commit_is_on_its_way_waits_for_that_and_no_longer(
+    lives, mock_clock, delay
+):
+    async with lives() as kept:
+        await lives.begin(kept, queue="keep")
+        reader, client = kept.connect(), kept.connect()
+        delayed = {"x-delayed-type": "fanout"}
+        client.send(ExchangeDeclare("dx", "x-delayed-message", arguments=delayed))
+        client.send(QueueDeclare("out"), QueueBind("out", "dx", ""))
+        client.send(QueueDeclare("brief", arguments={**dying(message_ttl=30), **TO_OUT}))
+        reader.consume("out")
+        await kept.settle()
+        client.take()
+        client.send(TxSelect())
+        kept.gate.hold()
+        client.feed(published(b"k", BasicPublish("", "keep"), 1, Properties(delivery_mode=2)))
+        if delay:
+            delay["x-deliver-at"] = kept.broker.wall + 30
+            client.feed(published(b"m", BasicPublish("dx", ""), 1, Properties(headers=delay)))
+        else:
+            client.feed(published(b"m", BasicPublish("", "brief"), 1))
+        client.send(TxCommit())
+        await pass_time(0.1)
+        reader._read()
+        assert [] == reader.bodies()
+
+        kept.gate.let_through()
+        await kept.settle()
+        client.feed(published(b"later", BasicPublish("", "out"), 1))
+        client.send(TxCommit())
+        await kept.settle()
+        reader._read()
+
+        assert [b"m", b"later"] == reader.bodies()
+
+
+@pytest.mark.parametrize(
+    ("queue", "arguments", "expiration"),
+    [("q", {"x-message-ttl": 0}, None), ("q", {}, "0"), ("full", {}, None)],
+)
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_time_to_live_0_begins_when_the_transaction_is_on_the_disk(
+    lives, mock_clock, queue, arguments, expiration, is_awaited
+):
+    async with lives() as kept:
+        full = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "brief"}
+        await lives.begin(kept, queue="full", arguments={**full, "x-max-length": 0})
+        await lives.begin(kept, queue="brief", arguments=dying(message_ttl=0))
+        await lives.begin(kept, arguments={**dying(), **arguments})
+        reader, client = kept.connect(), kept.connect()
+        for name in ("q", "brief") if is_awaited else ():
+            reader.consume(name, tag=name, no_ack=True)
+        client.send(TxSelect())
+        properties = Properties(delivery_mode=2, expiration=expiration)
+        client.feed(published(b"m", BasicPublish("", queue), 1, properties))
+        client.send(TxCommit())
+        await kept.settle()
+        await pass_time()
+        await kept.settle()
+        reader._read()
+        client.take()
+
+        assert [b"m"] * is_awaited == reader.bodies()
+        assert [b"m"] * (not is_awaited) == await bodies(kept, "dead")
+
+
 # Redelivery
 
 
@@ -439,3 +509,30 @@ async def test_nothing_is_lost_while_a_plugin_is_disabled(lives, mock_clock, dis
         await kept.settle()
 
         assert [[b"0", b"1", b"3"], [b"2"]] == [await bodies(kept), await bodies(kept, "keys")]
+
+
+async def test_what_is_delayed_waits_for_its_exchange_while_a_plugin_is_disabled(lives, mock_clock):
+    async with lives() as kept:
+        await lives.begin(kept)
+        delayed = {"x-delayed-type": "x-consistent-hash"}
+        client = kept.clients[-1]
+        client.send(ExchangeDeclare("dx", "x-delayed-message", durable=True, arguments=delayed))
+        client.send(QueueBind("q", "dx", "1"))
+        waits = Properties(delivery_mode=2, headers={"x-delay": 2000})
+        client.feed(published(b"m", BasicPublish("dx", "k"), 1, waits))
+        await kept.persistence.flush()
+
+    kept_back = []
+    async with lives("consistent_hash") as kept:
+        kept.broker.events.subscribe("delayed.kept", lambda **fields: kept_back.append(fields))
+        await pass_time(5)
+        await kept.settle()
+        assert [("dx", 1)] == [(each["exchange"], each["count"]) for each in kept_back]
+        assert [] == await bodies(kept, "q")
+        await kept.persistence.flush()
+
+    async with lives() as kept:
+        await pass_time()
+        await kept.settle()
+
+        assert [b"m"] == await bodies(kept, "q")
