@@ -37,14 +37,19 @@ def now(broker: Broker) -> int:
     return int(trio.current_time() * 1000) + broker.slept
 
 
+def lasting() -> float:
+    """Return the seconds of a clock that never stops and never jumps."""
+    return clock_gettime(LASTING)
+
+
 def asleep() -> int:
     """Return by how many milliseconds the clock that never stops is ahead of the monotonic one."""
-    return int((clock_gettime(LASTING) - monotonic()) * 1000)
+    return int((lasting() - monotonic()) * 1000)
 
 
 def difference() -> int:
     """Return by how many milliseconds the wall clock is ahead of the one that never stops."""
-    return int((time() - clock_gettime(LASTING)) * 1000)
+    return int((time() - lasting()) * 1000)
 
 
 def set_clock(broker: Broker) -> None:

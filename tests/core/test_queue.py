@@ -380,7 +380,7 @@ def test_what_comes_behind_messages_that_wait_for_a_commit_waits_even_if_they_ar
     """A get may take what a transaction has published, but nobody gets past it meanwhile."""
     target = Target()
     publish(queue, 1)
-    queue.seal()
+    queue.seal(broker.batch.commit)
     position, _, _ = queue.pop()
     assert broker.batch.commit == queue.waits_for_commit(position)
     target.consume(queue)
@@ -399,7 +399,7 @@ def test_each_of_two_commits_lets_go_of_what_waits_for_it(queue, broker):
     target.consume(queue)
     for body in (1, 2):
         publish(queue, body)
-        queue.seal()
+        queue.seal(broker.batch.commit)
         batch.commit += 1
     finish(broker)
     assert [] == target.bodies

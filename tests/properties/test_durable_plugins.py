@@ -621,7 +621,8 @@ def run(store: Any, seed: int, steps: int, least: int | None = None) -> None:
         stack.enter_context(capture_logs())
         stack.enter_context(everything_small() if least is None else everything_small(least))
         stack.enter_context(patch.object(clock, "time", lambda: START + trio.current_time()))
-        stack.enter_context(patch.object(clock, "monotonic", trio.current_time))
+        for name in ("monotonic", "lasting"):
+            stack.enter_context(patch.object(clock, name, trio.current_time))
         trio.run(play, store, seed, steps, clock=virtual)
 
 
