@@ -273,6 +273,8 @@ def _plugins(options: argparse.Namespace, environment: Mapping[str, str]) -> int
         print(json.dumps(listing.facts(registry)))
     else:
         print("\n".join(listing.lines(registry)))
+    for name in sorted({*config.plugins.disabled} - registry.plugins.keys()):
+        print(f"leveret plugins: there is no {name!r}: plugins.disabled", file=sys.stderr)
     return 1 if listing.has_failed(registry) else 0
 
 

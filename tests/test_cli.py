@@ -161,12 +161,14 @@ def test_plugins_lists_what_each_has_registered(capsys):
 
 def test_plugins_tells_which_is_disabled_and_which_has_failed(capsys, tmp_path: Path, broken):
     file = tmp_path / "leveret.yaml"
-    file.write_text("plugins: {disabled: [ttl]}\n")
+    file.write_text("plugins: {disabled: [ttl, ltt]}\n")
 
     assert 1 == run(["plugins", "--config", str(file)])
 
-    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    shown = [" ".join(line.split()) for line in out.splitlines()]
     assert f"ttl {__version__} disabled" in shown
+    assert "leveret plugins: there is no 'ltt': plugins.disabled\n" == err
     assert "broken 1.2 failed: ModuleNotFoundError: No module named 'nothing'" in shown
     assert "argument x-message-ttl" not in shown
 

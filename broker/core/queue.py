@@ -9,7 +9,8 @@ Order of service: returned messages (by position), then the runs, then what is i
 come back in pieces: they count as ready at once, and nothing is dealt before the last is here.
 
 Called by: core.vhost (declare, delete), amqp.publish (incoming), amqp.basic_methods (consume, get),
-amqp.channel and amqp.settling (consumers, requeue, reject), core.batch (deal).
+amqp.channel and amqp.settling (consumers, requeue, reject), core.batch (deal), core.expiring,
+core.returning and amqp.transaction (what waits for a commit).
 """
 
 from __future__ import annotations

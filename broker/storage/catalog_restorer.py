@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from leveret.broker.core.vhost import VirtualHost
 
 
-class _Absent(Exception):
-    """What a definition needs is not there now and may come back; the text says what."""
+class _Held(Exception):
+    """A definition is of no use now, but may be again; the text says why."""
 
 
 class _Row(NamedTuple):
@@ -141,9 +141,9 @@ class Restorer:
             names, offset = unpack_names(key, count)
             row = _Row(tuple(names), key[offset:], content)
             restore(row)
-        except _Absent as absent:
+        except _Held as held:
             self._held[kind, key] = row.names
-            self.notes.append(f"{shown(kind, key)}: {printable(absent)}; kept as it is")
+            self.notes.append(f"{shown(kind, key)}: {printable(held)}; kept as it is")
         except (AMQPError, ValueError, TypeError, LookupError, error) as problem:
             reason = printable(problem.text if isinstance(problem, AMQPError) else problem)
             raise StoreError(f"{shown(kind, key)} cannot be restored: {reason}") from None
@@ -202,7 +202,7 @@ class Restorer:
         try:
             self._vhost(vhost).policies.put(policy, operator=operator)
         except PolicyError as problem:
-            raise _Absent(problem) from None
+            raise _Held(problem) from None
         self._vhost(vhost).apply_policies(
             is_at_once=True
         )  # to the predeclared exchanges: others come later
@@ -219,7 +219,8 @@ class Restorer:
         arguments, _ = decode_shared(row.content, offset)
         if type_name not in self._broker.registry.exchange_types:
             self._absent.add((vhost, name))
-            raise _Absent(f"its type {type_name!r} is not known")
+            raise _Held(f"its type {type_name!r} is not known")
+        is_new = name not in self._vhost(vhost).exchanges
         try:
             self._vhost(vhost).declare_exchange(
                 name,
@@ -231,8 +232,10 @@ class Restorer:
                 is_restored=True,
             )
         except PreconditionFailed as problem:  # its type has no use for its arguments any more
+            if not is_new:  # or it contradicts what is there
+                raise
             self._absent.add((vhost, name))
-            raise _Absent(problem.text) from None
+            raise _Held(problem.text) from None
         self._tell_refused("exchange", row, arguments)
 
     def _tell_refused(self, kind: str, row: _Row, arguments: Mapping[str, object]) -> None:
@@ -275,9 +278,9 @@ class Restorer:
         for exchange in (source, name) if kind == "exchange" else (source,):
             is_of_plugin = exchange.startswith(RESERVED) and exchange not in vhost.exchanges
             if is_of_plugin or (where, exchange) in self._absent:
-                raise _Absent(f"exchange {exchange!r} is not there")
+                raise _Held(f"exchange {exchange!r} is not there")
         destination = vhost.queue(name) if kind == "queue" else vhost.exchange(name)
         try:
             vhost.bind(source, destination, routing_key, arguments)
         except PreconditionFailed as problem:  # its exchange makes no sense of it any more
-            raise _Absent(problem.text) from None
+            raise _Held(problem.text) from None
