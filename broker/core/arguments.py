@@ -305,7 +305,7 @@ def _check_table(table: Mapping[str, Argument], arguments: Table, subject: str) 
 
 def refused(table: Mapping[str, Argument], arguments: Table) -> Iterator[tuple[str, str]]:
     """Return the arguments that would be refused in a declaration, and why."""
-    for name, argument in table.items():
+    for name, argument in table.items() if arguments else ():
         if name in arguments:
             reason = argument.validate(arguments[name], arguments)
             if reason is not None:
@@ -323,6 +323,8 @@ def check_field(name: str, received: object, current: object, subject: str) -> N
 
 def check_equivalence(names: Iterable[str], received: Table, current: Table, subject: str) -> None:
     """Raise `PreconditionFailed` if one of the named arguments differs in a redeclaration."""
+    if not received and not current:
+        return
     for name in names:
         ours, theirs = current.get(name), received.get(name)
         if comparable(ours) == comparable(theirs) and (name in current) == (name in received):

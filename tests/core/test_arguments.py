@@ -15,6 +15,7 @@ from leveret.broker.core.arguments import (
     check_queue_arguments,
     check_queue_equivalence,
     ineffective,
+    refused,
     type_name,
 )
 from leveret.protocol.errors import PreconditionFailed
@@ -356,3 +357,18 @@ def test_arguments_without_effect_are_told(monkeypatch):
 
 def test_priority_is_known_to_consumers():
     assert "x-priority" in CONSUMER_ARGUMENTS
+
+
+def test_without_arguments_no_row_of_the_table_is_looked_at():
+    names = iter(["x-expires"])
+    check_equivalence(names, {}, {}, "queue 'q'")
+
+    assert "x-expires" == next(names)
+    assert [] == list(refused(Unread(), {}))
+
+
+class Unread(dict):
+    """A table that nobody may go through."""
+
+    def items(self):
+        raise AssertionError("it was read")
