@@ -180,37 +180,37 @@ def route(
     watching: tuple[Exchange, ...] = ()
     visits, seen = [exchange], {exchange}
     depends_on_headers = False
+    if exchange.policy_epoch != vhost.policy_epoch:
+        vhost.refit(exchange)
     for visited in visits:
-        _take_over_policies((visited,), vhost)
         if visited.hooks and not (is_past_hooks and visited is exchange):
             stops += (visited,)
             continue
         kind = visited.type
-        if kind.uses_message:
+        if kind.uses_message or kind.uses_headers:
             depends_on_headers = True
-            watching += (visited,)
-        elif kind.uses_headers:
-            depends_on_headers = True
-            if headers is None and message is not None:
-                headers = message.headers or EMPTY_TABLE
+            watching += (visited,) if kind.uses_message else ()
+            headers = _headers(kind, headers, message)
         destinations = tuple(visited.match(routing_keys, headers, message))
         alternate = None if destinations else _alternate(visited)
         if record is not None:
             record(visited, destinations, alternate)
         for destination in destinations if alternate is None else (alternate,):
+            if destination.policy_epoch != vhost.policy_epoch:
+                vhost.refit(destination)
             if not isinstance(destination, Exchange):
                 queues[destination] = None
             elif destination not in seen:
                 seen.add(destination)
                 visits.append(destination)
-    _take_over_policies(queues, vhost)
     return Routing(tuple(queues), depends_on_headers, stops, watching)
 
 
-def _take_over_policies(subjects: Iterable[Destination], vhost: VirtualHost) -> None:
-    for subject in subjects:
-        if subject.policy_epoch != vhost.policy_epoch:
-            vhost.refit(subject)
+def _headers(kind: ExchangeType, headers: Table | None, message: Message | None) -> Table | None:
+    """Return the headers that a type looks at, read from the message by the first that does."""
+    if headers is not None or message is None or kind.uses_message:
+        return headers
+    return message.headers or EMPTY_TABLE
 
 
 def tell(found: Routing, routing_keys: Sequence[str], message: Message) -> None:
