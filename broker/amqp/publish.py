@@ -16,7 +16,7 @@ from leveret.broker.core.checks import check_expiration, check_user_id
 from leveret.broker.core.exchange import route, routing_keys, tell
 from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import Passed, admitted, pass_hooks
-from leveret.broker.core.routes import ByHeaders, ByHook, ask
+from leveret.broker.core.routes import ByHeaders, ByHook, have_to_be_asked
 from leveret.protocol.constants import (
     HAS_EXPIRATION,
     HAS_HEADERS,
@@ -215,7 +215,7 @@ def _find(
         if depends:
             if envelope not in memo.by_message:
                 memo.by_message[envelope] = ByHeaders(memo, exchange, keys)
-        elif ask(queues):
+        elif have_to_be_asked(queues):
             memo.by_admission[envelope] = found.queues
         else:
             memo.current()[envelope] = found.queues
@@ -257,7 +257,7 @@ def place(
     if mandatory:
         send_back_if_lost(channel, message, queues)
     is_refused, targets = False, queues
-    if ask(queues):
+    if have_to_be_asked(queues):
         targets, is_refused = admitted(message, queues)
     touched = channel.session.broker.batch.touched
     for queue in targets:

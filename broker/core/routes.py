@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from leveret.protocol.content import Envelope
 
 MEMO_LIMIT = 16384
-# Of one envelope: tables of headers, and octets of each.
-TABLES_LIMIT, TABLE_LIMIT = 1024, 512
+TABLES = 1024  # of headers, of one envelope: by then it shows whether any of them come again
+TABLE_OCTETS = 512  # of one of them: a memo that is full of them takes 8 MB at most
 
 
 class ByHeaders:
@@ -54,7 +54,7 @@ class ByHeaders:
                 self.hits += 1
                 return queues
         found = route(self._exchange, self._keys, message=message)
-        if found.stops or ask(found.queues):
+        if found.stops or have_to_be_asked(found.queues):
             return None
         if found.watching:
             tell(found, self._keys, message)
@@ -65,12 +65,12 @@ class ByHeaders:
     def _remember(self, table: bytes, queues: tuple[Queue, ...]) -> None:
         """Remember where messages with these headers go, or forget about it as they all differ."""
         known = self.known
-        if known is None or len(table) > TABLE_LIMIT or self._memo.tables > MEMO_LIMIT:
+        if known is None or len(table) > TABLE_OCTETS or self._memo.tables > MEMO_LIMIT:
             return
-        if len(known) >= TABLES_LIMIT:
+        if len(known) >= TABLES:
             self._memo.tables -= len(known)
             known.clear()
-            if self.hits < TABLES_LIMIT:
+            if self.hits < TABLES:
                 self.known = None
                 return
             self.hits = 0
@@ -98,7 +98,7 @@ class ByHook:
         if others or not is_only_diverting:
             return None
         onward = route(exchange, keys, is_past_hooks=True)
-        if onward.depends_on_headers or onward.stops or ask(onward.queues):
+        if onward.depends_on_headers or onward.stops or have_to_be_asked(onward.queues):
             return None
         return cls(hook, keys, onward.queues)
 
@@ -107,10 +107,10 @@ class ByHook:
         diverted = self._divert(message, self._keys)
         if diverted is None:
             return self._onward
-        return None if ask(diverted) else diverted
+        return None if have_to_be_asked(diverted) else diverted
 
 
-def ask(queues: Iterable[Queue]) -> bool:
+def have_to_be_asked(queues: Iterable[Queue]) -> bool:
     """Whether any of the queues has hooks that have to see a message first."""
     for queue in queues:  # noqa: SIM110 - `any` costs six times as much
         if queue.admitting:

@@ -80,7 +80,7 @@ def octets(number):
 
 
 def test_where_headers_lead_is_remembered_while_some_come_again(broker, vhost, monkeypatch):
-    monkeypatch.setattr(routes_module, "TABLES_LIMIT", 4)
+    monkeypatch.setattr(routes_module, "TABLES", 4)
     of = by_headers(broker, vhost)
     for number in range(4):
         of._remember(octets(number), ())
@@ -93,7 +93,7 @@ def test_where_headers_lead_is_remembered_while_some_come_again(broker, vhost, m
 
 
 def test_headers_that_never_come_again_are_not_remembered(broker, vhost, monkeypatch):
-    monkeypatch.setattr(routes_module, "TABLES_LIMIT", 4)
+    monkeypatch.setattr(routes_module, "TABLES", 4)
     of = by_headers(broker, vhost)
     for number in range(5):
         of._remember(octets(number), ())
@@ -105,7 +105,7 @@ def test_headers_that_never_come_again_are_not_remembered(broker, vhost, monkeyp
 
 def test_long_tables_are_not_remembered(broker, vhost):
     of = by_headers(broker, vhost)
-    of._remember(bytes(routes_module.TABLE_LIMIT + 1), ())
+    of._remember(bytes(routes_module.TABLE_OCTETS + 1), ())
     assert {} == of.known
 
 

@@ -404,6 +404,17 @@ def test_a_message_is_delayed_once_on_its_way(delayed):
     assert (1, 1) == (delayed.ready(), delayed.ready("end"))
 
 
+def test_what_is_not_delayed_passes_one_delayed_exchange_after_the_other(delayed):
+    delayed.declare("second")
+    delayed.client.declare("end")
+    delayed.client.call(ExchangeBind("second", "dx", "k"))
+    delayed.client.call(QueueBind("end", "second", "k"))
+    for body in (b"1", b"2", b"3"):
+        delayed.publish(body)
+
+    assert [b"1", b"2", b"3"] == delayed.bodies("end") == delayed.bodies()
+
+
 def test_a_policy_delays_on_any_exchange(delayed):
     delayed.vhost.policies.put(Policy("p", "^amq.direct$", {"delayed": True}, "exchanges"))
     delayed.vhost.apply_policies()
