@@ -1,8 +1,9 @@
 """Publishing: what happens to a message before it is in its queues.
 
-Law: the common message (nothing to check in its properties, a route known already) costs one
-look-up and one append a queue. All others take the careful way, which checks in RabbitMQ's
-order: permission, exchange, internal, reply-to, expiration, CC and BCC, topic permission, user.
+Law: the common message (nothing to check in its properties but an expiration, a route known
+already) costs one look-up and one append a queue. All others take the careful way, which checks
+in RabbitMQ's order: permission, exchange, internal, reply-to, expiration, CC and BCC, topic
+permission, user.
 
 Called by: amqp.session (rows of contents).
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from leveret.broker.amqp.channel import Channel
     from leveret.broker.amqp.session import Session
+    from leveret.broker.amqp.transaction import Transaction
     from leveret.broker.core.exchange import Exchange, Routing
     from leveret.broker.core.hooks import ExchangeHook
     from leveret.broker.core.message import Message
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from leveret.protocol.content import Content, Envelope
 
 LOOK_AT = HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO | HAS_USER_ID
+# How the names of the headers CC and BCC stand in a table, and that of what answers are sent to.
+CC, BCC = b"\x02CC", b"\x03BCC"
+PSEUDO_QUEUE = reply_to.PSEUDO_QUEUE.encode()
 # Appends after which the clock is looked at, and how many one look into a message stands for.
 WORK, BY_MESSAGE = 2000, 50
 
@@ -66,12 +71,14 @@ def publish(
                 is_plain
                 and (
                     not flags
-                    # as `_may_have_copies` says, without the price of a call
+                    # as `_to_look_at` says, without the price of a call
                     or (
                         flags == HAS_HEADERS
                         and frames.__class__ is bytes
                         and frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) < 0
                     )
+                    or not (flags := _to_look_at(message))
+                    or (flags == HAS_EXPIRATION and found and _expires(message, found))
                 )
                 and (found is not None or message.envelope in by_message)
             ):
@@ -101,12 +108,34 @@ def publish(
     return index
 
 
-def _may_have_copies(message: Content) -> bool:
-    """Whether the octets of CC are in the header; BCC contains them."""
-    frames = message.frames
+def _to_look_at(message: Content) -> int:
+    """Return which properties may decide where a message goes or whether it is accepted.
+
+    Of headers these are CC and BCC, of the addresses for an answer that of the pseudo queue: most
+    have none of their octets in the header, and nothing has to be decoded to see that.
+    """
+    flags, frames = message.flags & LOOK_AT, message.frames
+    start = FRAME_HEAD
     if isinstance(frames, tuple):
-        return b"CC" in frames[0]
-    return frames.find(b"CC", FRAME_HEAD, FRAME_HEAD + message.header_size) >= 0
+        frames, start = frames[0], 0
+    end = start + message.header_size
+    if flags & HAS_HEADERS and frames.find(CC, start, end) < 0 and frames.find(BCC, start, end) < 0:
+        flags ^= HAS_HEADERS
+    if flags & HAS_REPLY_TO and frames.find(PSEUDO_QUEUE, start, end) < 0:
+        flags ^= HAS_REPLY_TO
+    return flags
+
+
+def _expires(message: Message, queues: Sequence[Queue]) -> bool:
+    """Whether all queues look at expirations already, and nothing is wrong with that of a message.
+
+    Raises:
+      PreconditionFailed: Something is wrong with it.
+    """
+    for queue in queues:
+        if not queue.is_timed:
+            return False
+    return message.life is not None
 
 
 def _publish_checked(channel: Channel, message: Message, memo: Routes, before: int) -> None:
@@ -122,10 +151,9 @@ def _publish_checked(channel: Channel, message: Message, memo: Routes, before: i
 def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool:
     """Check a message, find its queues, put it into them; return whether one has refused it."""
     session = channel.session
-    if channel.transaction is None:
-        known = _known(message, memo)
-        if known is not None:
-            return _place_known(channel, message, known)
+    is_refused = _publish_known(channel, message, memo)
+    if is_refused is not None:
+        return is_refused
     method = message.envelope.method
     if not isinstance(method, BasicPublish):
         raise CommandInvalid("unimplemented method")
@@ -150,15 +178,24 @@ def _publish_carefully(channel: Channel, message: Message, memo: Routes) -> bool
     return place(channel, message, queues, mandatory, hooks)
 
 
+def _publish_known(channel: Channel, message: Message, memo: Routes) -> bool | None:
+    """Publish a message that is like others before it.
+
+    Returns:
+      Whether a queue has refused it, None if nobody knows where it goes.
+    """
+    if channel.transaction is not None:
+        return False if _hold_known(channel.transaction, message, memo) else None
+    known = _known(message, memo)
+    return None if known is None else _place_known(channel, message, known)
+
+
 def _known(message: Message, memo: Routes) -> Passed | None:
     """Return where a message goes that is like others before it, None if nobody knows."""
     envelope, flags = message.envelope, message.flags & LOOK_AT
     if not (flags or memo.by_admission or memo.by_hooks):
         return None  # who publishes has looked for all others
-    if flags & HAS_HEADERS:
-        if _may_have_copies(message):
-            return None
-        flags ^= HAS_HEADERS
+    flags = flags and _to_look_at(message)
     if not flags & ~HAS_EXPIRATION:
         known = memo.by_admission.get(envelope)
         if known is None and flags:  # without, who publishes has looked there
@@ -173,10 +210,22 @@ def _known(message: Message, memo: Routes) -> Passed | None:
     return pass_hooks(found, (method.routing_key,), message)
 
 
+def _hold_known(transaction: Transaction, message: Message, memo: Routes) -> bool:
+    """Hold a message that is like others before it; return whether it is."""
+    queues = None
+    if not (message.flags & LOOK_AT and _to_look_at(message)):
+        queues = memo.current().get(message.envelope)
+    if queues is None:
+        return False
+    method = message.envelope.method
+    assert isinstance(method, BasicPublish)
+    transaction.hold_publish(message, queues, method.mandatory)
+    return True
+
+
 def _place_known(channel: Channel, message: Message, known: Passed) -> bool:
     """Put a message of which only its expiration is to be checked into the queues of its like."""
-    if message.flags & HAS_EXPIRATION:
-        check_expiration(message.expiration or "")
+    if message.life is not None:
         for queue in known.queues:
             queue.keep_time()
     return place(channel, message, known.queues, False, known.hooks)
@@ -211,7 +260,7 @@ def _find(
         is_taken = is_taken or is_diverted
         if found.stops == (exchange,) and _may_be_remembered(exchange, method, keys):
             _remember_stop(memo, envelope, found, keys)
-    elif _may_be_remembered(exchange, method, keys):
+    elif _may_be_remembered(exchange, method, keys, is_routed=bool(queues) and not depends):
         if depends:
             if envelope not in memo.by_message:
                 memo.by_message[envelope] = ByHeaders(memo, exchange, keys)
@@ -233,9 +282,17 @@ def _remember_stop(memo: Routes, envelope: Envelope, found: Routing, keys: Seque
         memo.by_message[envelope] = by_hook
 
 
-def _may_be_remembered(exchange: Exchange, method: BasicPublish, keys: Sequence[str]) -> bool:
-    """Whether nothing more than its queues is to be known of a message like this one."""
-    is_plain = len(keys) == 1 and not method.mandatory and exchange.vhost.tap is None
+def _may_be_remembered(
+    exchange: Exchange, method: BasicPublish, keys: Sequence[str], *, is_routed: bool = False
+) -> bool:
+    """Whether nothing more than its queues is to be known of a message like this one.
+
+    Args:
+      is_routed: Whether all like it get into a queue, as long as nothing changes: such a one does
+        not come back, though it is mandatory.
+    """
+    is_kept = is_routed or not method.mandatory
+    is_plain = len(keys) == 1 and is_kept and exchange.vhost.tap is None
     return is_plain and not keys[0].startswith(reply_to.PREFIX)
 
 
@@ -294,9 +351,9 @@ def _check_properties(
     Returns:
       The message, without its blind copies; its routing keys.
     """
-    flags = message.flags & LOOK_AT
-    has_copies = flags & HAS_HEADERS and _may_have_copies(message)
-    if not has_copies and not flags & (HAS_EXPIRATION | HAS_REPLY_TO):
+    flags = message.flags & LOOK_AT and _to_look_at(message)
+    has_copies = flags & HAS_HEADERS
+    if not flags & (HAS_HEADERS | HAS_EXPIRATION | HAS_REPLY_TO):
         return message, (routing_key,)
     properties = message.properties
     if properties.reply_to == reply_to.PSEUDO_QUEUE:

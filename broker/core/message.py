@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from leveret.broker.core.checks import life_of
 from leveret.protocol.codec import decode_method, encode_method
 from leveret.protocol.constants import (
     HAS_CONTENT_ENCODING,
@@ -98,6 +99,20 @@ class Message(Content):
         header = self.header
         places = locate(header)
         return header[places[3] + 1 : places[4]].decode("utf-8", "replace")
+
+    @property
+    def life(self) -> int | None:
+        """The milliseconds of its expiration, None without one; nothing else is decoded.
+
+        Raises:
+          FrameError: The properties cannot be read.
+          PreconditionFailed: It is no time, or too long.
+        """
+        if not self.flags & HAS_EXPIRATION:
+            return None
+        header = self.header
+        places = locate(header)
+        return life_of(header[places[3] + 1 : places[4]])
 
     @property
     def message_id(self) -> str | None:

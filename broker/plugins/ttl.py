@@ -61,8 +61,7 @@ class TimeToLive(Expiration):
 
 
 def _expiration(message: Message) -> int | None:
-    text = message.expiration
-    return None if text is None else int(text)
+    return message.life
 
 
 class Expires(QueueHook):

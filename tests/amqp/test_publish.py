@@ -2,7 +2,9 @@
 
 import pytest
 
+from leveret.broker.amqp import publish as publish_module
 from leveret.broker.core.broker import Broker, Limits
+from leveret.broker.core.routes import ByHeaders
 from leveret.broker.core.users import Permissions
 from leveret.protocol.constants import NO_ROUTE
 from leveret.protocol.methods import (
@@ -42,6 +44,20 @@ def bodies(client, queue="q"):
     found = []
     while isinstance(answer := client.call(BasicGet(queue, True)), Received):
         found.append(answer.body)
+    return found
+
+
+@pytest.fixture
+def careful(monkeypatch):
+    """Bodies of the messages that went the careful way."""
+    found = []
+    inner = publish_module._publish_carefully
+
+    def publish_carefully(channel, message, memo):
+        found.append(message.body)
+        return inner(channel, message, memo)
+
+    monkeypatch.setattr(publish_module, "_publish_carefully", publish_carefully)
     return found
 
 
@@ -179,6 +195,22 @@ def test_a_mandatory_message_comes_back_once_its_queue_is_gone(client):
     assert b"2" == returned.body
 
 
+def test_mandatory_messages_that_lead_nowhere_come_back_each(client):
+    for body in (b"1", b"2"):
+        [returned] = client.publish(body, "nowhere", mandatory=True)
+        assert body == returned.body
+
+
+def test_a_mandatory_message_whose_headers_lead_nowhere_comes_back(client):
+    client.declare()
+    client.call(QueueBind("q", "amq.headers", arguments={"a": 1}))
+    assert [] == client.publish(b"1", "", "amq.headers", mandatory=True, headers={"a": 1})
+
+    [returned] = client.publish(b"2", "", "amq.headers", mandatory=True, headers={"a": 2})
+
+    assert b"2" == returned.body
+
+
 def test_a_mandatory_message_that_the_alternate_exchange_takes_does_not_come_back(client):
     client.declare()
     client.call(ExchangeDeclare("x", arguments={"alternate-exchange": "amq.fanout"}))
@@ -219,6 +251,82 @@ def test_a_queue_declared_after_the_first_publish_gets_the_next(client):
     client.publish(b"kept")
 
     assert [b"kept"] == bodies(client)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"mandatory": True}, id="mandatory"),
+        pytest.param({"reply_to": "answers", "correlation_id": "1"}, id="reply to"),
+        pytest.param({"headers": {"CCS": "a CC", "ACC": "a BCC"}}, id="octets of CC"),
+        pytest.param({"expiration": "60000"}, id="expiration"),
+        pytest.param(
+            {"headers": {"h": "a CC"}, "reply_to": "a", "expiration": "60000", "mandatory": True},
+            id="all",
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_only_the_first_of_many_alike_goes_the_careful_way(client, careful, properties, size):
+    client.declare()
+    expected = [b"%d" % number * size for number in range(1, 4)]
+    for body in expected:
+        assert [] == client.publish(body, **properties)
+
+    assert expected[:1] == careful
+    assert expected == bodies(client)
+
+
+@pytest.mark.parametrize(
+    ("properties", "code"),
+    [
+        ({"reply_to": "amq.rabbitmq.reply-to"}, 406),  # without a consumer there
+        ({"headers": {"h": "amq"}, "reply_to": "amq.rabbitmq.reply-to"}, 406),
+        ({"headers": {"CC": 1}}, 406),
+        ({"headers": {"a": 1, "BCC": 1}}, 406),
+        ({"user_id": "other", "headers": {"h": 1}}, 406),
+        ({"expiration": "soon"}, 406),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_a_known_route_hides_no_mistake(broker, properties, code, size):
+    client = restricted(broker, ".*")
+    client.declare()
+    for _ in range(2):
+        client.publish(b"1", expiration="60000")
+
+    assert code == closed(client.publish(b"2" * size, **properties))[0]
+    client.send(ChannelCloseOk())
+    client.open_channel(1)
+    assert [b"1", b"1"] == bodies(client)
+
+
+def test_all_queues_of_a_known_route_look_at_the_first_expiration(client):
+    for name in ("a", "b"):
+        client.declare(name)
+        client.call(QueueBind(name, "amq.fanout"))
+    client.publish(b"1", "a", expiration="60000")
+    client.publish(b"2", "", "amq.fanout")
+    queues = client.broker.vhosts["/"].queues
+    assert [True, False] == [queues[name].is_timed for name in "ab"]
+
+    client.publish(b"3", "", "amq.fanout", expiration="60000")
+
+    assert queues["b"].is_timed
+
+
+def test_what_comes_before_a_wrong_expiration_is_confirmed(client):
+    confirming(client)
+    row = [(b"1", "60000"), (b"2", "60000"), (b"3", "60000"), (b"4", "soon"), (b"5", "60000")]
+    method = BasicPublish("", "q")
+
+    client.feed(
+        b"".join(published(body, method, 1, Properties(expiration=life)) for body, life in row)
+    )
+
+    ack, close = client.take()
+    assert (BasicAck(3, True), 406) == (ack, close.reply_code)
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
@@ -299,6 +407,20 @@ def test_headers_that_come_again_lead_where_they_led(client):
         client.publish(b"%d" % number, "other", "amq.headers", headers={"a": 1})
 
     assert [b"0", b"1", b"2"] == bodies(client) == bodies(client, "other")
+
+
+def test_headers_that_come_again_are_matched_once(client):
+    client.declare()
+    client.call(QueueBind("q", "amq.headers", arguments={"a": 1}))
+    for _ in range(4):
+        client.publish(b"1", "k", "amq.headers", headers={"a": 1})
+    client.publish(b"2", "k", "amq.headers", headers={"a": 1, "other": "ACC"})
+
+    memo = client.broker.routes(client.broker.vhosts["/"], "guest")
+    [found] = memo.by_message.values()
+    assert isinstance(found, ByHeaders)
+    assert 2 == found.hits  # the first made it, the second filled it
+    assert 2 == len(found.known)
 
 
 def test_a_route_by_headers_follows_the_topology(client):

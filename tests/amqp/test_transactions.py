@@ -4,6 +4,7 @@ from time import process_time
 
 import pytest
 
+from leveret.broker.amqp import publish as publish_module
 from leveret.broker.amqp.transaction import PIECE, Transaction
 from leveret.broker.core.message import octets
 from leveret.protocol.methods import (
@@ -129,6 +130,46 @@ def test_a_message_whose_queue_is_gone_at_the_commit_comes_back(tx):
     returned, answer = tx.send(TxCommit())
 
     assert (b"1", TxCommitOk()) == (returned.body, answer)
+
+
+def test_a_message_of_a_known_route_comes_back_if_its_queue_is_gone_at_the_commit(tx):
+    tx.publish(b"1", mandatory=True)
+    tx.call(TxCommit())
+    tx.publish(b"2", mandatory=True)
+    tx.publish(b"3")
+    tx.send(QueueDelete("q"), channel=2)
+
+    returned, answer = tx.send(TxCommit())
+
+    assert (b"2", TxCommitOk()) == (returned.body, answer)
+
+
+def test_the_way_of_what_is_held_is_found_once(tx, monkeypatch):
+    inner, found = publish_module._find, []
+
+    def find(channel, message, *others):
+        found.append(message.body)
+        return inner(channel, message, *others)
+
+    monkeypatch.setattr(publish_module, "_find", find)
+    for number in range(3):
+        tx.publish(b"%d" % number)
+    tx.publish(b"h", headers={"h": "a CC"}, reply_to="answers")
+    tx.publish(b"c", headers={"CC": ["q"]})
+    tx.publish(b"e", expiration="60000")
+    tx.call(TxCommit())
+
+    assert [b"0", b"c", b"e"] == found
+    assert (6, 0) == tx.counts(channel=2)
+
+
+def test_a_route_that_is_known_hides_no_copies_of_what_is_held(tx):
+    tx.declare("other")
+    tx.publish(b"1")
+    tx.publish(b"2", headers={"CC": ["other"]})
+    tx.call(TxCommit())
+
+    assert (2, 1) == (tx.counts(channel=2)[0], tx.counts("other", channel=2)[0])
 
 
 def test_a_message_that_is_refused_closes_the_channel_and_drops_the_rest(tx):

@@ -2,11 +2,12 @@
 
 import pytest
 
+from leveret.broker.core.checks import check_expiration
 from leveret.broker.core.message import Message, address
 from leveret.protocol.codec import decode_method
-from leveret.protocol.constants import HAS_DELIVERY_MODE
+from leveret.protocol.constants import HAS_DELIVERY_MODE, TEN_YEARS_MS
 from leveret.protocol.content import Content, Envelope
-from leveret.protocol.errors import FieldError
+from leveret.protocol.errors import FieldError, PreconditionFailed
 from leveret.protocol.methods import BasicGetOk, BasicPublish
 from leveret.protocol.properties import Properties
 from leveret.protocol.reader import Contents, Reader
@@ -124,3 +125,28 @@ def test_headers_are_spliced():
     message = Message.make("x", "k", Properties(headers={"a": 1, "b": 2}), b"body")
 
     assert {"b": 2, "c": True} == message.spliced((b"a",), b"\x01ct\x01").headers
+
+
+@pytest.mark.parametrize(
+    ("text", "life"), [("0", 0), ("+5", 5), ("007", 7), ("315360000000", TEN_YEARS_MS)]
+)
+def test_its_life_is_its_expiration_in_milliseconds(text, life):
+    properties = Properties(headers={"h": 1}, priority=3, expiration=text, message_id="9")
+
+    assert life == Message.make("", "k", properties, b"").life
+
+
+def test_a_message_without_an_expiration_lives_on():
+    assert Message.make("", "k", Properties(message_id="9"), b"").life is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10 ms", "-1", "315360000001"])
+def test_a_life_that_is_no_time_is_refused_as_an_expiration_is(text):
+    message = Message.make("", "k", Properties(expiration=text), b"")
+    with pytest.raises(PreconditionFailed) as expected:
+        check_expiration(text)
+
+    for _ in range(2):  # what is remembered of it is no time either
+        with pytest.raises(PreconditionFailed) as found:
+            assert message.life
+        assert str(expected.value) == str(found.value)

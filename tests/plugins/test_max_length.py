@@ -10,6 +10,7 @@ from leveret.protocol.methods import (
     BasicNack,
     BasicReject,
     ConfirmSelect,
+    QueueBind,
     QueueDeclare,
     TxCommit,
     TxCommitOk,
@@ -93,6 +94,27 @@ def test_what_is_refused_is_told_to_a_publisher_who_wants_confirms(client, limit
 
     assert [BasicAck(2, True), BasicNack(3, False, False)] == answers
     assert [b"1", b"2"] == drain(client)
+
+
+def test_what_is_refused_of_messages_with_the_same_headers_is_told_each_time(client):
+    client.declare(arguments={"x-max-length": 1} | REFUSES)
+    client.call(QueueBind("q", "amq.headers", arguments={"a": 1}))
+    client.call(ConfirmSelect())
+
+    answers = [client.publish(b"1", "", "amq.headers", headers={"a": 1}) for _ in range(3)]
+
+    nacks = [[BasicNack(number, False, False)] for number in (2, 3)]
+    assert [[BasicAck(1)], *nacks] == answers
+
+
+def test_mandatory_messages_of_a_known_route_are_refused_each(client):
+    client.declare(arguments={"x-max-length": 1} | REFUSES)
+    client.call(ConfirmSelect())
+
+    answers = [client.publish(b"1", mandatory=True) for _ in range(3)]
+
+    nacks = [[BasicNack(number, False, False)] for number in (2, 3)]
+    assert [[BasicAck(1)], *nacks] == answers
 
 
 def test_it_is_refused_whether_somebody_waits_for_it_or_not(client):
