@@ -130,6 +130,8 @@ class Deadlines:
     @property
     def next(self) -> int | None:
         """When the next is due; None if there are none."""
+        if not self.positions:  # as with most queues, of which this is asked in each turn
+            return None
         self._store()
         self._look_at_rows()
         few, rows = self._few, self._rows

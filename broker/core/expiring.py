@@ -76,6 +76,33 @@ class Expiring(Waiting):
                 walls = [wall | ABSOLUTE if at in ends else wall for at, wall in pairs]
             self.log.note(Fact.DEADLINE, positions, walls)
 
+    def expire_all(self, base: int, whens: Sequence[int]) -> None:
+        """Have neighbours dropped at moments, one each: `expire_at` for very many.
+
+        What comes in has no earlier moment yet, and so costs little; all else goes one by one.
+
+        Args:
+          base: The first position.
+          whens: The moment of each (`broker.now`).
+        """
+        extras, count = self.extras, len(whens)
+        if whens.count(whens[0]) == count:
+            self.expire_at(whens[0], base, count)
+            return
+        is_over = self._sealed and min(whens) <= self.vhost.broker.now  # some may be put off
+        if is_over or extras.ends or base < extras.deadlines.end:
+            for position, when in enumerate(whens, base):
+                self.expire_at(when, position)
+            return
+        if extras.tally is None:
+            extras.tally = Tally(max(self.next_position, base + count))
+        positions = range(base, base + count)
+        extras.expiries.extend(whens, positions)
+        extras.deadlines.extend(base, whens)
+        if self.log is not None:
+            offset = self.vhost.broker.wall_offset
+            self.log.note(Fact.DEADLINE, positions, [when + offset for when in whens])
+
     def _note_ends(self, when: int, positions: Sequence[int], *, is_absolute: bool) -> None:
         """Take note whose earliest moment is now one of the wall clock, or is not any more."""
         extras, wall = self.extras, when + self.vhost.broker.wall_offset

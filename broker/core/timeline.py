@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CHUNK_LENGTH = 4096  # runs
 
@@ -63,6 +63,37 @@ class Timeline:
             self._begin_run(self._end, 0)
         self._begin_run(first, value)
         self._end = first + count
+
+    def extend(self, first: int, values: Sequence[int]) -> None:
+        """Give positions behind all that came before a value each: `append` for very many."""
+        assert first >= self._end, "positions ascend"
+        known = self._chunks[-1].values[-1] if self._chunks else None
+        firsts: list[int] = []
+        starting: list[int] = []
+        if first > self._end and known != 0:
+            firsts.append(self._end)
+            starting.append(0)
+            known = 0
+        for position, value in enumerate(values, first):
+            if value != known:
+                firsts.append(position)
+                starting.append(value)
+                known = value
+        self._add_runs(firsts, starting)
+        self._end = first + len(values)
+
+    def _add_runs(self, firsts: list[int], values: list[int]) -> None:
+        """Begin runs, each with another value than the one before."""
+        at = 0
+        while at < len(firsts):
+            if not self._chunks or len(self._chunks[-1].firsts) >= CHUNK_LENGTH:
+                self._chunks.append(_Chunk(array("Q"), array("Q")))
+                self._bases.append(firsts[at])
+            chunk = self._chunks[-1]
+            end = at + CHUNK_LENGTH - len(chunk.firsts)
+            chunk.firsts.extend(firsts[at:end])
+            chunk.values.extend(values[at:end])
+            at = end
 
     def _begin_run(self, first: int, value: int) -> None:
         chunk = self._chunks[-1] if self._chunks else None

@@ -34,16 +34,30 @@ class Expiration(QueueHook):
         """Tell when messages expire."""
         queue = cast("HookedQueue", self.queue)
         ttl, now = self._ttl, queue.vhost.broker.now
-        if not (queue.extras.placing or any(each.flags & HAS_EXPIRATION for each in messages)):
-            if ttl is not None:
-                queue.expire_at(now + ttl, base, len(messages))
-            return
+        have_own = [message.flags & HAS_EXPIRATION for message in messages]
+        if queue.extras.placing or (ttl is None and not all(have_own)):
+            self._expire_some(base, messages)
+        elif any(have_own):
+            lives = [self._life(message) for message in messages]
+            queue.expire_all(base, [now + life for life in lives if life is not None])
+        elif ttl is not None:
+            queue.expire_at(now + ttl, base, len(messages))
+
+    def _expire_some(self, base: int, messages: Sequence[Message]) -> None:
+        """Tell of messages not all of which expire, or some of which wait before."""
+        queue = cast("HookedQueue", self.queue)
+        now = queue.vhost.broker.now
         for position, message in enumerate(messages, base):
-            life = _expiration(message) if message.flags & HAS_EXPIRATION else None
-            if life is None or (ttl is not None and ttl < life):
-                life = ttl
+            life = self._life(message)
             if life is not None:
                 queue.expire_at((queue.waits_until(position) or now) + life, position)
+
+    def _life(self, message: Message) -> int | None:
+        """Return how long a message lives, None if for ever."""
+        life = message.life
+        if life is None or self._ttl is None:
+            return self._ttl if life is None else life
+        return min(life, self._ttl)
 
 
 class TimeToLive(Expiration):
@@ -58,10 +72,6 @@ class TimeToLive(Expiration):
         queue = cast("HookedQueue", self.queue)
         if self._ttl is not None:
             queue.expire_at(queue.vhost.broker.now + self._ttl, first, count)
-
-
-def _expiration(message: Message) -> int | None:
-    return message.life
 
 
 class Expires(QueueHook):

@@ -55,6 +55,19 @@ def test_values_that_always_change_are_in_chunks(timeline):
     ]
 
 
+def test_very_many_values_at_once_are_in_chunks(timeline):
+    timeline.append(0, 2, 1)
+
+    timeline.extend(2, [1, *range(2, 3 * CHUNK_LENGTH)])
+
+    assert [CHUNK_LENGTH] * 2 + [CHUNK_LENGTH - 1] == [
+        len(each.firsts) for each in timeline._chunks
+    ]
+    assert [1, 1, *range(1, 3 * CHUNK_LENGTH), 0] == [
+        timeline.get(index) for index in range(3 * CHUNK_LENGTH + 2)
+    ]
+
+
 @pytest.mark.parametrize("position", [0, 1, 5, 9])
 def test_value_of_one_position_changes(timeline, position):
     timeline.append(0, 10, 7)
@@ -151,10 +164,13 @@ def test_what_comes_before_others_is_our_own_mistake(timeline):
 
     with pytest.raises(AssertionError):
         timeline.append(4, 1, 1)
+    with pytest.raises(AssertionError):
+        timeline.extend(4, [1])
 
 
 VALUES = st.integers(0, 3)
 APPEND = st.tuples(st.just("append"), st.integers(0, 3), st.integers(1, 5), VALUES)
+EXTEND = st.tuples(st.just("extend"), st.integers(0, 3), st.lists(VALUES, max_size=9))
 SET = st.tuples(st.just("set"), st.integers(0, 60), VALUES)
 PASS = st.tuples(st.just("let_pass"), VALUES)
 FORGET = st.tuples(st.just("forget"), st.integers(0, 60), st.integers(0, 20))
@@ -174,6 +190,12 @@ class Model:
         self.timeline.append(first, count, value)
         self.end = first + count
         self.values |= dict.fromkeys(range(first, self.end), value)
+
+    def extend(self, gap, values):
+        first = self.end + gap
+        self.timeline.extend(first, values)
+        self.end = first + len(values)
+        self.values |= dict(enumerate(values, first))
 
     def set(self, position, value):
         self.timeline.set(position, value)
@@ -197,7 +219,8 @@ class Model:
 
 
 @given(
-    st.lists(st.one_of(APPEND, APPEND, SET, FORGET, PASS, CLEAR), max_size=40), st.integers(1, 6)
+    st.lists(st.one_of(APPEND, APPEND, EXTEND, SET, FORGET, PASS, CLEAR), max_size=40),
+    st.integers(1, 6),
 )
 def test_timeline_is_what_a_dict_of_positions_is(steps, length):
     with pytest.MonkeyPatch.context() as patch:

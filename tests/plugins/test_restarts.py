@@ -126,6 +126,30 @@ async def test_a_deadline_stays_where_it_was(lives, mock_clock):
         assert [[], [b"m"]] == [await bodies(kept, "q"), await bodies(kept, "dead")]
 
 
+async def test_what_came_at_once_expires_at_its_own_moments_after_a_restart(lives, mock_clock):
+    async with lives() as kept:
+        await lives.begin(kept)
+        client = kept.connect()
+        method, lives_ms = BasicPublish("", "q"), (900, 200, 200, 600)
+        client.feed(
+            b"".join(
+                published(
+                    b"%d" % life, method, 1, Properties(delivery_mode=2, expiration=str(life))
+                )
+                for life in lives_ms
+            )
+        )
+        await kept.persistence.flush()
+    await at(300)
+
+    async with lives() as kept:
+        assert 2 == kept.broker.vhosts["/"].queues["q"].ready_count
+        await at(700)
+        await kept.settle()
+
+        assert [b"900"] == await bodies(kept, "q")
+
+
 async def test_what_expired_while_the_broker_was_down_is_a_dead_letter_and_never_delivered(
     lives, mock_clock
 ):

@@ -3,13 +3,28 @@
 import pytest
 
 from leveret.broker.core import timeline
+from leveret.broker.core.message import Message
 from leveret.broker.core.policy import PolicyError
-from leveret.broker.testing import advance
+from leveret.broker.testing import advance, finish, published
 from leveret.protocol.constants import TEN_YEARS_MS
-from leveret.protocol.methods import BasicCancel, BasicGet, BasicGetEmpty, BasicNack, QueueDeclare
+from leveret.protocol.methods import (
+    BasicCancel,
+    BasicGet,
+    BasicGetEmpty,
+    BasicNack,
+    BasicPublish,
+    QueueDeclare,
+)
+from leveret.protocol.properties import Properties
 
 from ..support.client import closed
 from ..support.policies import set_policy
+
+
+def expiring(body, life=None):
+    """Return the octets of a message that is published to the queue `q`."""
+    properties = Properties(expiration=None if life is None else str(life))
+    return published(body, BasicPublish("", "q"), 1, properties)
 
 
 def ttl(milliseconds, **others):
@@ -27,6 +42,49 @@ def test_the_smaller_time_to_live_counts(client, broker, of_queue, of_message, l
     assert (1, 0) == client.counts()
     advance(broker, 0.001)
     assert (0, 0) == client.counts()
+
+
+@pytest.mark.parametrize("arguments", [{}, ttl(20)])
+def test_each_of_many_that_come_at_once_expires_at_its_own_moment(client, broker, arguments):
+    client.declare(arguments=arguments)
+    lives = [30, 10, 10, 15, 25]
+    client.feed(b"".join(expiring(b"%d" % life, life) for life in lives))
+    most = arguments.get("x-message-ttl", 30)
+
+    for life in range(most + 1):
+        assert sum(min(each, most) > life for each in lives) == client.counts()[0]
+        advance(broker, 0.001)
+
+
+def test_what_expires_among_others_does_not_take_them_along(client, broker):
+    client.declare()
+    client.feed(expiring(b"a", 10) + expiring(b"b") + expiring(b"c", 20))
+    advance(broker, 0.015)
+
+    assert 2 == client.counts()[0]
+    advance(broker, 1)
+    assert b"b" == client.call(BasicGet("q", True)).body
+    assert (0, 0) == client.counts()
+
+
+def test_many_that_come_at_once_wait_for_a_commit_before_they_may_expire(client, vhost, broker):
+    client.declare()
+    client.consume()
+    client.publish(b"first", expiration="1000")  # makes it a queue that keeps time
+    queue = vhost.queue("q")
+    for life in (0, 5000):
+        queue.incoming.append(Message.make("", "q", Properties(expiration=str(life)), b"%d" % life))
+
+    commit = broker.batch.committed + 1
+    queue.seal(commit)
+    queue.touch()
+    finish(broker)
+    assert [] == client.bodies()
+    broker.batch.committed = commit
+    queue.touch()
+    finish(broker)
+
+    assert [b"0", b"5000"] == client.bodies()
 
 
 def test_ten_years_are_not_too_long(client, broker):
