@@ -55,6 +55,8 @@ class Extras:
       hooks: Those of the queue by who made them, in the order they are called.
       is_deep: Whether the queue has to be a hooked one for them.
       is_stale: Whether the queue is to be fitted anew once nothing is in it.
+      naming: Those hooks that give waiting messages names, for who asks them of very many: what
+        `identity` has are their methods, each guarded at every call.
       lanes: The order in which messages are served.
       expiries: Positions by when they expire.
       deadlines: When each position expires.

@@ -23,7 +23,7 @@ from leveret.broker.core.queue import Queue
 from leveret.broker.core.runs import PIECE_OCTETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import Entry
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leveret.broker.core.returned import Entry as AnyEntry
 
 DUE_LIMIT = 2048  # messages whose wait is over at a stroke
+DUE_HOOKED = 512  # those of which a hook wants each: it may route it anew
 STEP = 1024  # messages that are looked at in one step
 AHEAD = 2  # pieces of those that are read at a time
 LOOKED = 10_000  # entries that are looked at for one page
@@ -252,16 +253,17 @@ class Waiting(Queue):
         if is_absolute:
             extras.absolute.set(position, when + self.vhost.broker.wall_offset)
 
-    def wait_all(self, base: int, whens: Sequence[int], absolute: Sequence[int] = ()) -> None:
+    def wait_all(self, base: int, whens: Sequence[int], absolute: Collection[int] = ()) -> None:
         """Have all that is being placed wait: `wait_until` for very many.
 
         Args:
           base: The first position.
-          whens: The moment of each.
+          whens: The moment of each, in `Broker.now` (milliseconds); never 0, which stands for none.
           absolute: Positions whose moment is one of the wall clock.
         """
         extras = self.extras
         if extras.placing:  # another hook has them wait, too
+            absolute = set(absolute)
             for position, when in enumerate(whens, base):
                 self.wait_until(position, when, is_absolute=position in absolute)
             return
@@ -278,16 +280,16 @@ class Waiting(Queue):
         positions = [position for position, _ in some]
         extras.due.forget(positions)  # of an earlier wait
         messages = [message for _, message in some]
-        self._put_aside(positions, messages, [when for _, when in ordered], is_new=False)
+        self._note_waits(positions, messages, [when for _, when in ordered], is_new=False)
 
     def _store_waiting(
         self, positions: Sequence[int], messages: list[Message], whens: Sequence[int]
     ) -> None:
         """Have messages wait that are new, and after all that waits."""
         self.extras.waiting.append_at(positions, messages)
-        self._put_aside(positions, messages, whens, is_new=True)
+        self._note_waits(positions, messages, whens, is_new=True)
 
-    def _put_aside(
+    def _note_waits(
         self,
         positions: Sequence[int],
         messages: Sequence[Message],
@@ -401,7 +403,8 @@ class Waiting(Queue):
         be read, and what is read at once is never very much.
         """
         extras, due = self.extras, self.extras.due
-        if extras.ending or not (ranges := extras.dues.due(now, DUE_LIMIT)):
+        limit = DUE_HOOKED if extras.due_hooks else DUE_LIMIT
+        if extras.ending or not (ranges := extras.dues.due(now, limit)):
             return
         whens = {
             position: when

@@ -23,18 +23,18 @@ from leveret.broker.core.hooked import HookedQueue
 from leveret.broker.core.hooks import ExchangeHook, Phase, QueueHook
 from leveret.broker.core.message import BlindEnvelope
 from leveret.broker.core.placing import find, republish
-from leveret.broker.plugins.headers import identity_of, negated_delay
-from leveret.protocol.constants import (
-    HAS_CONTENT_ENCODING,
-    HAS_CONTENT_TYPE,
-    HAS_HEADERS,
-    HAS_MORE_FLAGS,
-    TEN_YEARS_MS,
+from leveret.broker.plugins.headers import (
+    DELAY,
+    DELAY_ENTRY,
+    identity_of,
+    int32_delay,
+    negated_delay,
 )
+from leveret.protocol.constants import HAS_HEADERS, TEN_YEARS_MS
 from leveret.protocol.content import FRAME_HEAD
 from leveret.protocol.errors import FrameError, PreconditionFailed
 from leveret.protocol.methods import BasicPublish
-from leveret.protocol.properties import VALUES_OFFSET, locate
+from leveret.protocol.properties import locate
 from leveret.protocol.table import DECODERS, Timestamp
 
 if TYPE_CHECKING:
@@ -49,17 +49,9 @@ if TYPE_CHECKING:
     from leveret.broker.core.registry import Registry
     from leveret.broker.core.vhost import VirtualHost
 
-DELAY, DELIVER_AT = "x-delay", "x-deliver-at"
-PREFIX, AT_OCTETS = b"x-del", b"x-deliver-at"
-DELAY_NAME, DELAY_INT32 = (
-    b"\7x-delay",
-    b"\7x-delayI",
-)  # with the tag of what nearly all clients send
-# Where that stands in a message of one piece with nothing before its headers.
-FIRST_ENTRY = FRAME_HEAD + VALUES_OFFSET + 4
-INT32 = FIRST_ENTRY + len(DELAY_INT32)
-INT32_ENTRY = len(DELAY_INT32) + 4
-BEFORE_HEADERS = HAS_CONTENT_TYPE | HAS_CONTENT_ENCODING | HAS_MORE_FLAGS
+DELIVER_AT = "x-deliver-at"
+AT_OCTETS = DELIVER_AT.encode()
+PREFIX = AT_OCTETS[:5]  # both begin with it
 INNER = "x-delayed-type"
 HOLDS = "delayed-exchange"  # the setting of a hidden queue: whose it is
 
@@ -79,15 +71,12 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
     """
     if not message.flags & HAS_HEADERS:
         return AT_ONCE
-    frames = message.frames
+    frames, after = message.frames, int32_delay(message)
     if (
-        frames.__class__ is bytes
-        and not message.flags & BEFORE_HEADERS
-        and frames.startswith(DELAY_INT32, FIRST_ENTRY)
-        and frames[FIRST_ENTRY - 1] >= INT32_ENTRY  # of the table's length, the least octet
-        and frames.find(AT_OCTETS, FIRST_ENTRY, FRAME_HEAD + message.header_size) < 0
-    ):  # as most have it: the first entry of the table, and all that is decoded
-        after = int.from_bytes(frames[INT32 : INT32 + 4], signed=True)
+        after is not None
+        and isinstance(frames, bytes)
+        and frames.find(AT_OCTETS, 0, FRAME_HEAD + message.header_size) < 0
+    ):
         return (now + after, False, "") if after > 0 else AT_ONCE
     header = message.header
     if PREFIX not in header:
@@ -113,8 +102,8 @@ def moment(message: Message, now: int, wall_offset: int) -> Moment:
 def _first_value(header: bytes) -> object:
     """Return the delay if it is the first entry of the headers, all that is decoded then."""
     _, start, end, _, _ = locate(header)
-    tag = start + 4 + len(DELAY_NAME)
-    if tag < end and header.startswith(DELAY_NAME, start + 4):
+    tag = start + 4 + len(DELAY_ENTRY)
+    if tag < end and header.startswith(DELAY_ENTRY, start + 4):
         value, behind = DECODERS[header[tag]](header, tag + 1, 0)
         if behind <= end:
             return value

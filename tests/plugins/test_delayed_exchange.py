@@ -6,6 +6,8 @@ import pytest
 
 from leveret.broker.core.policy import Policy
 from leveret.broker.core.users import Permissions, TopicPermissions
+from leveret.broker.core.waiting import DUE_HOOKED
+from leveret.broker.plugins.delayed import Holding
 from leveret.broker.testing import Client as AnyClient
 from leveret.broker.testing import advance, finish
 from leveret.protocol.constants import TEN_YEARS_MS
@@ -297,6 +299,22 @@ def test_messages_come_in_the_order_in_which_they_are_due(delayed):
     delayed.advance(0)
 
     assert [b"100", b"100", b"200", b"300"] == delayed.bodies()
+
+
+def test_of_very_many_that_are_due_few_go_on_at_a_time(broker, monkeypatch):
+    counts = []
+    due = Holding.due
+    monkeypatch.setattr(
+        Holding, "due", lambda self, entries: counts.append(len(entries)) or due(self, entries)
+    )
+    delayed = Delayed(broker)
+    for _ in range(2 * DUE_HOOKED + 1):
+        delayed.publish(x_delay=100)
+
+    delayed.advance(100)
+
+    assert [DUE_HOOKED, DUE_HOOKED, 1] == counts
+    assert sum(counts) == delayed.ready()
 
 
 def test_the_bindings_of_the_moment_count(delayed):

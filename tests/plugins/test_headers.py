@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.broker.core.message import Message
-from leveret.broker.plugins.headers import negated_delay, with_count
+from leveret.broker.plugins.headers import int32_delay, negated_delay, with_count
 from leveret.protocol.properties import Properties
 from leveret.protocol.table import (
     Float32,
@@ -17,6 +17,7 @@ from leveret.protocol.table import (
     UInt32,
     encode_table,
 )
+from leveret.protocol.writer import content_frames
 
 
 def published(headers=None) -> Message:
@@ -67,6 +68,47 @@ def test_a_delay_is_negated_under_a_tag_with_a_sign(kind):
 @pytest.mark.parametrize("value", [(1 << 32) - 1, UInt32((1 << 32) - 1)])
 def test_the_longest_delay_is_negated(value):
     assert {"x-delay": 1 - (1 << 32)} == negated_delay(published({"x-delay": value})).headers
+
+
+def received(message: Message) -> Message:
+    """Return a message in one piece, as it comes from most publishers."""
+    octets = b"".join(content_frames(1, 1 << 17, message.header, [message.body]))
+    return Message(message.envelope, octets, message.header_size, message.size, message.flags)
+
+
+DELAYS = (1, (1 << 31) - 1, 0, -5, -(1 << 31), Int16(7), True)
+
+
+@pytest.mark.parametrize("others", [{}, {"h": "x" * 300}, {"x-delay-id": "a", "x-delay-": 5}])
+@pytest.mark.parametrize("content_type", [None, "text/plain"])
+@pytest.mark.parametrize("delay", DELAYS)
+def test_in_one_piece_a_delay_is_negated_as_in_several(delay, content_type, others):
+    headers = {"x-delay": delay, **others}
+    properties = Properties(headers=headers, content_type=content_type, priority=3)
+    several = Message.make("", "q", properties, b"body")
+
+    one = negated_delay(received(several))
+
+    assert properties._replace(headers=negated_delay(several).headers) == one.properties
+    assert (b"body", several.flags) == (one.body, one.flags)
+
+
+def test_of_two_delays_the_first_is_negated_and_the_other_goes():
+    message = received(published({"x-delay": 1, "y-delay": 2}))
+    twice = received(message.with_header(message.header.replace(b"y-delay", b"x-delay")))
+
+    negated = negated_delay(twice)
+
+    assert (1, {"x-delay": -1}) == (negated.header.count(b"x-delay"), negated.headers)
+
+
+@pytest.mark.parametrize("missing", [1, 3, 4])
+def test_octets_behind_a_header_that_is_cut_short_are_no_delay(missing):
+    whole = published({"x-delay": 1 << 24}).header[:14] + encode_table({"x-delay": 1 << 24})
+    cut = received(published().with_header(whole[:12] + b"\x20\x00" + whole[14:-missing]))
+
+    assert None is int32_delay(cut)
+    assert cut is negated_delay(cut)
 
 
 @pytest.mark.parametrize("value", [0, -5, "100", None, True, b"1", [1], Timestamp(5)])
