@@ -29,23 +29,24 @@ def hash_of(identity: str) -> int:
     Nobody finds two names with the same one but by trying very long, and then only for their own
     messages.
     """
-    octets = identity.encode("utf-8", "surrogateescape")
-    return int.from_bytes(blake2b(octets, digest_size=8).digest()) or 1
+    return int.from_bytes(_digest(identity))
 
 
 def hashes_of(identities: Iterable[str | None]) -> Sequence[int]:
     """Return the hashes of many names, 0 for those that are none."""
-    digests = [
-        blake2b(each.encode("utf-8", "surrogateescape"), digest_size=8).digest() if each else _NONE
-        for each in identities
-    ]
-    hashes = array("Q", b"".join(digests))
+    hashes = array("Q", b"".join([_digest(each) if each else _NONE for each in identities]))
     if byteorder == "little":
         hashes.byteswap()
     return hashes
 
 
-_NONE = bytes(8)
+def _digest(identity: str) -> bytes:
+    octets = identity.encode("utf-8", "surrogateescape")
+    digest = blake2b(octets, digest_size=len(_NONE)).digest()
+    return digest if digest != _NONE else _LEAST
+
+
+_NONE, _LEAST = bytes(8), bytes((0,) * 7 + (1,))
 
 # One position, or all of them in a list: that of one name may become long, but nothing that is done
 # with it at a stroke depends on its length.
@@ -72,6 +73,8 @@ class Identities:
         Args:
           is_new: Whether none of them was added before.
         """
+        if not is_new:
+            positions, hashes = self._without_known(positions, hashes)
         at, end = 0, len(positions)
         while at < end:
             part = self._parts[-1]
@@ -81,26 +84,31 @@ class Identities:
             start, at = at, at + PART - len(part)
             some = dict(zip(hashes[start:at], positions[start:at], strict=True))
             are_apart = 0 not in some and len(some) == min(at, end) - start
-            if is_new and are_apart and part.keys().isdisjoint(some):
+            if are_apart and part.keys().isdisjoint(some):
                 part |= some
                 self.count += len(some)
                 continue
             for position, number in zip(positions[start:at], hashes[start:at], strict=True):
-                if number and (is_new or not self._has(number, position)):
+                if number:
                     self.count += _put(part, number, (position,))
 
-    def find(self, number: int) -> list[int]:
-        """Return the positions that a hash had, ascending; some may not wait any more."""
-        positions: set[int] = set()
+    def _without_known(
+        self, positions: Sequence[int], hashes: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Return what no entry of one position says; in those of many it may be once more."""
+        left, names = list(zip(positions, hashes, strict=True)), set(hashes)
+        for part in self._parts:
+            if not part.keys().isdisjoint(names):
+                left = [(at, number) for at, number in left if part.get(number) != at]
+                names = {number for _, number in left}
+        return [position for position, _ in left], [number for _, number in left]
+
+    def find(self, number: int) -> Iterator[int]:
+        """Return the positions that a hash had, some twice; some may not wait any more."""
         for part in self._parts:
             found = part.get(number)
             if found is not None:
-                positions.update(_all(found))
-        return sorted(positions)
-
-    def _has(self, number: int, position: int) -> bool:
-        """Whether an entry of one position says so; in those of many there may be another."""
-        return any(part.get(number) == position for part in self._parts)
+                yield from _all(found)
 
     def tidy(self, waiting: int, waits: Callable[[int], object]) -> None:
         """Look some entries through if most of all are out of date.

@@ -20,7 +20,7 @@ from leveret.broker.core.identities import hash_of, hashes_of
 from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.message import Absent
 from leveret.broker.core.queue import Queue
-from leveret.broker.core.runs import PIECE_OCTETS
+from leveret.broker.core.runs import PIECE_OCTETS, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -94,10 +94,21 @@ class Waiting(Queue):
         """How many messages wait for a moment."""
         return self.extras.waiting.count
 
-    def find_waiting(self, identity: str) -> list[int]:
-        """Return the positions of messages that wait and have a name, ascending."""
+    def find_waiting(self, identity: str, limit: int = UNLIMITED) -> list[int]:
+        """Return the positions of messages that wait and have a name, ascending.
+
+        Args:
+          identity: The name.
+          limit: How many they may be; those that have it longest are first to be found.
+        """
         waits = self.extras.due.get
-        return [each for each in self.extras.identities.find(hash_of(identity)) if waits(each)]
+        found: set[int] = set()
+        for position in self.extras.identities.find(hash_of(identity)):
+            if waits(position):
+                found.add(position)
+                if len(found) >= limit:
+                    break
+        return sorted(found)
 
     def waiter(self, position: int) -> Waiter | None:
         """Return the message that waits at a position, None if none does."""

@@ -315,7 +315,8 @@ def _mark(after: str, offset: int) -> tuple[int, int]:
 
 
 def _positions(queue: HookedQueue, identity: str | int) -> list[int]:
-    return [identity] if isinstance(identity, int) else queue.find_waiting(identity)
+    """Return where they wait: one more than `MOST` tells that they are more."""
+    return [identity] if isinstance(identity, int) else queue.find_waiting(identity, MOST + 1)
 
 
 def _vhost(broker: Broker, name: str) -> VirtualHost:

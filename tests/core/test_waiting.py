@@ -56,6 +56,15 @@ class Waiters:
 # Found
 
 
+def test_no_more_are_found_than_asked_for() -> None:
+    waiters = Waiters()
+    waiters.publish("a", "b", "a", "a", "a")
+    waiters.queue.cancel_waiting([0])
+
+    assert [2, 3] == waiters.queue.find_waiting("a", 2)
+    assert [2, 3, 4] == waiters.queue.find_waiting("a", 4)
+
+
 def test_a_waiting_message_is_found_by_its_message_id() -> None:
     waiters = Waiters()
     waiters.publish("a", "b", "a")
