@@ -20,7 +20,7 @@ from leveret.protocol.constants import (
     HAS_MORE_FLAGS,
 )
 from leveret.protocol.errors import FieldError, FrameError
-from leveret.protocol.table import Entry, decode_table, encode_table, scan_entries
+from leveret.protocol.table import SIZES, Entry, decode_table, encode_table, scan_entries
 from leveret.protocol.wire import LONG, LONGLONG, SHORT, Value, decode_shortstr, encode_shortstr
 
 HEADER = Struct(">HHQH")  # class id, weight, body size, the first flag word
@@ -202,6 +202,30 @@ def split_headers(header: bytes, places: Places | None = None) -> dict[bytes, by
     return values
 
 
+def header_octets(header: bytes, name: bytes) -> bytes | None:
+    """Return the octets of one header's value with its tag, None if it is not there.
+
+    Raises:
+      FrameError: Lengths do not fit; what is in a value is not looked at.
+    """
+    if name not in header:  # a search for octets is much less than a look at each entry
+        return None
+    _, start, end, _, _ = locate(header)
+    if start == end:
+        return None
+    tagged = start + 5 + len(name)
+    if tagged < end and header[start + 4] == len(name) and header.startswith(name, start + 5):
+        size = SIZES.get(header[tagged])  # it often is the first one
+        if size is None:
+            size = 4 + int.from_bytes(header[tagged + 1 : tagged + 5])
+        if tagged + 1 + size <= end:
+            return header[tagged : tagged + 1 + size]
+    for found, _, tagged, stop in _entries(header, start + 4, end):
+        if found == name:  # of equal names the first one counts
+            return header[tagged:stop]
+    return None
+
+
 class _LocatingErrors:
     """Makes every failure to decode a `FrameError` with the class of the content."""
 
@@ -268,8 +292,9 @@ _FIELDS = tuple(
 
 Locate = Callable[[bytes, int], Places]
 _LOCATE: dict[int, Locate] = {}
-FindId = Callable[[bytes, int], int]
-_FIND_ID: dict[int, FindId] = {}
+Find = Callable[[bytes, int], int]
+_FIND_ID: dict[int, Find] = {}
+FIND_PRIORITY: dict[int, Find] = {}
 
 
 def locate(header: bytes) -> Places:
@@ -328,10 +353,25 @@ def _compile_locate(flags: int) -> Locate:
     return function
 
 
-def _compile_find_id(flags: int) -> FindId:
-    lines = [step for _, step in _steps(flags, "message_id")]
-    function = _FIND_ID[flags] = cast(FindId, _compile([*lines, "return p"]))
+def find_priority_of(flags: int) -> Find:
+    """Return the function that finds the priority behind the beginning of values of these flags.
+
+    It is in `FIND_PRIORITY` from then on. Of flags that announce further words there is none.
+    """
+    function = FIND_PRIORITY.get(flags)
+    if function is None:
+        function = FIND_PRIORITY[flags] = _compile_find(flags, "priority")
     return function
+
+
+def _compile_find_id(flags: int) -> Find:
+    function = _FIND_ID[flags] = _compile_find(flags, "message_id")
+    return function
+
+
+def _compile_find(flags: int, name: str) -> Find:
+    lines = [step for _, step in _steps(flags, name)]
+    return cast(Find, _compile([*lines, "return p"]))
 
 
 def _steps(flags: int, end: str) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,8 @@ from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
 from leveret.broker.core.shards import Shards
 from leveret.protocol.constants import HAS_HEADERS
 from leveret.protocol.errors import FrameError
+from leveret.protocol.properties import header_octets
+from leveret.protocol.table import decode_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 NOBODY: Final = 0  # the key of messages without the header
 SHARDS: Final = 256  # of keys, so that none grows so large that it stalls the loop
 MOST_WEIGHT: Final = 1000
+NO_NAME: Final = bytes(256)  # longer than any name of a header
 
 
 class Share(Runs):
@@ -70,7 +73,7 @@ class Shares(KeyedLanes):
     ) -> None:
         super().__init__(queue)
         self.asked = header, weights, limit
-        self._header = header
+        self._name = _octets_of(header)
         self._weights = weights
         self._limit = limit
         self._shares: list[dict[int, Share]] = [{} for _ in range(SHARDS)]
@@ -99,10 +102,10 @@ class Shares(KeyedLanes):
         if not message.flags & HAS_HEADERS:
             return NOBODY
         try:
-            value = (message.headers or {}).get(self._header)
+            octets = header_octets(message.header, self._name)
+            return NOBODY if octets is None else key_of(octets)
         except FrameError:  # nobody can read them
             return NOBODY
-        return NOBODY if value is None else hash_of(str(value))
 
     def lane(self, key: int) -> Runs:
         """Return the lane of a key that is about to get messages."""
@@ -110,7 +113,7 @@ class Shares(KeyedLanes):
         share = shares.get(key)
         if share is None:
             share = shares[key] = Share(key, self._weights.get(key, 1))
-        if not share.is_listed and self.most(share) > 0:
+        if not share.is_listed and share.in_flight < self._limit:
             self._list(share)
         return share
 
@@ -123,9 +126,9 @@ class Shares(KeyedLanes):
         """Take note of how many octets a lane has now: nobody looks at all of them."""
         if isinstance(lane, Share):
             octets, memory = lane.weighed
-            lane.weighed = lane.bytes, lane.memory
-            self._bytes += lane.bytes - octets
-            self._memory += lane.memory - memory
+            lane.weighed = now_octets, now_memory = lane.bytes, lane.memory
+            self._bytes += now_octets - octets
+            self._memory += now_memory - memory
             if lane.count > CHUNK_LENGTH:
                 self._large.add(lane)
 
@@ -204,7 +207,7 @@ class Shares(KeyedLanes):
         turns = self._turns
         while turns:
             share = turns[0]
-            if share.count and self.most(share) > 0:
+            if share.count and share.in_flight < self._limit:
                 return share
             turns.popleft()  # it has nothing, or may not have more: it is listed again when it may
             share.is_listed = False
@@ -220,6 +223,13 @@ class Shares(KeyedLanes):
         if not isinstance(lane, Share):
             return UNLIMITED
         return min(lane.left, self._limit - lane.in_flight)
+
+    @property
+    def at_once(self) -> int:
+        """How many messages may be served before any is settled, or more."""
+        if self._limit == UNLIMITED or self._old is not None:
+            return self._count
+        return min(self._count, len(self._turns) * self._limit)
 
     def took(self, lane: Runs, positions: Sequence[int]) -> None:
         """Take note of what was taken from the front of a lane to be delivered."""
@@ -295,7 +305,26 @@ def _free(shares: list[dict[int, Share]]) -> Iterator[None]:
         yield
 
 
+def _octets_of(name: str) -> bytes:
+    """Return a header's name as it is in a table; of one that cannot be, more than fit there."""
+    try:
+        octets = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return NO_NAME
+    return octets if octets.decode("utf-8", "surrogateescape") == name else NO_NAME
+
+
 @lru_cache(1 << 16)
+def key_of(octets: bytes) -> int:
+    """Return the key of a header's value, which stands there with its tag.
+
+    Raises:
+      FrameError: It cannot be decoded.
+    """
+    value = decode_value(octets)
+    return NOBODY if value is None else hash_of(str(value))
+
+
 def hash_of(value: str) -> int:
     """Return the key of a header's value: the same in every process, and never `NOBODY`."""
     return int.from_bytes(blake2b(value.encode("utf-8", "replace"), digest_size=8).digest()) or 1

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, cast
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
 from leveret.broker.core.runs import Runs
+from leveret.protocol.constants import HAS_MORE_FLAGS, HAS_PRIORITY
+from leveret.protocol.content import FRAME_HEAD
+from leveret.protocol.properties import FIND_PRIORITY, VALUES_OFFSET, find_priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.registry import Registry
+
+VALUES = FRAME_HEAD + VALUES_OFFSET  # where those of a message begin that came in one piece
 
 
 class Levels(KeyedLanes):
@@ -44,6 +49,26 @@ class Levels(KeyedLanes):
         """How many messages are ready."""
         lanes = self._lanes
         return sum([lanes[level].count for level in self._filled])
+
+    def keys(self, messages: Iterable[Message]) -> list[int]:
+        """Return the level of each message, without a copy of the headers of those that came in."""
+        some, highest, levels = list(messages), self.highest, []
+        for message in some:
+            flags, frames = message.flags, message.frames
+            if not flags & HAS_PRIORITY:
+                levels.append(0)
+                continue
+            if frames.__class__ is not bytes or flags & HAS_MORE_FLAGS:
+                return super().keys(some)
+            find = FIND_PRIORITY.get(flags) or find_priority_of(flags)
+            try:
+                at = find(frames, VALUES)
+            except IndexError:  # nobody has read its properties yet, and nobody can
+                return super().keys(some)
+            if at >= FRAME_HEAD + message.header_size:
+                return super().keys(some)
+            levels.append(min(frames[at], highest))
+        return levels
 
     def key(self, message: Message) -> int:
         """Return the priority of a message, as far as there are levels."""

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from leveret.protocol.errors import FieldError, FrameError
 from leveret.protocol.properties import (
+    VALUES_OFFSET,
     Properties,
     decode,
     encode,
+    find_priority_of,
+    header_octets,
     locate,
     splice_headers,
     split_headers,
@@ -291,3 +294,37 @@ def test_a_malformed_table_is_a_501_once_entries_are_looked_for(entries):
         with pytest.raises(FrameError) as caught:
             look()
         assert caught.value.class_id == 60
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"", b"a", b"key", b"keys"]), st.integers(0, 9))),
+    st.sampled_from([Properties(), Properties("key", message_id="key"), ALL]),
+)
+def test_one_header_is_found_as_all_are(entries, others):
+    octets = b"".join(
+        [bytes((len(name),)) + name + encode_value(f"key{number}") for name, number in entries]
+    )
+    header = splice_headers(encode(others, 5), None, octets)
+
+    for name in (b"", b"a", b"key", bytes(256)):
+        assert split_headers(header).get(name) == header_octets(header, name)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"\x03keyS\x00\x00\x00\x05a", b"\x03key", b"\x03keyI\x00", b"\x01a?\x03keyV"]
+)
+def test_one_header_of_a_malformed_table_is_a_501(octets):
+    header = START + b"\x20\x00" + len(octets).to_bytes(4) + octets
+
+    with pytest.raises(FrameError):
+        header_octets(header, b"key")
+
+
+def test_the_priority_is_found_behind_any_other_properties():
+    names = Properties._fields[:4]
+    for which in range(1 << len(names)):
+        absent = {name: None for at, name in enumerate(names) if which >> at & 1}
+        header = encode(ALL._replace(**absent), 5)
+        find = find_priority_of(int.from_bytes(header[12:14]))
+
+        assert ALL.priority == header[find(header, VALUES_OFFSET)]
