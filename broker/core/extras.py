@@ -162,6 +162,8 @@ class Extras:
         self.naming = tuple(hook for hook in hooks if _overrides(hook, "identity"))
         self.identity = _gather(self.naming, "identity", failed)
         self.dealt = _gather(hooks, "dealt", failed)
+        dealing = [hook for hook in hooks if _overrides(hook, "dealt")]
+        self.fits = tuple(_guarded(hook, "fits", failed) for hook in dealing)
         self.outgoing = _gather(hooks, "outgoing", failed)
         self.delivered = _gather(hooks, "delivered", failed)
         self.returned = _gather(hooks, "returned", failed)

@@ -110,7 +110,8 @@ class HookedQueue(Restoring):
         is_done = not self.returned.count or self._take_over_some()
         is_done = is_done and (extras.next_due > now or self._run_due(now))
         had_incoming = bool(self.incoming)
-        if had_incoming and is_done and extras.dealt and extras.lanes.is_keyed:
+        is_order_mixed = extras.dealt and extras.lanes.is_keyed
+        if had_incoming and is_done and is_order_mixed and not self._fits():
             self._store_singly(now)
         elif had_incoming:
             self._store()
@@ -119,6 +120,13 @@ class HookedQueue(Restoring):
         if had_incoming and extras.lanes.count and self._ring.consumers:
             self.vhost.broker.batch.is_crowded = True
         extras.set_timer()
+
+    def _fits(self) -> bool:
+        """Whether there is room for all that came in, even if nobody takes anything."""
+        extras, incoming = self.extras, self.incoming
+        count = extras.lanes.count + len(incoming)
+        size = extras.body_octets + bodies_size(incoming)
+        return all(fits(count, size) for fits in extras.fits)
 
     def _serve(self, now: int) -> bool:
         """Hand out what somebody has room for, then drop what is too much or was only for now.
@@ -166,7 +174,7 @@ class HookedQueue(Restoring):
                 return True
             if lane.first >= end or not self._is_loaded(lane):
                 return False
-            limit -= self._deal_lane(level, limit, lane, end)
+            limit -= self._deal_round(level, limit, lane, end)
             level = self._ring.front()
         if level is not None:
             self.touch()
@@ -183,27 +191,57 @@ class HookedQueue(Restoring):
                 source.fetch(self, paged)
         return not lane.is_front_paged
 
-    def _deal_lane(
+    def _deal_round(
         self, level: OrderedDict[Consumer, None], limit: int, lane: Runs, end: int
     ) -> int:
-        lanes = self.extras.lanes
-        most = min(lane.count, lanes.most(lane))
-        consumers, share, cost = self._ring.next(level, limit, most)
+        """Hand out what is served next, of as many lanes as there is room for; return the cost."""
+        consumers, share, cost = self._ring.next(level, limit, self.extras.lanes.at_once)
         if consumers:
-            positions, messages = self._take_lane(lane, len(consumers) * share, end)
+            wanted = min(len(consumers) * share, DEAL_LIMIT)
+            positions, messages = self._take_lane(lane, wanted, end)
+            if len(messages) < wanted and self.extras.lanes.is_keyed:
+                positions = list(positions)
+                self._take_more(positions, messages, wanted, end)
             cost += len(messages)
             self._hand_out(level, consumers, positions, messages)
         return cost
 
+    def _take_more(
+        self, positions: list[int], messages: list[Message], limit: int, end: int
+    ) -> None:
+        """Take what is served after messages, up to so many in all, and add it to them.
+
+        Lanes may have one message each: to deliver those one by one costs most of their dealing.
+        """
+        lanes, left = self.extras.lanes, DEAL_BYTES - octets(messages)
+        while len(messages) < limit and left > 0:
+            lane = lanes.front()
+            if lane is None or (end != UNLIMITED and lane.first >= end):
+                return
+            if lane.paged_count and not self._is_loaded(lane):
+                return
+            before = lane.bytes
+            if lane.count == 1:
+                position, message = lane.take_only()
+                positions.append(position)
+                messages.append(message)
+                self.extras.body_octets -= message.size
+                lanes.took(lane, (position,))
+            else:
+                some, more = self._take_lane(lane, limit - len(messages), end, left)
+                positions += some
+                messages += more
+            left -= before - lane.bytes
+
     def _take_lane(
-        self, lane: Runs, limit: int, end: int = UNLIMITED
+        self, lane: Runs, limit: int, end: int = UNLIMITED, size: int = DEAL_BYTES
     ) -> tuple[Sequence[int], list[Message]]:
         """Take messages from the front of a lane, which is loaded."""
         lanes = self.extras.lanes
         wanted = min(limit, lane.count, lanes.most(lane), DEAL_LIMIT)
         if end != UNLIMITED:
             wanted = min(wanted, lane.until(end - 1))
-        positions, messages = lane.take(wanted, DEAL_BYTES)
+        positions, messages = lane.take(wanted, size)
         self.extras.body_octets -= bodies_size(messages)
         lanes.took(lane, positions)
         return positions, messages
@@ -217,6 +255,8 @@ class HookedQueue(Restoring):
     ) -> None:
         """Deliver messages in turns; those that came back are marked, and go by themselves."""
         ring, extras = self._ring, self.extras
+        if self.log is not None and not isinstance(positions, range):
+            self._note_delivered(consumers, positions)
         start = 0
         for end, redelivered in self._stretches(positions):
             some = messages[start:end]
@@ -229,6 +269,11 @@ class HookedQueue(Restoring):
             turns = (end - start) % len(consumers)
             consumers = consumers[turns:] + consumers[:turns]  # the next begins where this ended
             start = end
+
+    def _note_delivered(self, consumers: list[Consumer], positions: Sequence[int]) -> None:
+        """Tell the log of the greatest position; channels tell it of the last that they get."""
+        if self.log is not None and not all(consumer.no_ack for consumer in consumers):
+            self.log.delivered(max(positions))
 
     def _tell(self, consumers: list[Consumer], positions: Sequence[int]) -> None:
         """Tell hooks who got what, as `Ring.distribute` shares it out."""
@@ -248,7 +293,8 @@ class HookedQueue(Restoring):
         """Return ends of neighbours that all, or none of which, were delivered before."""
         returns, before = self.extras.returns, self.delivered_before
         count = len(positions)
-        if not returns and positions[0] > before:
+        least = positions[0] if isinstance(positions, range) else min(positions)
+        if not returns and least > before:
             return [(count, False)]
         found: list[tuple[int, bool]] = []
         for index, position in enumerate(positions, 1):

@@ -119,6 +119,18 @@ class QueueHook:
     def dealt(self) -> None:
         """Look at a queue that has just dealt what it could."""
 
+    def fits(self, count: int, octets: int) -> bool:
+        """Whether `dealt` would do nothing, with so many messages or fewer that are ready.
+
+        Those who have a `dealt` are asked, if there is an order in which messages are served: where
+        it might do anything, each message is dealt before the next one is placed.
+
+        Args:
+          count: How many messages are ready.
+          octets: Of their bodies, where the hook counts those.
+        """
+        return False
+
     def lanes(self) -> Lanes | None:
         """Return the order in which messages are served, None for first in, first out."""
         return None

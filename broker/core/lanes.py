@@ -70,6 +70,11 @@ class Lanes:
         """Return how many messages may be taken of a lane before another has its turn."""
         return UNLIMITED
 
+    @property
+    def at_once(self) -> int:
+        """How many messages may be served before any is settled, or more."""
+        return self.count
+
     def first_to_drop(self) -> Runs | None:
         """Return the lane that loses its first message when there are too many."""
         return self.front()
@@ -177,6 +182,12 @@ class KeyedLanes(Lanes):
     def _spread(
         self, positions: Sequence[int], messages: list[Message], keys: Sequence[int]
     ) -> None:
+        if 2 * len(set(keys)) > len(keys):  # most are alone in their lanes: nothing is gathered
+            for position, message, key in zip(positions, messages, keys, strict=True):
+                lane = self.lane(key)
+                lane.append_one(position, message)
+                self.grown(lane)
+            return
         by_key: dict[int, tuple[list[int], list[Message]]] = {}
         for position, message, key in zip(positions, messages, keys, strict=True):
             group = by_key.get(key)

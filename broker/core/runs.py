@@ -141,6 +141,23 @@ class Runs:
         self.bytes -= total
         return positions, taken
 
+    def append_one(self, position: int, message: Message) -> None:
+        """Add a message at the end, where lists of one would cost more than all else."""
+        if self._chunks:
+            self.append_at((position,), [message])
+            return
+        size = message.header_size + message.size
+        self._chunks.append(Chunk(position, [message], size))
+        self.count = 1
+        self.bytes = size
+
+    def take_only(self) -> tuple[int, Message]:
+        """Remove the only message, which is loaded; return its position and it."""
+        chunk = self._chunks.pop()
+        assert isinstance(chunk, Chunk)
+        self.count = self.bytes = 0
+        return chunk.base, chunk.messages[0]
+
     def clear(self) -> Iterator[None]:
         """Drop everything; what is returned frees it, a chunk at a time."""
         chunks, self._chunks = self._chunks, []

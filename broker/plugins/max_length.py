@@ -40,6 +40,10 @@ class _Limits(QueueHook):
 class DropHead(_Limits):
     """Drops what would be served next."""
 
+    def fits(self, count: int, octets: int) -> bool:
+        """Whether so many messages are within the limits."""
+        return count <= self._length and octets <= self._octets
+
     def dealt(self) -> None:
         """Drop what is too much."""
         queue = cast("HookedQueue", self.queue)

@@ -936,3 +936,18 @@ def test_chunks_that_hold_anything_after_a_position_are_found(position, expected
     runs.append(9, messages(*range(4)))
 
     assert expected == [chunk.base for chunk in runs.after(position)]
+
+
+def test_one_is_added_wherever_it_belongs_and_the_only_one_leaves():
+    runs = Runs()
+    (first, second) = messages(b"a", b"bc")
+    runs.append_one(7, first)
+    assert (1, octets([first])) == (runs.count, runs.bytes)
+    assert (7, first) == runs.take_only()
+    assert (0, 0, []) == (runs.count, runs.bytes, list(runs.items()))
+
+    runs.append_one(8, first)
+    runs.append_one(11, second)
+
+    assert (2, octets([first, second])) == (runs.count, runs.bytes)
+    assert ([8, 11], [first, second]) == drain(runs)

@@ -1,10 +1,12 @@
 """Fair keys: turns, weights, limits, and what a key leaves behind."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leveret.broker.core.policy import Policy
-from leveret.broker.plugins.fair_key import hash_of
-from leveret.broker.testing import Embedded
+from leveret.broker.plugins.fair_key import NOBODY, Shares, hash_of
+from leveret.broker.testing import Embedded, finish
 from leveret.protocol.errors import PreconditionFailed
 from leveret.protocol.methods import (
     BasicAck,
@@ -16,6 +18,19 @@ from leveret.protocol.methods import (
     BasicReject,
     QueuePurge,
 )
+from leveret.protocol.properties import splice_headers
+from leveret.protocol.table import (
+    Float32,
+    Int8,
+    Int16,
+    Int64,
+    Timestamp,
+    UInt8,
+    UInt32,
+    encode_value,
+)
+
+from ..support.fakes import Target, message
 
 
 class Tenants:
@@ -276,3 +291,121 @@ def test_nothing_is_kept_of_what_is_settled():
         tenants.client.call(BasicGet("q", no_ack=True))
 
     assert tenants.queue.extras.lanes._keys.count <= 2
+
+
+class Counting(Target):
+    """A channel that counts how often it is handed something."""
+
+    calls = 0
+
+    def deliver(self, *delivery):
+        self.calls += 1
+        super().deliver(*delivery)
+
+
+def test_the_messages_of_many_keys_are_handed_out_at_once():
+    tenants = Tenants()
+    tenants.put(*(f"{'abcdefghij'[number % 10]}{number}" for number in range(30)))
+    target = Counting()
+    target.consume(tenants.queue, prefetch_count=25)
+    finish(tenants.queue.vhost.broker)
+
+    assert 1 == target.calls
+    assert [f"{'abcdefghij'[number % 10]}{number}".encode() for number in range(25)] == (
+        target.bodies
+    )
+
+
+def test_consumers_share_a_round_in_turns():
+    tenants = Tenants()
+    tenants.put("a1", "a2", "a3", "b1", "b2", "c1", "c2")
+    target = Counting()
+    target.limit = 0
+    for tag, prefetch in (("x", 2), ("y", 3)):
+        target.consume(tenants.queue, tag, prefetch_count=prefetch)
+    finish(tenants.queue.vhost.broker)
+    target.limit = 5
+    target.unpark()
+    finish(tenants.queue.vhost.broker)
+
+    got = [(tag, body) for tag, _, body, _ in target.got]
+    assert [("x", b"a1"), ("x", b"c1"), ("y", b"b1"), ("y", b"a2"), ("y", b"b2")] == got
+
+
+def test_a_window_ends_a_round_and_an_ack_of_many_goes_on():
+    tenants = Tenants()
+    tenants.put("a1", "a2", "a3", "b1", "b2", "c1")
+
+    assert ["a1", "b1", "c1"] == tenants.consume(3)
+    assert ["a2", "b2"] == bodies(tenants.client.send(BasicAck(2, True)))
+    again = tenants.client.send(BasicNack(4, True, True))
+    assert ["a2", "c1"] == bodies(again)
+    assert [True, True] == [each.method.redelivered for each in again]
+
+
+def test_a_limit_and_weights_hold_within_a_round():
+    tenants = Tenants(**{"x-fair-key-limit": 3, "x-fair-key-weights": {"a": 2}})
+    tenants.put("a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4")
+
+    assert ["a1", "a2", "b1", "a3", "b2", "b3"] == tenants.consume()
+    assert 2 == tenants.queue.ready_count
+    assert ["b4"] == bodies(tenants.client.send(BasicAck(3)))
+    tenants.client.lose()
+    tenants.client = tenants.broker.connect()
+    assert 7 == tenants.queue.ready_count
+
+
+def test_a_limit_holds_for_who_settles_nothing():
+    tenants = Tenants(**{"x-fair-key-limit": 1})
+    tenants.put("a1", "a2", "b1", "a3", "b2")
+    got = tenants.client.send(BasicConsume("q", "c", no_ack=True))[1:]
+
+    assert ["a1", "b1", "a2", "b2", "a3"] == bodies(got)
+    assert (0, 0) == (tenants.queue.ready_count, tenants.queue.extras.lanes.bytes)
+
+
+def test_only_as_many_consumers_are_looked_at_as_may_get_something():
+    tenants = Tenants(**{"x-fair-key-limit": 1})
+    tenants.put(*(f"a{number}" for number in range(500)))
+
+    assert 1 == tenants.queue.extras.lanes.at_once
+    tenants.put("b1")
+    assert 2 == tenants.queue.extras.lanes.at_once
+    tenants.consume()
+    assert 0 == tenants.queue.extras.lanes.at_once
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9)
+    | st.binary(max_size=9)
+    | st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=9999, places=2)
+    | st.sampled_from([Int8(1), UInt8(1), Int16(1), UInt32(1), Int64(1), Float32(0.5)])
+    | st.sampled_from([Timestamp(1577836800)]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["tenant", "", "t", "tenants", "\udcff"]), VALUES)),
+    st.sampled_from(["tenant", "", "t", "\udcff", "\ud800", "\udcc3\udca9"]),
+)
+def test_keys_are_those_of_headers_that_are_decoded(entries, header):
+    octets = b"".join(
+        [
+            bytes((len(octets),)) + octets + encode_value(value)
+            for octets, value in (
+                (name.encode("utf-8", "surrogateescape"), value) for name, value in entries
+            )
+        ]
+        + [b"\x02\xc3\xa9" + encode_value("e")]
+    )
+    one = message(b"tenant").with_header(splice_headers(message(b"tenant").header, None, octets))
+    shares = Shares(None, header, {}, 1)
+    value = one.headers.get(header)
+
+    assert (NOBODY if value is None else hash_of(str(value))) == shares.key(one)
