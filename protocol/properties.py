@@ -294,7 +294,7 @@ Locate = Callable[[bytes, int], Places]
 _LOCATE: dict[int, Locate] = {}
 Find = Callable[[bytes, int], int]
 _FIND_ID: dict[int, Find] = {}
-FIND_PRIORITY: dict[int, Find] = {}
+_FIND_PRIORITY: dict[int, Find] = {}
 
 
 def locate(header: bytes) -> Places:
@@ -356,11 +356,11 @@ def _compile_locate(flags: int) -> Locate:
 def find_priority_of(flags: int) -> Find:
     """Return the function that finds the priority behind the beginning of values of these flags.
 
-    It is in `FIND_PRIORITY` from then on. Of flags that announce further words there is none.
+    Of flags that announce further words there is none.
     """
-    function = FIND_PRIORITY.get(flags)
+    function = _FIND_PRIORITY.get(flags)
     if function is None:
-        function = FIND_PRIORITY[flags] = _compile_find(flags, "priority")
+        function = _FIND_PRIORITY[flags] = _compile_find(flags, "priority")
     return function
 
 

@@ -221,8 +221,8 @@ class HookedQueue(Restoring):
             if lane.paged_count and not self._is_loaded(lane):
                 return
             before = lane.bytes
-            if lane.count == 1:
-                position, message = lane.take_only()
+            if lane.count == 1 or lanes.most(lane) == 1:
+                position, message = lane.take_one()
                 positions.append(position)
                 messages.append(message)
                 self.extras.body_octets -= message.size

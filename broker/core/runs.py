@@ -143,20 +143,32 @@ class Runs:
 
     def append_one(self, position: int, message: Message) -> None:
         """Add a message at the end, where lists of one would cost more than all else."""
-        if self._chunks:
-            self.append_at((position,), [message])
-            return
+        chunks = self._chunks
         size = message.header_size + message.size
-        self._chunks.append(Chunk(position, [message], size))
-        self.count = 1
-        self.bytes = size
+        last = chunks[-1] if chunks else None
+        if isinstance(last, Chunk) and (
+            (len(last.messages) < FEW and last.octets + size <= CHUNK_OCTETS)
+            or _takes(last, (position,), size)
+        ):
+            last.extend((position,), (message,), size)
+        else:
+            chunks.append(Chunk(position, [message], size))
+        self.count += 1
+        self.bytes += size
 
-    def take_only(self) -> tuple[int, Message]:
-        """Remove the only message, which is loaded; return its position and it."""
-        chunk = self._chunks.pop()
+    def take_one(self) -> tuple[int, Message]:
+        """Remove the first message, which is loaded; return its position and it."""
+        chunk = self._chunks[0]
         assert isinstance(chunk, Chunk)
-        self.count = self.bytes = 0
-        return chunk.base, chunk.messages[0]
+        position, message = chunk.base, chunk.messages[0]
+        size = message.header_size + message.size
+        if len(chunk.messages) == 1:
+            del self._chunks[0]
+        else:
+            chunk.take(1, size)
+        self.count -= 1
+        self.bytes -= size
+        return position, message
 
     def clear(self) -> Iterator[None]:
         """Drop everything; what is returned frees it, a chunk at a time."""

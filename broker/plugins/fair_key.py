@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
+from leveret.broker.core.message import OVERHEAD
 from leveret.broker.core.runs import CHUNK_LENGTH, UNLIMITED, Runs
 from leveret.broker.core.shards import Shards
 from leveret.protocol.constants import HAS_HEADERS
@@ -126,9 +127,11 @@ class Shares(KeyedLanes):
         """Take note of how many octets a lane has now: nobody looks at all of them."""
         if isinstance(lane, Share):
             octets, memory = lane.weighed
-            lane.weighed = now_octets, now_memory = lane.bytes, lane.memory
-            self._bytes += now_octets - octets
-            self._memory += now_memory - memory
+            here = lane.bytes - lane.paged_bytes  # `memory`, asked for twice a message
+            here += (lane.count - lane.paged_count) * OVERHEAD
+            self._bytes += lane.bytes - octets
+            self._memory += here - memory
+            lane.weighed = lane.bytes, here
             if lane.count > CHUNK_LENGTH:
                 self._large.add(lane)
 

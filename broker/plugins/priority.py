@@ -17,7 +17,7 @@ from leveret.broker.core.lanes import KeyedLanes
 from leveret.broker.core.runs import Runs
 from leveret.protocol.constants import HAS_MORE_FLAGS, HAS_PRIORITY
 from leveret.protocol.content import FRAME_HEAD
-from leveret.protocol.properties import FIND_PRIORITY, VALUES_OFFSET, find_priority_of
+from leveret.protocol.properties import VALUES_OFFSET, find_priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +52,8 @@ class Levels(KeyedLanes):
 
     def keys(self, messages: Iterable[Message]) -> list[int]:
         """Return the level of each message, without a copy of the headers of those that came in."""
-        some, highest, levels = list(messages), self.highest, []
+        some, highest, levels = list(messages), self.highest, list[int]()
+        known, find = HAS_PRIORITY, find_priority_of(HAS_PRIORITY)
         for message in some:
             flags, frames = message.flags, message.frames
             if not flags & HAS_PRIORITY:
@@ -60,7 +61,8 @@ class Levels(KeyedLanes):
                 continue
             if frames.__class__ is not bytes or flags & HAS_MORE_FLAGS:
                 return super().keys(some)
-            find = FIND_PRIORITY.get(flags) or find_priority_of(flags)
+            if flags != known:  # most are like the one before
+                known, find = flags, find_priority_of(flags)
             try:
                 at = find(frames, VALUES)
             except IndexError:  # nobody has read its properties yet, and nobody can

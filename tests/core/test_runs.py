@@ -938,16 +938,25 @@ def test_chunks_that_hold_anything_after_a_position_are_found(position, expected
     assert expected == [chunk.base for chunk in runs.after(position)]
 
 
-def test_one_is_added_wherever_it_belongs_and_the_only_one_leaves():
+@pytest.mark.parametrize("gap", [1, 3])
+def test_those_that_are_added_and_taken_one_by_one_are_those_of_rows(gap):
+    runs, rows = Runs(), Runs()
+    some = messages(*range(3 * FEW))
+    for number, one in enumerate(some):
+        runs.append_one(7 + number * gap, one)
+        rows.append_at([7 + number * gap], [one])
+    assert [chunk.count for chunk in rows.items()] == [chunk.count for chunk in runs.items()]
+    assert (rows.count, rows.bytes, rows.ranges()) == (runs.count, runs.bytes, runs.ranges())
+
+    for number, one in enumerate(some):
+        assert (7 + number * gap, one) == runs.take_one()
+        assert octets(some[number + 1 :]) == runs.bytes == sum(each.octets for each in runs.items())
+    assert (0, []) == (runs.count, list(runs.items()))
+
+
+def test_no_chunk_grows_beyond_its_octets_one_by_one():
     runs = Runs()
-    (first, second) = messages(b"a", b"bc")
-    runs.append_one(7, first)
-    assert (1, octets([first])) == (runs.count, runs.bytes)
-    assert (7, first) == runs.take_only()
-    assert (0, 0, []) == (runs.count, runs.bytes, list(runs.items()))
+    for position in range(3):
+        runs.append_one(position, message(bytes(CHUNK_OCTETS - 100)))
 
-    runs.append_one(8, first)
-    runs.append_one(11, second)
-
-    assert (2, octets([first, second])) == (runs.count, runs.bytes)
-    assert ([8, 11], [first, second]) == drain(runs)
+    assert [1, 1, 1] == [chunk.count for chunk in runs.items()]
