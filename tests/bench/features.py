@@ -1,9 +1,10 @@
-"""What TTL, dead-lettering and delay cost: `python -m tests.bench.features --help`.
+"""What TTL, dead-lettering, delay and kinds cost: `python -m tests.bench.features --help`.
 
 Law: what is measured happens inside the broker, after the generator has finished: all messages
 come due at one moment, and the figures are those from that moment until the last one has arrived.
-CPU time is the kernel's for the broker's process; the rate is wall-clock. All brokers have the same
-load in one run. Bars that a run misses are named at the end.
+Kinds of queues are measured under a load, beside a plain queue with the same octets. CPU time is
+the kernel's for the broker's process; the rate is wall-clock. All brokers have the same load in one
+run. Bars that a run misses are named at the end.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from threading import Thread
 
 from leveret.clients.perf import process
 from leveret.clients.perf.link import CHANNEL, Link, frame
@@ -19,6 +23,8 @@ from leveret.protocol.methods import (
     BasicConsume,
     BasicConsumeOk,
     BasicPublish,
+    BasicQos,
+    BasicQosOk,
     ConfirmSelect,
     ConfirmSelectOk,
     ExchangeDeclare,
@@ -41,6 +47,7 @@ from .workloads import LEVERET, RABBITMQ
 BODY = b"x" * 256
 WINDOW = 5000
 AHEAD = 1.0  # seconds that the last message has left when it is published, at least
+ALL = ("expire", "overflow", "delay", "lateness", "kinds")
 PACE = 15_000  # messages a second that a broker takes in, as is supposed at first
 
 
@@ -230,19 +237,104 @@ def lateness(broker: Broker, rate: int, seconds: int) -> dict:
     }
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of queue, or of messages, that is measured beside a plain one.
+
+    Attributes:
+      bar: Times the CPU of a plain queue that a message may take.
+      queue: Arguments of the queue.
+      properties: Of each message: values, or functions of its number.
+      plain: Those with the plain queue, of as many octets, if they are others.
+    """
+
+    bar: float
+    queue: dict[str, object]
+    properties: dict[str, object]
+    plain: dict[str, object] | None = None
+
+
+def _key(number: int) -> dict[str, str]:
+    return {"key": f"key-{number * 7 % 10_000}"}
+
+
+HOUR = "3600000"  # milliseconds: nothing expires
+KINDS = {
+    "priority": Kind(1.5, {"max_priority": 9}, {"priority": lambda number: number * 7 % 10}),
+    "expiration": Kind(1.5, {}, {"expiration": HOUR}, {"type": HOUR}),
+    "fair key": Kind(2, {"fair_key": "key"}, {"headers": _key}),
+}
+PREFETCH = 250
+PIECE = 100  # messages that are sent at a stroke
+
+
+def kind_of_queue(broker: Broker, count: int, kind: Kind, rounds: int) -> dict:
+    """Have messages go through a plain queue and one of a kind by turns; return the CPU of one."""
+    method = BasicPublish("", "q")
+    given = list(messages(method, count, persistent=False, **kind.properties))
+    plain = given
+    if kind.plain is not None:
+        plain = list(messages(method, count, persistent=False, **kind.plain))
+    acks = [frame(CHANNEL, BasicAck(tag)) for tag in range(1, count + 1)]
+    costs: dict[str, list[float]] = {"plain_us": [], "us": []}
+    for _ in range(rounds):
+        costs["plain_us"].append(_through(broker, plain, acks, {}))
+        costs["us"].append(_through(broker, given, acks, kind.queue))
+    best = {name: min(each) for name, each in costs.items()}
+    return {**best, "ratio": best["us"] / best["plain_us"]}
+
+
+def _through(
+    broker: Broker, load: Sequence[bytes], acks: Sequence[bytes], arguments: dict[str, object]
+) -> float:
+    """Publish while a consumer acknowledges each; return the CPU of a message in microseconds."""
+    broker.restart()
+    producer, consumer = Client(broker), Client(broker)
+    producer.declare("q", durable=False, **arguments)
+    consumer.link.call(BasicQos(0, PREFETCH), BasicQosOk)
+    consumer.link.call(BasicConsume("q", "c"), BasicConsumeOk)
+    sending = Thread(target=_send, args=(producer.link, load), daemon=True)
+    cpu = process.cpu_seconds(broker.pid)
+    sending.start()
+    _acknowledge(consumer.link, acks)
+    sending.join()
+    consumer.count("q")  # answered behind the last of what it acknowledged
+    return (process.cpu_seconds(broker.pid) - cpu) / len(load) * 1e6
+
+
+def _send(link: Link, load: Sequence[bytes]) -> None:
+    for start, end in pairwise([*range(0, len(load), PIECE), len(load)]):
+        link.socket.sendall(b"".join(load[start:end]))
+
+
+def _acknowledge(link: Link, acks: Sequence[bytes]) -> None:
+    reader, done, data = Reader(), 0, link.received
+    link.received = b""
+    link.socket.settimeout(60)
+    while done < len(acks):
+        got = done
+        for _, command in reader.feed(data):
+            got += len(command) if isinstance(command, Contents) else 1
+        if got > done:
+            link.socket.sendall(b"".join(acks[done:got]))
+            done = got
+        if done < len(acks):
+            data = link.socket.recv(1 << 18)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for, print the figures, name the bars that are missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.features", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--messages", type=int, default=200_000, help="that expire or overflow")
+    parser.add_argument(
+        "--messages", type=int, default=200_000, help="that expire, overflow; 4 times each kind's"
+    )
     parser.add_argument("--waiting", type=int, default=1_000_000, help="that wait")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", default="", help="expire, overflow, delay, lateness")
+    parser.add_argument("--only", default="", help=", ".join(ALL))
     options = parser.parse_args(arguments)
-    wanted = (
-        options.only.split(",") if options.only else ["expire", "overflow", "delay", "lateness"]
-    )
-    missed = [*_beside(options, wanted), *_alone(options, wanted)]
+    wanted = options.only.split(",") if options.only else ALL
+    missed = [*_beside(options, wanted), *_alone(options, wanted), *_kinds(options, wanted)]
     print("\n".join(["missed:", *missed] if missed else ["all bars pass"]))
     return 1 if missed else 0
 
@@ -273,6 +365,8 @@ def _beside(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
 def _alone(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
     """Measure what RabbitMQ has not, as Debian packages it; return the bars that are missed."""
     missed: list[str] = []
+    if not {"delay", "lateness"} & set(wanted):
+        return missed
     (broker,) = brokers([LEVERET], durable=True)
     try:
         if "delay" in wanted:
@@ -289,6 +383,23 @@ def _alone(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
                 missed.append("lateness: p99 is above 20 ms")
             if figures["earliest_ms"] < 0:
                 missed.append("lateness: one came too early")
+    finally:
+        broker.stop()
+    return missed
+
+
+def _kinds(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
+    """Measure kinds of queues beside a plain one; return the bars that are missed."""
+    missed: list[str] = []
+    if "kinds" not in wanted:
+        return missed
+    (broker,) = brokers([LEVERET])
+    try:
+        for name, kind in KINDS.items():
+            figures = kind_of_queue(broker, options.messages // 4, kind, options.rounds)
+            print(name, json.dumps(figures), flush=True)
+            if figures["ratio"] > kind.bar:
+                missed.append(f"{name}: {figures['ratio']:.2f}x a plain queue, not {kind.bar}x")
     finally:
         broker.stop()
     return missed
