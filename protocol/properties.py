@@ -293,8 +293,6 @@ _FIELDS = tuple(
 Locate = Callable[[bytes, int], Places]
 _LOCATE: dict[int, Locate] = {}
 Find = Callable[[bytes, int], int]
-_FIND_ID: dict[int, Find] = {}
-_FIND_PRIORITY: dict[int, Find] = {}
 
 
 def locate(header: bytes) -> Places:
@@ -309,7 +307,7 @@ def locate(header: bytes) -> Places:
     """
     try:
         flags, offset = header[FLAGS_OFFSET] << 8 | header[FLAGS_OFFSET + 1], VALUES_OFFSET
-        if flags & _UNDEFINED:
+        if flags & UNDEFINED:
             with _locating_errors:
                 flags, offset = _flags(header)
         places = (_LOCATE.get(flags) or _compile_locate(flags))(header, offset)
@@ -328,10 +326,8 @@ def message_id(header: bytes) -> str:
     """
     flags = header[FLAGS_OFFSET] << 8 | header[FLAGS_OFFSET + 1]
     try:
-        if flags & _UNDEFINED:
-            at = locate(header)[4]  # it comes behind the expiration
-        else:
-            at = (_FIND_ID.get(flags) or _compile_find_id(flags))(header, VALUES_OFFSET)
+        # it comes behind the expiration
+        at = locate(header)[4] if flags & UNDEFINED else MESSAGE_ID[flags](header, VALUES_OFFSET)
         return header[at + 1 : at + 1 + header[at]].decode("utf-8", "replace")
     except IndexError:
         raise FrameError("cannot decode properties: cut short", BASIC_CLASS_ID) from None
@@ -353,27 +349,6 @@ def _compile_locate(flags: int) -> Locate:
     return function
 
 
-def find_priority_of(flags: int) -> Find:
-    """Return the function that finds the priority behind the beginning of values of these flags.
-
-    Of flags that announce further words there is none.
-    """
-    function = _FIND_PRIORITY.get(flags)
-    if function is None:
-        function = _FIND_PRIORITY[flags] = _compile_find(flags, "priority")
-    return function
-
-
-def _compile_find_id(flags: int) -> Find:
-    function = _FIND_ID[flags] = _compile_find(flags, "message_id")
-    return function
-
-
-def _compile_find(flags: int, name: str) -> Find:
-    lines = [step for _, step in _steps(flags, name)]
-    return cast(Find, _compile([*lines, "return p"]))
-
-
 def _steps(flags: int, end: str) -> Iterator[tuple[str, str]]:
     """Return what leads past each property before another one."""
     for name, flag, *_ in _FIELDS[: Properties._fields.index(end)]:
@@ -386,12 +361,31 @@ def _compile(lines: Iterable[str]) -> object:
     return names["find"]
 
 
+class Finder(dict[int, Find]):
+    """Functions that find where a property begins, by flags word; made when one comes up.
+
+    They are told where the values begin. Of flags that announce further words (`UNDEFINED`) there
+    is none that is right.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __missing__(self, flags: int) -> Find:
+        lines = [step for _, step in _steps(flags, self._name)]
+        function = self[flags] = cast(Find, _compile([*lines, "return p"]))
+        return function
+
+
+EXPIRATION, MESSAGE_ID, PRIORITY = map(Finder, ("expiration", "message_id", "priority"))
+
+
 # Whether the values fill a header exactly, for the reader: lengths are followed, nothing is
 # decoded. One function is compiled for each flags word that comes up.
 
 ShapeCheck = Callable[[bytes, int, int], bool]
 SHAPE_CHECKS: dict[int, ShapeCheck] = {}
-_UNDEFINED = 0b10 | HAS_MORE_FLAGS
+UNDEFINED = 0b10 | HAS_MORE_FLAGS
 _STEPS = {
     "headers": "p += 4 + number(d[p:p + 4])",
     "delivery_mode": "p += 1",
@@ -404,7 +398,7 @@ def check_of(flags: int) -> ShapeCheck:
     """Return the function that tells whether values of these flags reach from start to end."""
     check = SHAPE_CHECKS.get(flags)
     if check is None:
-        if flags & _UNDEFINED:
+        if flags & UNDEFINED:
             check = _check_rare
         else:
             steps = [

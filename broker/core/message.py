@@ -29,7 +29,9 @@ from leveret.protocol.content import CLASS_TICKET, FRAME_HEAD, Content, Envelope
 from leveret.protocol.errors import FrameError
 from leveret.protocol.methods import BasicPublish
 from leveret.protocol.properties import (
+    EXPIRATION,
     FLAGS_OFFSET,
+    UNDEFINED,
     VALUES_OFFSET,
     encode,
     locate,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 # What a queued message costs besides its octets: object, bytes header, place in the run.
 OVERHEAD = 250
 CHANNEL_END = 3  # of a frame: type and channel
+VALUES = FRAME_HEAD + VALUES_OFFSET  # where properties begin in a message of one piece
 TABLE_SIZE = 4  # octets of the length of a table
 MOST_PAYLOAD = 0xFFFF  # octets of a publish method, with what is kept behind it
 LONGEST_KEY = 255  # octets of a short string
@@ -108,8 +111,12 @@ class Message(Content):
           FrameError: The properties cannot be read.
           PreconditionFailed: It is no time, or too long.
         """
-        if not self.flags & HAS_EXPIRATION:
+        flags, frames = self.flags, self.frames
+        if not flags & HAS_EXPIRATION:
             return None
+        if not isinstance(frames, tuple) and not flags & UNDEFINED:
+            at = EXPIRATION[flags](frames, VALUES)  # the reader has followed all lengths
+            return life_of(frames[at + 1 : at + 1 + frames[at]])
         header = self.header
         places = locate(header)
         return life_of(header[places[3] + 1 : places[4]])

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
 from leveret.broker.core.runs import Runs
-from leveret.protocol.constants import HAS_MORE_FLAGS, HAS_PRIORITY
+from leveret.protocol.constants import HAS_PRIORITY
 from leveret.protocol.content import FRAME_HEAD
-from leveret.protocol.properties import VALUES_OFFSET, find_priority_of
+from leveret.protocol.properties import PRIORITY, UNDEFINED, VALUES_OFFSET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -53,16 +53,16 @@ class Levels(KeyedLanes):
     def keys(self, messages: Iterable[Message]) -> list[int]:
         """Return the level of each message, without a copy of the headers of those that came in."""
         some, highest, levels = list(messages), self.highest, list[int]()
-        known, find = HAS_PRIORITY, find_priority_of(HAS_PRIORITY)
+        known, find = HAS_PRIORITY, PRIORITY[HAS_PRIORITY]
         for message in some:
             flags, frames = message.flags, message.frames
             if not flags & HAS_PRIORITY:
                 levels.append(0)
                 continue
-            if frames.__class__ is not bytes or flags & HAS_MORE_FLAGS:
+            if frames.__class__ is not bytes or flags & UNDEFINED:
                 return super().keys(some)
             if flags != known:  # most are like the one before
-                known, find = flags, find_priority_of(flags)
+                known, find = flags, PRIORITY[flags]
             try:
                 at = find(frames, VALUES)
             except IndexError:  # nobody has read its properties yet, and nobody can

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from leveret.protocol.errors import FieldError, FrameError
 from leveret.protocol.properties import (
+    EXPIRATION,
+    MESSAGE_ID,
+    PRIORITY,
     VALUES_OFFSET,
     Properties,
     decode,
     encode,
-    find_priority_of,
     header_octets,
     locate,
     splice_headers,
@@ -31,6 +33,7 @@ from leveret.protocol.table import (
     encode_table,
     encode_value,
 )
+from leveret.protocol.wire import encode_shortstr
 
 ALL = Properties(
     content_type="text/plain",
@@ -320,11 +323,17 @@ def test_one_header_of_a_malformed_table_is_a_501(octets):
         header_octets(header, b"key")
 
 
-def test_the_priority_is_found_behind_any_other_properties():
-    names = Properties._fields[:4]
+@pytest.mark.parametrize(
+    ("name", "finder"),
+    [("priority", PRIORITY), ("expiration", EXPIRATION), ("message_id", MESSAGE_ID)],
+)
+def test_a_property_is_found_behind_any_others(name, finder):
+    names = Properties._fields[: Properties._fields.index(name)]
     for which in range(1 << len(names)):
         absent = {name: None for at, name in enumerate(names) if which >> at & 1}
         header = encode(ALL._replace(**absent), 5)
-        find = find_priority_of(int.from_bytes(header[12:14]))
+        at = finder[int.from_bytes(header[12:14])](header, VALUES_OFFSET)
 
-        assert ALL.priority == header[find(header, VALUES_OFFSET)]
+        value = getattr(ALL, name)
+        expected = bytes((value,)) if name == "priority" else encode_shortstr(value)
+        assert header.startswith(expected, at)
