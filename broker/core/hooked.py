@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from itertools import chain, compress
 from operator import not_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from leveret.broker.core.chunks import Chunk
 from leveret.broker.core.consumer import DEAL_LIMIT
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.runs import Runs
     from leveret.broker.core.shards import Shards
+
+    Turn: TypeAlias = tuple[OrderedDict[Consumer, None], list[Consumer]]  # a level, and who of it
 
 # Entries of what expires that are kept although all messages are gone.
 FORGOTTEN = 1024
@@ -114,7 +116,7 @@ class HookedQueue(Restoring):
         if had_incoming and is_done and is_order_mixed and not self._fits():
             self._store_singly(now)
         elif had_incoming:
-            self._store()
+            self._store(self._room() if is_done else None)
         if not (is_done and self._serve(now)) and not extras.is_reading:
             self.touch()
         if had_incoming and extras.lanes.count and self._ring.consumers:
@@ -345,7 +347,26 @@ class HookedQueue(Restoring):
             if self._ring.consumers:
                 self.vhost.broker.batch.is_crowded = True
 
-    def _store(self) -> None:
+    def _room(self) -> Turn | None:
+        """Return who has room for all that came in, if there is nothing before it.
+
+        Then it does not matter in what order lanes would be served.
+        """
+        lanes, level, count = self.extras.lanes, self._ring.front(), len(self.incoming)
+        is_passed = level is not None and not (lanes.count or self._sealed or self.extras.is_held)
+        if not (is_passed and lanes.may_be_passed) or count > DEAL_LIMIT:
+            return None
+        assert level is not None
+        consumers, share, _ = self._ring.next(level, DEAL_LIMIT, count)
+        has_room = len(consumers) * share >= count and octets(self.incoming) <= DEAL_BYTES
+        return (level, consumers) if has_room else None
+
+    def _store(self, turn: Turn | None = None) -> None:
+        """Place what came in.
+
+        Args:
+          turn: Who gets all of it that does not have to wait, past the lanes.
+        """
         extras, base = self.extras, self.next_position
         messages, self.incoming = self.incoming, []
         if self.log is not None:
@@ -355,6 +376,11 @@ class HookedQueue(Restoring):
             placed(base, messages)
         if extras.placing:
             self._store_some(base, messages)
+        elif turn is not None:
+            positions = range(base, self.next_position)
+            if self.log is not None:
+                extras.lanes.pass_by(positions, messages)
+            self._hand_out(*turn, positions, messages)
         else:
             extras.body_octets += bodies_size(messages)
             extras.lanes.append(base, messages)

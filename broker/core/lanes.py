@@ -27,6 +27,8 @@ class Lanes:
     """One lane: first in, first out."""
 
     is_keyed = False
+    # Whether messages that somebody has room for need not be in a lane, if nothing is before them.
+    may_be_passed = True
 
     def __init__(self, queue: HookedQueue) -> None:
         self.queue = queue
@@ -95,6 +97,9 @@ class Lanes:
     def settled(self, positions: Sequence[int]) -> None:
         """Forget what was delivered and is settled, dropped, or came back."""
 
+    def pass_by(self, positions: Sequence[int], messages: Sequence[Message]) -> None:
+        """Take note of new messages that are delivered without having been in a lane."""
+
     def append(self, base: int, messages: list[Message]) -> None:
         """Add messages with positions from `base` on."""
         self.queue.runs.append(base, messages)
@@ -157,6 +162,10 @@ class KeyedLanes(Lanes):
         log = self.queue.log
         if log is not None and any(keys):
             log.note(Fact.LANE, positions, keys)
+
+    def pass_by(self, positions: Sequence[int], messages: Sequence[Message]) -> None:
+        """Have the log know the keys of new messages that are delivered at once."""
+        self.placed(positions, self.keys(messages))
 
     def come_back(self, key: int, entries: Sequence[tuple[int, Message]]) -> None:
         """Take note of messages of a key that were settled, or waited, and are ready again."""

@@ -77,6 +77,7 @@ class Shares(KeyedLanes):
         self._name = _octets_of(header)
         self._weights = weights
         self._limit = limit
+        self.may_be_passed = limit == UNLIMITED
         self._shares: list[dict[int, Share]] = [{} for _ in range(SHARDS)]
         self._turns: deque[Share] = deque()
         self._holders: dict[int, Share] = {}  # by position, of what is delivered; if limited

@@ -396,7 +396,7 @@ def _kinds(options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
     (broker,) = brokers([LEVERET])
     try:
         for name, kind in KINDS.items():
-            figures = kind_of_queue(broker, options.messages // 4, kind, options.rounds)
+            figures = kind_of_queue(broker, options.messages // 2, kind, max(options.rounds, 3))
             print(name, json.dumps(figures), flush=True)
             if figures["ratio"] > kind.bar:
                 missed.append(f"{name}: {figures['ratio']:.2f}x a plain queue, not {kind.bar}x")

@@ -8,6 +8,7 @@ from leveret.protocol.methods import (
     BasicAck,
     BasicGet,
     BasicNack,
+    BasicPublish,
     BasicRecover,
     BasicReject,
     QueueDeclare,
@@ -15,7 +16,7 @@ from leveret.protocol.methods import (
 from leveret.protocol.properties import Properties
 from leveret.protocol.writer import content_frames
 
-from ..support.client import closed
+from ..support.client import closed, published
 from ..support.fakes import message
 from ..support.logs import SlowLog
 
@@ -221,3 +222,21 @@ def test_messages_are_placed_one_by_one_only_where_too_many_may_come(client, lim
 
     assert slices == queue.log.slices
     assert limit == queue.ready_count
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "delivered"), [(2, [b"2", b"0"]), (3, [b"0", b"1", b"2"]), (9, [b"0", b"1", b"2"])]
+)
+def test_what_comes_together_is_in_levels_only_if_not_all_of_it_finds_room(
+    client, queue, prefetch, delivered
+):
+    client.consume(prefetch=prefetch)
+    publish = BasicPublish("", "q")
+    octets = [
+        published(b"%d" % each, publish, 1, Properties(priority=3 * (each == 2)))
+        for each in range(3)
+    ]
+    client.feed(b"".join(octets))
+
+    assert delivered == [answer.body for answer in client.take()]
+    assert 3 - len(delivered) == queue.ready_count
