@@ -409,11 +409,14 @@ def test_headers_that_come_again_lead_where_they_led(client):
     assert [b"0", b"1", b"2"] == bodies(client) == bodies(client, "other")
 
 
-def test_headers_that_come_again_are_matched_once(client):
+@pytest.mark.parametrize("careful", [{}, {"expiration": "60000"}, {"user_id": "guest"}])
+def test_headers_that_come_again_are_matched_once(client, careful):
     client.declare()
     client.call(QueueBind("q", "amq.headers", arguments={"a": 1}))
-    for _ in range(4):
+    for number in range(4):
         client.publish(b"1", "k", "amq.headers", headers={"a": 1})
+        if careful and number == 1:  # it is looked at in another way, and changes nothing
+            client.publish(b"1", "k", "amq.headers", headers={"a": 1}, **careful)
     client.publish(b"2", "k", "amq.headers", headers={"a": 1, "other": "ACC"})
 
     memo = client.broker.routes(client.broker.vhosts["/"], "guest")

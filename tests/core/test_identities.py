@@ -200,3 +200,15 @@ def test_many_that_wait_again_are_not_looked_for_one_by_one(monkeypatch) -> None
 
     assert Asked.times <= 4
     assert 500 == identities.count
+
+
+def test_messages_of_one_name_that_wait_again_and_again_have_few_entries() -> None:
+    identities = Identities()
+    count = 2 * TOLERATED
+    for _ in range(20):
+        identities.add(range(count), [NAME] * count, is_new=False)
+        for _ in range(count // TOLERATED + 2):
+            identities.tidy(count, lambda position: True)
+
+    assert count <= identities.count <= 3 * count + TOLERATED
+    assert list(range(count)) == found(identities, NAME)

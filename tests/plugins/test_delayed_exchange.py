@@ -618,3 +618,34 @@ def test_what_a_queue_refuses_when_its_delay_is_over_is_told_of(delayed):
     exchange = delayed.vhost.exchanges["dx"]
     assert [("delayed.refused", {"exchange": exchange, "count": 2})] == delayed.events
     assert (3, 1) == (delayed.ready(), delayed.ready("full"))
+
+
+@pytest.mark.parametrize("letters", [72, 73, 100])  # 73 is the octet of the tag I
+def test_what_stands_behind_the_headers_is_no_delay(delayed, letters):
+    properties = {"correlation_id": "x-delay", "reply_to": "a" * letters}
+    delayed.client.publish(b"m", "k", "dx", headers={}, **properties)
+
+    assert 1 == delayed.ready()
+
+
+def test_what_is_rolled_back_is_not_kept_by_what_was_found_out_of_it(delayed):
+    delayed.client.call(TxSelect())
+    delayed.publish(b"gone", x_delay=100)
+    delayed.client.call(TxRollback())
+    delayed.advance(1)
+    delayed.publish(b"m", x_delay=100)
+
+    (holding,) = delayed.vhost.hidden["delayed:dx"].extras.hooks.values()
+    assert [b"m"] == [message.body for message in holding.noted._moments]
+
+
+def test_what_was_found_out_before_is_not_taken_for_what_comes_later(delayed):
+    delayed.client.call(TxSelect())
+    delayed.publish(x_delay=100)
+    delayed.advance(50)
+    delayed.client.call(TxCommit())
+
+    delayed.advance(99)
+    assert 0 == delayed.ready()
+    delayed.advance(1)
+    assert 1 == delayed.ready()
