@@ -5,7 +5,8 @@ must repeat them; the texts are RabbitMQ's, word for word. Arguments that are no
 are remembered and otherwise ignored, as in RabbitMQ. Plugins add their own rows, or mark one of
 these `effective` when they give it its meaning.
 
-Called by: core.vhost (declare), core.exchange_types (texts), amqp.*_methods, amqp.publish.
+Called by: core.vhost (declare), core.settings and storage.catalog_restorer (what would be refused),
+core.exchange_types (texts), core.registry and plugins (their own), amqp.*_methods.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -5,7 +5,8 @@ message or chance where an exchange's type says so. It changes nothing, so it ma
 if" at any time, and its result holds until the topology's epoch changes (unless it depends on
 the message). Who publishes by a route tells the exchanges on it that watch.
 
-Called by: core.vhost (makes them), core.wiring (bindings), amqp.publish and core.explain (route).
+Called by: core.vhost (makes them), core.wiring (bindings); amqp.publish, core.routes, core.placing
+and core.explain (route).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Law: it holds what was found for the topology and permissions of `epoch`; when either changes,
 all is found anew. It is bounded, and shared by all sessions of the user in the virtual host.
 
-Called by: amqp.publish.
+Called by: core.broker (makes them), amqp.session and amqp.publish (ask).
 """
 
 from __future__ import annotations
