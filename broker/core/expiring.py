@@ -22,10 +22,10 @@ from leveret.broker.core.log import ABSOLUTE, Fact
 from leveret.broker.core.queue import seal_caused
 from leveret.broker.core.runs import UNLIMITED
 from leveret.broker.core.tally import Tally
-from leveret.broker.core.waiting import Waiting
+from leveret.broker.core.waiting import STEP, Waiting, moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import Entry
@@ -147,6 +147,31 @@ class Expiring(Waiting):
         for position in range(first, first + count):
             if self.extras.deadlines.get(position) <= now:
                 self.drop_range(position, position, Reason.EXPIRED)
+
+    # The wall clock
+
+    def clock_jumped(self) -> Iterator[None]:
+        """Have what waits for, or expires at, a moment of the wall clock follow it, in steps."""
+        extras, broker = self.extras, self.vhost.broker
+        for index, (position, wall) in enumerate(extras.absolute):
+            when = moment_of(wall - broker.wall_offset)
+            if extras.due.get(position) not in {0, when}:
+                self._move_deadlines((position,), when)
+                extras.due.set(position, when)
+                extras.dues.add(when, position)
+            if index % STEP == STEP - 1:
+                self.touch()
+                yield
+        for index, (position, wall) in enumerate(extras.ends):
+            when = max(wall - broker.wall_offset, 1)
+            if extras.deadlines.get(position) not in {0, when}:
+                extras.are_deadlines_moved = True
+                extras.deadlines.set(position, when)
+                extras.expiries.add(when, position)
+            if index % STEP == STEP - 1:
+                self.touch()
+                yield
+        self.touch()
 
     # What leaves
 

@@ -11,7 +11,7 @@ Called by: core.hooked (is its base); as core.queue (restore, waits_for, loaded)
 from __future__ import annotations
 
 from array import array
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING
 
 from leveret.broker.core.chunks import Chunk, Paged
@@ -44,7 +44,7 @@ class Restoring(Returning):
         assert log is not None
         self.next_position = next_position
         offset = self.vhost.broker.wall_offset
-        self.restore_waits(log)
+        self._restore_waits(log)
         extras.adopt_from(next_position, extras.hooks.values())
         if extras.lanes.is_keyed:
             self._restore_apart(log, runs)
@@ -63,6 +63,32 @@ class Restoring(Returning):
         if any(hook.counts_octets for hook in extras.hooks.values()):
             self.count_octets()
         self.touch()
+
+    def _restore_waits(self, log: Log) -> None:
+        """Take over until when messages wait and what their names are, before they are here.
+
+        Where a hook wants those that are due, of all.
+        """
+        extras, broker = self.extras, self.vhost.broker
+        offset = broker.wall_offset
+        from_wall = 1 if extras.due_hooks else broker.wall + 1
+        for positions, (facts, names) in log.columns((Fact.DUE, Fact.ID)):
+            walls: Sequence[int] = facts
+            if max(facts, default=0) >= ABSOLUTE:
+                walls = [fact & ~ABSOLUTE for fact in facts]
+                for at, wall, fact in zip(positions, walls, facts, strict=True):
+                    if fact != wall and wall >= from_wall:
+                        extras.absolute.set(at, wall)
+            if min(walls, default=0) < from_wall:
+                which = [wall >= from_wall for wall in walls]
+                positions = list(compress(positions, which))
+                walls = list(compress(walls, which))
+                names = list(compress(names, which))
+            whens = [wall - offset or -1 for wall in walls]
+            extras.due.fill(positions, whens)
+            extras.dues.extend(whens, positions)
+            if any(names):
+                extras.identities.add(positions, names)
 
     def _restore_runs(self, log: Log, runs: Iterable[Paged]) -> None:
         """Put messages aside that wait, and the others into their lane; most are of one kind."""

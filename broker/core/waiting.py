@@ -11,7 +11,7 @@ Called by: core.expiring (is its base), core.hooked, core.restoring, plugins.
 from __future__ import annotations
 
 from functools import partial
-from itertools import compress, islice
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from leveret.broker.core import paging
@@ -23,11 +23,10 @@ from leveret.broker.core.queue import Queue
 from leveret.broker.core.runs import PIECE_OCTETS, UNLIMITED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from leveret.broker.core.extras import Extras
     from leveret.broker.core.hooks import Entry
-    from leveret.broker.core.log import Log
     from leveret.broker.core.message import Message
     from leveret.broker.core.returned import Entry as AnyEntry
 
@@ -206,7 +205,7 @@ class Waiting(Queue):
         """
         some, extras = self._still_waiting(positions), self.extras
         if some:
-            when = _moment(when)
+            when = moment_of(when)
             extras.absolute.forget(some)
             if is_absolute:
                 for position in some:
@@ -354,57 +353,6 @@ class Waiting(Queue):
                 walls = [wall | ABSOLUTE if at in absolute else wall for at, wall in pairs]
             self.log.note(Fact.DUE, positions, walls)
 
-    def clock_jumped(self) -> Iterator[None]:
-        """Have what waits for, or expires at, a moment of the wall clock follow it, in steps."""
-        extras, broker = self.extras, self.vhost.broker
-        for index, (position, wall) in enumerate(extras.absolute):
-            when = _moment(wall - broker.wall_offset)
-            if extras.due.get(position) not in {0, when}:
-                self._move_deadlines((position,), when)
-                extras.due.set(position, when)
-                extras.dues.add(when, position)
-            if index % STEP == STEP - 1:
-                self.touch()
-                yield
-        for index, (position, wall) in enumerate(extras.ends):
-            when = max(wall - broker.wall_offset, 1)
-            if extras.deadlines.get(position) not in {0, when}:
-                extras.are_deadlines_moved = True
-                extras.deadlines.set(position, when)
-                extras.expiries.add(when, position)
-            if index % STEP == STEP - 1:
-                self.touch()
-                yield
-        self.touch()
-
-    # After a restart
-
-    def restore_waits(self, log: Log) -> None:
-        """Take over until when messages wait and what their names are, before they are here.
-
-        Where a hook wants those that are due, of all.
-        """
-        extras, broker = self.extras, self.vhost.broker
-        offset = broker.wall_offset
-        from_wall = 1 if extras.due_hooks else broker.wall + 1
-        for positions, (facts, names) in log.columns((Fact.DUE, Fact.ID)):
-            walls: Sequence[int] = facts
-            if max(facts, default=0) >= ABSOLUTE:
-                walls = [fact & ~ABSOLUTE for fact in facts]
-                for at, wall, fact in zip(positions, walls, facts, strict=True):
-                    if fact != wall and wall >= from_wall:
-                        extras.absolute.set(at, wall)
-            if min(walls, default=0) < from_wall:
-                which = [wall >= from_wall for wall in walls]
-                positions = list(compress(positions, which))
-                walls = list(compress(walls, which))
-                names = list(compress(names, which))
-            whens = [wall - offset or -1 for wall in walls]
-            extras.due.fill(positions, whens)
-            extras.dues.extend(whens, positions)
-            if any(names):
-                extras.identities.add(positions, names)
-
     # What is due
 
     def _end_waits(self, now: int) -> None:
@@ -474,6 +422,6 @@ class Waiting(Queue):
         raise NotImplementedError
 
 
-def _moment(when: int) -> int:
+def moment_of(when: int) -> int:
     """Return a moment as it is kept: 0 stands for none."""
     return when or -1
