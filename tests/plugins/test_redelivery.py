@@ -3,7 +3,7 @@
 import pytest
 
 from leveret.broker.testing import advance
-from leveret.protocol.methods import BasicGet, BasicGetEmpty, BasicReject, QueueDeclare
+from leveret.protocol.methods import BasicGet, BasicGetEmpty, BasicNack, BasicReject, QueueDeclare
 
 from ..support.client import closed
 
@@ -137,3 +137,17 @@ def test_an_argument_that_a_policy_may_complete_is_accepted(client, arguments):
     client.publish(b"a")
 
     assert (1, 0) == client.counts()
+
+
+def test_names_of_what_waits_again_and_again_are_few(client, vhost):
+    client.declare(arguments={"x-retry-min": 1000, "x-retry-max": 1000})
+    for _ in range(1500):
+        client.publish(b"m", message_id="same")
+    client.consume()
+    entries = 0
+    for tag in range(1500, 20 * 1500, 1500):
+        client.send(BasicNack(tag, True, True))
+        advance(vhost.broker, 1)
+        entries = max(entries, vhost.queue("q").extras.identities.count)
+
+    assert entries <= 6 * 1500
