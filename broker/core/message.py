@@ -91,19 +91,6 @@ class Message(Content):
             return False
 
     @property
-    def expiration(self) -> str | None:
-        """The property of that name, without the others being decoded.
-
-        Raises:
-          FrameError: The properties cannot be read.
-        """
-        if not self.flags & HAS_EXPIRATION:
-            return None
-        header = self.header
-        places = locate(header)
-        return header[places[3] + 1 : places[4]].decode("utf-8", "replace")
-
-    @property
     def life(self) -> int | None:
         """The milliseconds of its expiration, None without one; nothing else is decoded.
 
@@ -187,7 +174,7 @@ class Message(Content):
             LONG.pack(size),
             frames[FRAME_HEAD : FRAME_HEAD + FLAGS_OFFSET],
             SHORT.pack(flags),
-            frames[FRAME_HEAD + VALUES_OFFSET : FRAME_HEAD + start],
+            frames[VALUES : FRAME_HEAD + start],
             LONG.pack(table_size),
             frames[FRAME_HEAD + start + TABLE_SIZE : FRAME_HEAD + end],
             entries,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from leveret.broker.core.message import Message
+from leveret.broker.core.message import VALUES, Message
 from leveret.protocol.constants import (
     HAS_CONTENT_ENCODING,
     HAS_CONTENT_TYPE,
@@ -20,7 +20,7 @@ from leveret.protocol.constants import (
 )
 from leveret.protocol.content import FRAME_HEAD
 from leveret.protocol.errors import FrameError
-from leveret.protocol.properties import VALUES_OFFSET, message_id, split_headers
+from leveret.protocol.properties import message_id, split_headers
 from leveret.protocol.table import (
     Float32,
     Int8,
@@ -40,7 +40,7 @@ DELAY_ENTRY = bytes((len(_DELAY),)) + _DELAY  # its name in a table; a tag and t
 _INT32_ENTRY = DELAY_ENTRY + b"I"  # with the tag of what nearly all clients send
 # Where that stands in a message of one piece with nothing before its headers.
 _BEFORE_HEADERS = HAS_CONTENT_TYPE | HAS_CONTENT_ENCODING | HAS_MORE_FLAGS
-_FIRST_ENTRY = FRAME_HEAD + VALUES_OFFSET + 4
+_FIRST_ENTRY = VALUES + 4
 _INT32 = _FIRST_ENTRY + len(_INT32_ENTRY)
 _INT32_END = _INT32 + 4
 # What stays of its type when its sign changes; of unsigned integers none does.

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, cast
 
 from leveret.broker.core.hooks import Phase, QueueHook
 from leveret.broker.core.lanes import KeyedLanes
+from leveret.broker.core.message import VALUES
 from leveret.broker.core.runs import Runs
 from leveret.protocol.constants import HAS_PRIORITY
 from leveret.protocol.content import FRAME_HEAD
-from leveret.protocol.properties import PRIORITY, UNDEFINED, VALUES_OFFSET
+from leveret.protocol.properties import PRIORITY, UNDEFINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from leveret.broker.core.message import Message
     from leveret.broker.core.queue import Queue
     from leveret.broker.core.registry import Registry
-
-VALUES = FRAME_HEAD + VALUES_OFFSET  # where those of a message begin that came in one piece
 
 
 class Levels(KeyedLanes):
