@@ -72,6 +72,14 @@ class Lives:
         self.client.feed(octets)
         self.client.take()
 
+    def delay(self, body, inner, binding_key):
+        """Publish to a new delayed exchange of another type, bound to queue q, for 2 seconds."""
+        delayed = {"x-delayed-type": inner}
+        declare = ExchangeDeclare("dx", "x-delayed-message", durable=True, arguments=delayed)
+        self.client.send(declare, QueueBind("q", "dx", binding_key))
+        waits = Properties(delivery_mode=2, headers={"x-delay": 2000})
+        self.client.feed(published(body, BasicPublish("dx", "k"), 1, waits))
+
 
 @pytest.fixture
 def lives():
@@ -535,12 +543,7 @@ async def test_nothing_is_lost_while_a_plugin_is_disabled(lives, mock_clock, dis
     async with lives() as kept:
         await lives.begin(kept, b"0", b"1", arguments=arguments)
         await lives.begin(kept, b"2", queue="keys", arguments=dying(fair_key="tenant"))
-        delayed = {"x-delayed-type": "direct"}
-        client = kept.clients[-1]
-        client.send(ExchangeDeclare("dx", "x-delayed-message", durable=True, arguments=delayed))
-        client.send(QueueBind("q", "dx", "k"))
-        waits = Properties(delivery_mode=2, headers={"x-delay": 2000})
-        client.feed(published(b"3", BasicPublish("dx", "k"), 1, waits))
+        lives.delay(b"3", "direct", "k")
         await kept.persistence.flush()
 
     async with lives(disabled) as kept:
@@ -559,12 +562,7 @@ async def test_nothing_is_lost_while_a_plugin_is_disabled(lives, mock_clock, dis
 async def test_what_is_delayed_waits_for_its_exchange_while_a_plugin_is_disabled(lives, mock_clock):
     async with lives() as kept:
         await lives.begin(kept)
-        delayed = {"x-delayed-type": "x-consistent-hash"}
-        client = kept.clients[-1]
-        client.send(ExchangeDeclare("dx", "x-delayed-message", durable=True, arguments=delayed))
-        client.send(QueueBind("q", "dx", "1"))
-        waits = Properties(delivery_mode=2, headers={"x-delay": 2000})
-        client.feed(published(b"m", BasicPublish("dx", "k"), 1, waits))
+        lives.delay(b"m", "x-consistent-hash", "1")
         await kept.persistence.flush()
 
     kept_back = []
